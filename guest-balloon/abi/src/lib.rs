@@ -1,0 +1,293 @@
+//! The balloon interface: what a guest's driver and Ballast say to each other.
+//!
+//! Every call is an SMCCC fast HVC64 in the vendor-specific hypervisor range (DEN0028, owning
+//! entity 6). Arguments are in x1..x4, results in x0..x3; x4..x17 are preserved. `docs/abi.md`
+//! is the prose; this crate is the only place where the numbers stand. Both sides use it, so it
+//! depends on nothing and does nothing.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Version of this interface: major in bits 31:16, minor in bits 15:0. A driver works with any
+/// minor of its own major.
+pub const VERSION: u32 = 1 << 16;
+
+/// Function identifiers (x0/w0 of the HVC).
+pub mod function {
+    /// SMCCC "Call UID" of the vendor-specific hypervisor service: returns [`crate::UID`] in w0..w3.
+    pub const UID: u32 = 0x8600_ff01;
+    /// `() -> status, version`. See [`crate::VERSION`].
+    pub const VERSION: u32 = 0xc600_0001;
+    /// `() -> status, feature bits` (see [`crate::feature`]).
+    pub const FEATURES: u32 = 0xc600_0002;
+    /// `(list page IPA, flags = 0) -> status, epoch, pages of the guest's maximum not backed now`.
+    ///
+    /// Registers the driver. The list page is translated once and pinned: it cannot be reserved
+    /// while registered. HELLO always wins over an earlier driver, bumps the epoch (so that a
+    /// stale driver's calls do nothing) and changes no ownership.
+    pub const HELLO: u32 = 0xc600_0003;
+    /// `() -> status, reserve target in pages, sequence (31:0) | CPU target (63:32), deadline`.
+    ///
+    /// The reservation target is how many 4 KiB pages of the guest's maximum the driver shall hold
+    /// reserved (so not backed). The deadline is an absolute CNTVCT value, 0 for none. Fetching
+    /// acknowledges the sequence: the interrupt falls.
+    pub const TARGET: u32 = 0xc600_0004;
+    /// `(n, epoch) -> status, entries consumed, pages done`: guest to Ballast, over the list page.
+    pub const RESERVE: u32 = 0xc600_0005;
+    /// `(n, epoch) -> status, entries consumed, pages done`: Ballast to guest, over the list page.
+    pub const RELEASE: u32 = 0xc600_0006;
+    /// `(pages needed) -> status, reserve target in pages as it is now`: a guest in trouble asks for memory at once.
+    pub const PRESSURE: u32 = 0xc600_0007;
+    /// `(free, available, pressure, refaults) -> status`: pages, pages, 0..=1000, pages a second.
+    pub const REPORT: u32 = 0xc600_0008;
+    /// `(ipa) -> status, backed (0 or 1), pages from ipa on in the same state`.
+    ///
+    /// With this a reloaded driver, a kexec'ed kernel or kdump learns what is there. Stops at the
+    /// end of the guest's memory. The run may be cut short by the work bound: ask again behind it.
+    pub const QUERY: u32 = 0xc600_0009;
+}
+
+/// The UID Ballast answers to [`function::UID`], as w0..w3:
+/// `b4b8a5c2-6f0e-4d5b-9c3a-42616c6c7374` (the last bytes spell "Ballst").
+pub const UID: [u32; 4] = [0xc2a5_b8b4, 0x5b4d_0e6f, 0x6142_3a9c, 0x7473_6c6c];
+
+/// Feature bits that [`function::FEATURES`] returns in x1.
+pub mod feature {
+    /// Memory moves (RESERVE, RELEASE, QUERY).
+    pub const MEMORY: u64 = 1 << 0;
+    /// CPU targets are given.
+    pub const CPUS: u64 = 1 << 1;
+    /// PRESSURE is honoured.
+    pub const PRESSURE: u64 = 1 << 2;
+    /// REPORT is evaluated.
+    pub const REPORT: u64 = 1 << 3;
+}
+
+/// Status of a call, in x0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i64)]
+pub enum Status {
+    /// Done (per-entry statuses say how each entry fared).
+    Success = 0,
+    /// No such function (SMCCC, DEN0028 section 5.2).
+    NotSupported = -1,
+    /// An argument or flag has no meaning.
+    InvalidParameters = -2,
+    /// Right call, wrong caller or time: policy says no.
+    Denied = -3,
+    /// Another call of this guest is in progress; try again.
+    Busy = -4,
+    /// The epoch is not the current one: another driver has said HELLO. Nothing was done.
+    WrongEpoch = -5,
+    /// No driver has said HELLO.
+    NoDriver = -6,
+    /// The list page is not the guest's own ordinary memory.
+    InvalidAddress = -9,
+}
+
+impl Status {
+    /// The status in register form.
+    #[must_use]
+    pub const fn to_register(self) -> u64 {
+        (self as i64).cast_unsigned()
+    }
+
+    /// From x0 of a returned call; `None` for a value this version does not know.
+    #[must_use]
+    pub const fn from_register(x0: u64) -> Option<Self> {
+        Some(match x0.cast_signed() {
+            0 => Self::Success,
+            -1 => Self::NotSupported,
+            -2 => Self::InvalidParameters,
+            -3 => Self::Denied,
+            -4 => Self::Busy,
+            -5 => Self::WrongEpoch,
+            -6 => Self::NoDriver,
+            -9 => Self::InvalidAddress,
+            _ => return None,
+        })
+    }
+}
+
+/// Entries in the list page: 512 of eight bytes.
+pub const LIST_ENTRIES: usize = 512;
+/// Bytes in a page of the interface, whatever the guest's own page size.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// How many pages one list entry covers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Order {
+    /// One 4 KiB page.
+    Page = 0,
+    /// 64 KiB: 16 pages.
+    Pages16 = 4,
+    /// 2 MiB: 512 pages.
+    Block = 9,
+}
+
+impl Order {
+    /// From log2 of the page count; only 0, 4 and 9 exist.
+    #[must_use]
+    pub const fn new(order: u8) -> Option<Self> {
+        Some(match order {
+            0 => Self::Page,
+            4 => Self::Pages16,
+            9 => Self::Block,
+            _ => return None,
+        })
+    }
+
+    /// Pages covered.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        1 << self as u8
+    }
+
+    /// Bytes covered.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        PAGE_SIZE << self as u8
+    }
+}
+
+/// One entry of the list page: bits 51:12 the IPA, 5:0 the order, 63:56 the status that Ballast
+/// writes, all others zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    const IPA_MASK: u64 = 0x000f_ffff_ffff_f000;
+    const ORDER_MASK: u64 = 0x3f;
+    const STATUS_SHIFT: u32 = 56;
+
+    /// An entry as the driver writes it: `ipa` aligned to the order's size.
+    #[must_use]
+    pub const fn new(ipa: u64, order: Order) -> Self {
+        Self((ipa & Self::IPA_MASK) | order as u64)
+    }
+
+    /// The IPA, bits 51:12.
+    #[must_use]
+    pub const fn ipa(self) -> u64 {
+        self.0 & Self::IPA_MASK
+    }
+
+    /// The order field, checked.
+    #[must_use]
+    pub const fn order(self) -> Option<Order> {
+        // Masked to six bits, so it fits.
+        Order::new((self.0 & Self::ORDER_MASK) as u8)
+    }
+
+    /// Whether the bits that must be zero on the way in (the status field included) are zero.
+    #[must_use]
+    pub const fn is_well_formed(self) -> bool {
+        self.0 & !(Self::IPA_MASK | Self::ORDER_MASK) == 0
+    }
+
+    /// The same entry with its status field set.
+    #[must_use]
+    pub const fn with_status(self, status: EntryStatus) -> Self {
+        Self((self.0 & (u64::MAX >> 8)) | ((status as u64) << Self::STATUS_SHIFT))
+    }
+
+    /// The status Ballast wrote; `None` for one this version does not know.
+    #[must_use]
+    pub const fn status(self) -> Option<EntryStatus> {
+        EntryStatus::new((self.0 >> Self::STATUS_SHIFT) as u8)
+    }
+}
+
+/// What became of one list entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum EntryStatus {
+    /// Not looked at yet (the driver's own value).
+    Untouched = 0,
+    /// Reserved or released, all of it.
+    Done = 1,
+    /// A must-be-zero bit is set or the order does not exist.
+    Malformed = 2,
+    /// The IPA is not aligned to the order.
+    Unaligned = 3,
+    /// Not within the memory this guest may ever have.
+    OutOfRange = 4,
+    /// RESERVE: some of it is not backed (never, or reserved already).
+    NotBacked = 5,
+    /// RELEASE: some of it is backed already.
+    AlreadyBacked = 6,
+    /// The page is in use by the interface (list page) or shared.
+    Pinned = 7,
+    /// RELEASE: beyond the guest's target.
+    OverTarget = 8,
+    /// RELEASE: nothing of this size is free now. The interrupt is raised again when there is.
+    NoMemory = 9,
+    /// RESERVE: this guest gives whole 2 MiB blocks only.
+    WrongOrder = 10,
+    /// RESERVE: the guest would fall below its minimum.
+    BelowMinimum = 11,
+}
+
+impl EntryStatus {
+    /// From the status field.
+    #[must_use]
+    pub const fn new(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Untouched,
+            1 => Self::Done,
+            2 => Self::Malformed,
+            3 => Self::Unaligned,
+            4 => Self::OutOfRange,
+            5 => Self::NotBacked,
+            6 => Self::AlreadyBacked,
+            7 => Self::Pinned,
+            8 => Self::OverTarget,
+            9 => Self::NoMemory,
+            10 => Self::WrongOrder,
+            11 => Self::BelowMinimum,
+            _ => return None,
+        })
+    }
+}
+
+/// The device-tree node through which a guest finds Ballast.
+pub mod device_tree {
+    /// `compatible` of the node. Properties: `interrupts` (one level-triggered SPI), `method = "hvc"`,
+    /// `memory-region` (phandle of the boot balloon's reserved-memory node, if there is one).
+    pub const COMPATIBLE: &str = "ballast,balloon";
+    /// `compatible` of the `/reserved-memory` child that covers what the guest does not have at boot.
+    pub const BOOT_BALLOON_COMPATIBLE: &str = "ballast,boot-balloon";
+    /// The SPI number (INTID less 32) of the balloon interrupt in the generic guest machine.
+    pub const BALLOON_SPI: u32 = 12;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_round_trips() {
+        let entry = Entry::new(0x4020_0000, Order::Block);
+        assert!(entry.is_well_formed());
+        assert_eq!((entry.ipa(), entry.order()), (0x4020_0000, Some(Order::Block)));
+        let judged = entry.with_status(EntryStatus::NoMemory);
+        assert!(!judged.is_well_formed());
+        assert_eq!(judged.status(), Some(EntryStatus::NoMemory));
+        assert_eq!((judged.ipa(), judged.order()), (entry.ipa(), entry.order()));
+    }
+
+    #[test]
+    fn every_status_round_trips() {
+        for raw in 0..=u8::MAX {
+            if let Some(status) = EntryStatus::new(raw) {
+                assert_eq!(status as u8, raw);
+            }
+        }
+        for raw in -10..=0_i64 {
+            if let Some(status) = Status::from_register(raw.cast_unsigned()) {
+                assert_eq!(status.to_register(), raw.cast_unsigned());
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The safe core of Ballast: everything the hypervisor decides, and nothing it touches.
+//!
+//! This crate never reads a register, maps a page or waits. It decodes what a guest, a device tree
+//! or an operator asked for, decides, and says what is to be done through small traits and plain
+//! data that the shell (`hyp/`) carries out. That is what lets two guests, a balloon and a console
+//! run inside a host test.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod limits;
