@@ -1,0 +1,44 @@
+//! The translation table: everything mapped to itself, by 1 GiB blocks.
+//!
+//! The first GiB is devices, the next eight are RAM, all above is mapped as device memory so that the
+//! tests can touch every address outside the guest's map.
+
+use core::cell::UnsafeCell;
+
+/// Attr0 Device-nGnRE, Attr1 Normal write-back, Attr2 Normal non-cacheable (Arm ARM DDI 0487 D17.2.97).
+pub const MAIR: u64 = 0x04 | 0xff << 8 | 0x44 << 16;
+/// T0SZ 25 (39-bit VA: one level-1 table), write-back inner-shareable walks, 4 KiB granule, TTBR1 off.
+pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23;
+/// RES1 bits of an ARMv8.0 SCTLR_EL1, and I, C, SA0, SA, M.
+pub const SCTLR: u64 = 0x30d0_0800 | 1 << 12 | 1 << 4 | 1 << 3 | 1 << 2 | 1;
+
+const BLOCK: u64 = 0b01;
+const ACCESSED: u64 = 1 << 10;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const NORMAL: u64 = BLOCK | ACCESSED | INNER_SHAREABLE | 1 << 2;
+const DEVICE: u64 = BLOCK | ACCESSED | 1 << 54 | 1 << 53;
+const GIB: u64 = 1 << 30;
+/// GiB 1 to 8 may hold RAM.
+const RAM_GIB: core::ops::RangeInclusive<u64> = 1..=8;
+
+/// A level-1 table.
+#[repr(C, align(4096))]
+pub struct Table(UnsafeCell<[u64; 512]>);
+
+// SAFETY: written only through `replace`, whose caller keeps other cores out.
+unsafe impl Sync for Table {}
+
+/// The one table. In `.data` (not constant data) because tests change entries.
+#[unsafe(link_section = ".data.level1")]
+pub static LEVEL1: Table = Table(UnsafeCell::new(identity()));
+
+const fn identity() -> [u64; 512] {
+    let mut table = [0; 512];
+    let mut gib = 0;
+    while gib < 512 {
+        let is_ram = gib >= *RAM_GIB.start() && gib <= *RAM_GIB.end();
+        table[gib as usize] = gib * GIB | if is_ram { NORMAL } else { DEVICE };
+        gib += 1;
+    }
+    table
+}
