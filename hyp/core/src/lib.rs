@@ -21,4 +21,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod board;
+pub mod dt;
 pub mod limits;
+pub mod refusal;

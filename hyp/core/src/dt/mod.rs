@@ -1,0 +1,339 @@
+//! Reading device trees: the board's, with the partitions merged in.
+//!
+//! The only module that knows the `fdt` crate. A blob passes `check` first, which makes the crate's
+//! walk panic-free; the walk then runs once and fills an index, so that every later lookup costs
+//! no second parse. Everything read through [`Node`] either has the type asked for or is a
+//! [`Refusal`] that names node and property.
+
+mod access;
+mod bus;
+mod check;
+#[cfg(test)]
+mod tests;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use access::Property;
+pub use bus::{BusRange, Interrupt, InterruptKind};
+
+use crate::addr::{Pa, PaRange};
+use crate::refusal::Refusal;
+
+/// Why a blob is no device tree Ballast reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlobError {
+    /// Shorter than its header or than the header says.
+    TooShort,
+    /// Does not start with 0xd00dfeed.
+    BadMagic,
+    /// Not version 17 or compatible with it.
+    BadVersion,
+    /// A block lies outside the blob or is not aligned.
+    BadLayout,
+    /// The memory reservation block does not end, or is beyond 64 entries.
+    BadReservations,
+    /// A name is not terminated, too long, empty or not printable ASCII.
+    BadName,
+    /// A token stands where it may not, or its data leaves the structure block.
+    BadStructure {
+        /// Offset of the token in the structure block, in bytes.
+        offset: usize,
+    },
+    /// Deeper than 32 levels.
+    TooDeep,
+    /// More than 4096 nodes.
+    TooManyNodes,
+    /// Has NOP tokens.
+    Nops,
+}
+
+impl fmt::Display for BlobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort => f.write_str("is cut short"),
+            Self::BadMagic => f.write_str("does not start with the magic number 0xd00dfeed"),
+            Self::BadVersion => f.write_str("is not of version 17"),
+            Self::BadLayout => f.write_str("has a block outside itself"),
+            Self::BadReservations => {
+                f.write_str("has a memory reservation block that does not end")
+            }
+            Self::BadName => f.write_str("has a malformed name"),
+            Self::BadStructure { offset } => write!(
+                f,
+                "is malformed at offset {offset:#x} of its structure block"
+            ),
+            Self::TooDeep => f.write_str("is nested deeper than 32 levels"),
+            Self::TooManyNodes => f.write_str("has more than 4096 nodes"),
+            Self::Nops => f.write_str("has NOP tokens"),
+        }
+    }
+}
+
+impl From<BlobError> for Refusal {
+    fn from(error: BlobError) -> Self {
+        Self::new("device tree")
+            .problem(error)
+            .fix("compile it anew with dtc")
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    name: &'a str,
+    parent: u32,
+    end: u32,
+    first_property: u32,
+    end_property: u32,
+}
+
+/// A checked and indexed device tree.
+pub struct DeviceTree<'a> {
+    nodes: Vec<Entry<'a>>,
+    properties: Vec<(&'a str, &'a [u8])>,
+    /// (phandle, node number), in tree order.
+    phandles: Vec<(u32, u32)>,
+    reservations: Vec<PaRange>,
+}
+
+/// A node number or property number as an index.
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+impl<'a> DeviceTree<'a> {
+    /// Checks and indexes `blob`, which may be longer than the tree.
+    ///
+    /// # Errors
+    /// What is wrong with the blob. No blob makes this panic.
+    pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
+        let shapes = check::check(blob)?;
+        let fdt = fdt::Fdt::new(blob).map_err(|_| BlobError::BadLayout)?;
+
+        let total = shapes.iter().fold(0_usize, |sum, shape| {
+            sum.saturating_add(index(shape.properties))
+        });
+        let mut tree = Self {
+            nodes: Vec::with_capacity(shapes.len()),
+            properties: Vec::with_capacity(total),
+            phandles: Vec::new(),
+            reservations: Vec::new(),
+        };
+        for (node, shape) in fdt.all_nodes().zip(&shapes) {
+            let number = u32::try_from(tree.nodes.len()).map_err(|_| BlobError::TooManyNodes)?;
+            let first_property =
+                u32::try_from(tree.properties.len()).map_err(|_| BlobError::TooManyNodes)?;
+            for property in node.properties() {
+                if property.name == "phandle"
+                    && let Ok(value) = property.value.try_into()
+                {
+                    tree.phandles.push((u32::from_be_bytes(value), number));
+                }
+                tree.properties.push((property.name, property.value));
+            }
+            tree.nodes.push(Entry {
+                name: node.name,
+                parent: shape.parent,
+                end: shape.end,
+                first_property,
+                end_property: first_property.saturating_add(shape.properties),
+            });
+        }
+        // The crate's walk and the check must have seen the same tree.
+        if tree.nodes.len() != shapes.len() || tree.properties.len() != total {
+            return Err(BlobError::BadLayout);
+        }
+        for reservation in fdt.memory_reservations() {
+            // The crate hands an address out as a pointer; only its value is used.
+            let start = Pa(reservation.address() as u64);
+            let size = u64::try_from(reservation.size()).unwrap_or(u64::MAX);
+            tree.reservations.push(PaRange { start, size });
+        }
+        Ok(tree)
+    }
+
+    /// The root node.
+    #[must_use]
+    pub fn root(&self) -> Node<'_> {
+        Node {
+            tree: self,
+            number: 0,
+        }
+    }
+
+    /// The memory reservation block (`/memreserve/`).
+    #[must_use]
+    pub fn reservations(&self) -> &[PaRange] {
+        &self.reservations
+    }
+
+    /// The node at `path`, which is absolute or starts with an alias. A component without a unit
+    /// address matches a node with one if nothing else has that name. Anything behind a `:` is ignored, as
+    /// in `stdout-path`.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<Node<'_>> {
+        let path = path.split(':').next().unwrap_or(path);
+        if let Some(rest) = path.strip_prefix('/') {
+            return self.descend(self.root(), rest);
+        }
+        let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
+        let target = self
+            .root()
+            .child("aliases")?
+            .property(alias)?
+            .as_str()
+            .ok()?;
+        let start = self.descend(self.root(), target.strip_prefix('/')?)?;
+        self.descend(start, rest)
+    }
+
+    fn descend<'t>(&'t self, start: Node<'t>, path: &str) -> Option<Node<'t>> {
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .try_fold(start, |node, part| node.child(part))
+    }
+
+    /// The node with this phandle.
+    #[must_use]
+    pub fn by_phandle(&self, phandle: u32) -> Option<Node<'_>> {
+        let (_, number) = self.phandles.iter().find(|(value, _)| *value == phandle)?;
+        Some(Node {
+            tree: self,
+            number: *number,
+        })
+    }
+
+    /// Every node, parents before children.
+    pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        let count = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        (0..count).map(|number| Node { tree: self, number })
+    }
+
+    fn entry(&self, number: u32) -> Entry<'_> {
+        // Numbers come from this tree alone, so the default is never seen.
+        let missing = Entry {
+            name: "",
+            parent: 0,
+            end: 0,
+            first_property: 0,
+            end_property: 0,
+        };
+        self.nodes.get(index(number)).copied().unwrap_or(missing)
+    }
+}
+
+/// A node of a [`DeviceTree`].
+#[derive(Clone, Copy)]
+pub struct Node<'t> {
+    tree: &'t DeviceTree<'t>,
+    number: u32,
+}
+
+impl PartialEq for Node<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self.tree, other.tree) && self.number == other.number
+    }
+}
+
+impl fmt::Debug for Node<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path())
+    }
+}
+
+impl<'t> Node<'t> {
+    fn entry(self) -> Entry<'t> {
+        self.tree.entry(self.number)
+    }
+
+    /// The tree this node belongs to.
+    #[must_use]
+    pub fn tree(self) -> &'t DeviceTree<'t> {
+        self.tree
+    }
+
+    /// Name with the unit address; `/` for the root.
+    #[must_use]
+    pub fn name(self) -> &'t str {
+        self.entry().name
+    }
+
+    /// Name without the unit address.
+    #[must_use]
+    pub fn base_name(self) -> &'t str {
+        self.name().split('@').next().unwrap_or_default()
+    }
+
+    /// Absolute path.
+    #[must_use]
+    pub fn path(self) -> String {
+        match self.parent() {
+            None => String::from("/"),
+            Some(parent) => {
+                let mut path = parent.path();
+                if !path.ends_with('/') {
+                    path.push('/');
+                }
+                path.push_str(self.name());
+                path
+            }
+        }
+    }
+
+    /// The parent; `None` for the root.
+    #[must_use]
+    pub fn parent(self) -> Option<Node<'t>> {
+        (self.number != 0).then(|| Node {
+            tree: self.tree,
+            number: self.entry().parent,
+        })
+    }
+
+    /// Children in tree order.
+    pub fn children(self) -> impl Iterator<Item = Node<'t>> {
+        let tree = self.tree;
+        let end = self.entry().end;
+        let mut next = self.number.saturating_add(1);
+        core::iter::from_fn(move || {
+            let number = (next < end).then_some(next)?;
+            // The end of a node's descendants is past the node itself, so this ends.
+            next = tree.entry(number).end.max(number.saturating_add(1));
+            Some(Node { tree, number })
+        })
+    }
+
+    /// The child called `name`, exactly; else, for a name without unit address, the first child
+    /// with that base name.
+    #[must_use]
+    pub fn child(self, name: &str) -> Option<Node<'t>> {
+        let exact = self.children().find(|child| child.name() == name);
+        exact.or_else(|| {
+            (!name.contains('@'))
+                .then(|| self.children().find(|child| child.base_name() == name))
+                .flatten()
+        })
+    }
+
+    /// Properties in tree order.
+    pub fn properties(self) -> impl Iterator<Item = Property<'t>> {
+        let entry = self.entry();
+        let all = self
+            .tree
+            .properties
+            .get(index(entry.first_property)..index(entry.end_property));
+        all.unwrap_or_default()
+            .iter()
+            .map(move |&(name, value)| Property {
+                node: self,
+                name,
+                value,
+            })
+    }
+
+    /// The property called `name`.
+    #[must_use]
+    pub fn property(self, name: &str) -> Option<Property<'t>> {
+        self.properties().find(|property| property.name == name)
+    }
+}
