@@ -129,3 +129,32 @@ impl PaRange {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 }
+
+/// A range of a guest's physical address space, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IpaRange {
+    /// First byte.
+    pub start: Ipa,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+impl IpaRange {
+    /// The first byte past the range, saturating at 2^64 - 1.
+    #[must_use]
+    pub const fn end(self) -> Ipa {
+        Ipa(self.start.0.saturating_add(self.size))
+    }
+
+    /// Whether the two ranges share a byte.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start.0 < other.end().0 && other.start.0 < self.end().0
+    }
+
+    /// Whether all of `other` lies within this range.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.start.0 <= other.start.0 && other.end().0 <= self.end().0
+    }
+}

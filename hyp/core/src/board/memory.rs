@@ -39,7 +39,7 @@ fn outer_pages(range: PaRange) -> Option<PaRange> {
     let end = range
         .end()
         .align_up(PAGE_SIZE)
-        .unwrap_or(Pa(u64::MAX & !(PAGE_SIZE.wrapping_sub(1))));
+        .unwrap_or(Pa(u64::MAX).align_down(PAGE_SIZE));
     let size = end.0.checked_sub(start.0).filter(|size| *size != 0)?;
     Some(PaRange { start, size })
 }
