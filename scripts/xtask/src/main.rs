@@ -1,2 +1,88 @@
-//! Not yet here.
-fn main() {}
+//! `cargo xtask`: the one tool of the project's host side.
+//!
+//! It sets up a machine, builds what runs on the board, and runs, demonstrates, tests and measures it in QEMU.
+//! Every command does its own missing set-up first.
+
+mod archive;
+mod artefacts;
+mod initramfs;
+mod paths;
+mod process;
+mod qemu;
+mod run;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::setup::{Consent, Need};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Sets up, builds, runs and tests Ballast"
+)]
+struct Cli {
+    /// Install missing host packages without asking (CI=true means the same)
+    #[arg(long, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the other commands need: Rust targets, host packages, Debian's arm64 kernel
+    Setup(setup::Args),
+    /// Build the hypervisor's image and the bare-metal guest's
+    Build {
+        /// Also lay out Debian's kernel and a busybox initramfs as guest images
+        #[arg(long)]
+        linux: bool,
+    },
+    /// Build the balloon module for Linux
+    Module {
+        /// Kernel build tree (default: Debian's arm64 headers from the cache)
+        #[arg(long, value_name = "DIR")]
+        kdir: Option<PathBuf>,
+    },
+    /// Boot guests on a board in QEMU, with the console on this terminal
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let consent = Consent::new(cli.yes);
+    match cli.command {
+        Command::Setup(args) => setup::run(&args, consent)?,
+        Command::Build { linux } => {
+            setup::ensure(&[Need::BareMetalTarget], consent)?;
+            let mut made = vec![artefacts::hypervisor()?, artefacts::bare_metal_guest()?];
+            if linux {
+                let guest = artefacts::linux_guest(consent)?;
+                made.extend([guest.kernel, guest.initrd]);
+            }
+            for path in made {
+                println!("{}", path.display());
+            }
+        }
+        Command::Module { kdir } => {
+            println!("{}", artefacts::module(kdir.as_deref(), consent)?.display());
+        }
+        Command::Run(args) => return run::run(&args, consent),
+    }
+    Ok(ExitCode::SUCCESS)
+}

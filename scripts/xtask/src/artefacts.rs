@@ -1,0 +1,171 @@
+//! What runs on the board: built with cargo, turned into what a boot loader takes.
+
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, elf};
+
+use crate::initramfs;
+use crate::paths;
+use crate::process::Program;
+use crate::setup::{self, BARE_METAL, Consent, Need};
+
+/// Builds the hypervisor; gives its arm64 Image.
+pub fn hypervisor() -> Result<PathBuf> {
+    bare_metal("ballast", "ballast.img")
+}
+
+/// Builds the bare-metal guest; gives its arm64 Image.
+pub fn bare_metal_guest() -> Result<PathBuf> {
+    bare_metal("ballast-bare-metal", "bare-metal.img")
+}
+
+fn bare_metal(package: &str, image: &str) -> Result<PathBuf> {
+    let program = cargo_build(package, BARE_METAL, &[])?;
+    let flat =
+        flatten(&paths::read(&program)?).with_context(|| format!("{}", program.display()))?;
+    if !crate::archive::is_arm64_image(&flat) {
+        bail!(
+            "{} does not begin with an arm64 Image header: is its linker script in use?",
+            program.display()
+        );
+    }
+    let path = paths::made("ballast")?.join(image);
+    paths::write(&path, flat)?;
+    Ok(path)
+}
+
+/// Runs `cargo build --release` and gives the path of the program or static library that it made.
+pub fn cargo_build(package: &str, target: &str, flags: &[&str]) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let program = Program::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--package",
+            package,
+            "--target",
+            target,
+        ])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(flags)
+        .dir(paths::root());
+    let line = program.line();
+    let mut child = program
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let output = BufReader::new(child.stdout.take().context("cargo's output")?);
+    let mut made = None;
+    for message in serde_json::Deserializer::from_reader(output).into_iter::<serde_json::Value>() {
+        let message = message.context("cargo's messages")?;
+        let of_package = message["target"]["name"]
+            .as_str()
+            .is_some_and(|n| n.replace('_', "-") == package);
+        if message["reason"] == "compiler-artifact" && of_package {
+            let file = message["executable"].as_str().or_else(|| {
+                message["filenames"]
+                    .as_array()?
+                    .iter()
+                    .filter_map(|f| f.as_str())
+                    .find(|f| f.ends_with(".a"))
+            });
+            made = file.map(PathBuf::from).or(made);
+        }
+    }
+    let status = child.wait().context("cargo")?;
+    if !status.success() {
+        bail!("`{line}` failed ({status})");
+    }
+    made.with_context(|| format!("`{line}` made nothing that can be run"))
+}
+
+/// The loadable segments of a little-endian ELF64 as one flat image, from the lowest physical address to the last
+/// byte that the file holds.
+fn flatten(data: &[u8]) -> Result<Vec<u8>> {
+    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let loaded: Vec<_> = header
+        .program_headers(endian, data)?
+        .iter()
+        .filter(|s| s.p_type(endian) == elf::PT_LOAD && s.p_filesz(endian) > 0)
+        .collect();
+    let base = loaded
+        .iter()
+        .map(|s| s.p_paddr(endian))
+        .min()
+        .context("no loadable segment")?;
+    let end = loaded
+        .iter()
+        .map(|s| s.p_paddr(endian) + s.p_filesz(endian))
+        .max()
+        .unwrap_or(base);
+    let length = usize::try_from(end - base)?;
+    if length > 64 << 20 {
+        bail!(
+            "its segments span {} MiB: a load address in the linker script is off",
+            length >> 20
+        );
+    }
+    let mut flat = vec![0; length];
+    for segment in loaded {
+        let bytes = segment
+            .data(endian, data)
+            .ok()
+            .context("a segment lies outside the file")?;
+        let at = usize::try_from(segment.p_paddr(endian) - base)?;
+        flat[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(flat)
+}
+
+/// Builds the balloon module for Linux against `kdir`, or against the cached Debian headers.
+pub fn module(kdir: Option<&Path>, consent: Consent) -> Result<PathBuf> {
+    let mut needs = vec![Need::BareMetalTarget, Need::CrossCompiler];
+    if kdir.is_none() {
+        needs.push(Need::DebianGuest);
+    }
+    setup::ensure(&needs, consent)?;
+    let kdir = match kdir {
+        Some(dir) => dir
+            .canonicalize()
+            .with_context(|| format!("no kernel build tree at {}", dir.display()))?,
+        None => setup::kernel()?.headers,
+    };
+    Program::new("make")
+        .args(["--silent", "-C"])
+        .arg(paths::root().join("guest-balloon/linux"))
+        .arg(format!("KDIR={}", kdir.display()))
+        .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
+        .capture()?;
+    Ok(paths::root().join("guest-balloon/linux/ballast_balloon.ko"))
+}
+
+/// The two images of a Linux guest.
+pub struct LinuxGuest {
+    /// Debian's arm64 kernel.
+    pub kernel: PathBuf,
+    /// Busybox, the balloon module and an init that ends in a shell.
+    pub initrd: PathBuf,
+}
+
+/// Debian's kernel from the cache, and an initramfs with the balloon module for it.
+pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
+    let module = paths::read(&module(None, consent)?)?;
+    let initrd = paths::made("ballast")?.join("initrd.cpio");
+    let files = [initramfs::File {
+        path: "lib/ballast_balloon.ko",
+        permissions: 0o644,
+        data: &module,
+    }];
+    paths::write(&initrd, initramfs::build(&files)?)?;
+    Ok(LinuxGuest {
+        kernel: setup::kernel()?.image,
+        initrd,
+    })
+}

@@ -1,0 +1,15 @@
+#!/bin/busybox sh
+# The init of a Ballast test guest: a shell on the console with the balloon loaded.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin PS1='# '
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs -o size=100% tmpfs /tmp
+# Kernel messages stay in the log: on the console they would cut into what a test reads.
+dmesg -n 1
+[ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko
+[ -x /sbin/job ] && . /sbin/job
+echo "guest up: Linux $(uname -r), $(nproc) CPU, $(awk '/MemTotal/ { print $2 }' /proc/meminfo) KiB"
+cd /tmp
+while :; do setsid cttyhack sh; done
