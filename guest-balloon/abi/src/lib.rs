@@ -270,7 +270,10 @@ mod tests {
     fn entry_round_trips() {
         let entry = Entry::new(0x4020_0000, Order::Block);
         assert!(entry.is_well_formed());
-        assert_eq!((entry.ipa(), entry.order()), (0x4020_0000, Some(Order::Block)));
+        assert_eq!(
+            (entry.ipa(), entry.order()),
+            (0x4020_0000, Some(Order::Block))
+        );
         let judged = entry.with_status(EntryStatus::NoMemory);
         assert!(!judged.is_well_formed());
         assert_eq!(judged.status(), Some(EntryStatus::NoMemory));

@@ -22,6 +22,8 @@ extern crate alloc;
 
 pub mod addr;
 pub mod board;
+pub mod console;
 pub mod dt;
 pub mod limits;
+pub mod pl011;
 pub mod refusal;
