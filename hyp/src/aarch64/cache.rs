@@ -1,0 +1,85 @@
+//! Cache maintenance by address and the bulk operations on mapped guest pages.
+
+use core::arch::asm;
+
+use ballast_core::addr::PAGE_SIZE;
+
+/// Data cache line size in bytes (CTR_EL0.DminLine).
+#[inline]
+fn line() -> u64 {
+    let ctr: u64;
+    // SAFETY: reads a constant.
+    unsafe { asm!("mrs {}, CTR_EL0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    4 << ((ctr >> 16) & 0xf)
+}
+
+/// Cleans `size` bytes at `start` to the point of coherency, for a reader with its caches off
+/// (DDI 0487, D7.5.9). The caller issues nothing further: completion is included.
+pub fn clean_to_poc(start: u64, size: u64) {
+    let line = line();
+    let mut at = start & !(line - 1);
+    while at < start + size {
+        // SAFETY: cleaning writes back what is cached; it changes no value. `at` is mapped.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Makes instruction fetch of all cores forget what it cached (new code at old addresses).
+pub fn invalidate_instructions() {
+    // SAFETY: dropping cached instructions changes no value.
+    unsafe { asm!("ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Zeroes one mapped page and cleans and invalidates it to the point of coherency, line by line:
+/// the next owner may look at it through a non-cacheable alias (DDI 0487, B2.8 mismatched
+/// attributes). No barrier: the caller ends its run of pages with one.
+///
+/// # Safety
+/// `page` must be the page-aligned address of a page mapped read-write that nothing else uses.
+#[inline]
+pub unsafe fn scrub_page(page: u64) {
+    let dczid: u64;
+    // SAFETY: reads a constant.
+    unsafe { asm!("mrs {}, DCZID_EL0", out(reg) dczid, options(nomem, nostack, preserves_flags)) };
+    let end = page + PAGE_SIZE;
+    if dczid & 0x1f == 4 && line() == 64 {
+        // 64-byte DC ZVA blocks and lines, the case on every Cortex-A of interest: four per turn.
+        let mut at = page;
+        while at < end {
+            // SAFETY: `at..at + 256` lies in the page, by contract ours to write.
+            unsafe {
+                asm!(
+                    "dc zva, {0}", "dc zva, {1}", "dc zva, {2}", "dc zva, {3}",
+                    "dc civac, {0}", "dc civac, {1}", "dc civac, {2}", "dc civac, {3}",
+                    in(reg) at, in(reg) at + 64, in(reg) at + 128, in(reg) at + 192,
+                    options(nostack, preserves_flags)
+                );
+            }
+            at += 256;
+        }
+        return;
+    }
+    let line = line();
+    let mut at = page;
+    while at < end {
+        // SAFETY: `at..at + 16` lies in the page, by contract ours to write.
+        unsafe { asm!("stp xzr, xzr, [{}]", in(reg) at, options(nostack, preserves_flags)) };
+        at += 16;
+    }
+    at = page;
+    while at < end {
+        // SAFETY: as in `clean_to_poc`; the page holds only the zeroes just written.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+}
+
+/// Ends a run of [`scrub_page`]: maintenance complete, and no stale instructions of the former owner.
+pub fn finish_scrub() {
+    // SAFETY: barriers and I-cache invalidation change no value (DDI 0487, D7.5.9.2).
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+    invalidate_instructions();
+}

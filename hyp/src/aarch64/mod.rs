@@ -1,0 +1,9 @@
+//! The unsafe shell around the architecture: entry, exception vectors, translation, caches, registers.
+
+pub mod cache;
+pub mod mmu;
+pub mod tlb;
+pub mod window;
+
+core::arch::global_asm!(include_str!("entry.S"));
+core::arch::global_asm!(include_str!("vectors.S"));

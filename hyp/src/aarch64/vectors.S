@@ -1,0 +1,211 @@
+// EL2 exception vectors.
+//
+// While a guest runs, SP_EL2 points at this core's `Frame` (traps.rs): 31 registers. A hypercall or
+// an interrupt saves only what the Rust ABI lets a callee change (x0-x18, x30); everything else
+// saves all. ELR_EL2 and SPSR_EL2 stay in their registers: EL2 takes no exception while it serves
+// one, apart from its own bugs, which end in `el2_fault`.
+
+.macro vector name
+    .balign 128
+    b       \name
+.endm
+
+.macro save_caller
+    stp     x0, x1, [sp, #0]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    str     x18, [sp, #144]
+    str     x30, [sp, #240]
+.endm
+
+.section .text.vectors, "ax"
+.balign 2048
+.global el2_vectors
+el2_vectors:
+    // From EL2 itself: always a bug of ours.
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    vector  el2_fault_entry
+    // From a guest in AArch64.
+    vector  guest_sync
+    vector  guest_irq
+    vector  guest_irq
+    vector  guest_serror
+    // From a guest's AArch32 EL0.
+    vector  guest_sync
+    vector  guest_irq
+    vector  guest_irq
+    vector  guest_serror
+
+guest_sync:
+    save_caller
+    mrs     x1, ESR_EL2
+    mov     x0, sp
+    lsr     x2, x1, #26
+    cmp     x2, #0x16                           // HVC from AArch64
+    b.ne    guest_sync_full
+    bl      rust_hypercall
+    b       resume_caller
+
+guest_irq:
+    save_caller
+    mov     x0, sp
+    bl      rust_interrupt
+resume_caller:
+    ldr     x30, [sp, #240]
+    ldr     x18, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    eret
+
+guest_serror:
+    save_caller
+    mrs     x1, ESR_EL2
+    mov     x0, sp
+    stp     x19, x20, [sp, #152]
+    stp     x21, x22, [sp, #168]
+    stp     x23, x24, [sp, #184]
+    stp     x25, x26, [sp, #200]
+    stp     x27, x28, [sp, #216]
+    str     x29, [sp, #232]
+    bl      rust_serror
+    b       resume_full
+
+guest_sync_full:
+    stp     x19, x20, [sp, #152]
+    stp     x21, x22, [sp, #168]
+    stp     x23, x24, [sp, #184]
+    stp     x25, x26, [sp, #200]
+    stp     x27, x28, [sp, #216]
+    str     x29, [sp, #232]
+    bl      rust_sync
+resume_full:
+    ldr     x29, [sp, #232]
+    ldp     x27, x28, [sp, #216]
+    ldp     x25, x26, [sp, #200]
+    ldp     x23, x24, [sp, #184]
+    ldp     x21, x22, [sp, #168]
+    ldp     x19, x20, [sp, #152]
+    b       resume_caller
+
+// A fault in EL2. SP may be the cause, so switch to the emergency stack first; SP_EL0 (the guest's,
+// lost anyway) holds x0 meanwhile.
+el2_fault_entry:
+    msr     SP_EL0, x0
+    mrs     x0, TPIDR_EL2
+    cbz     x0, 1f
+    ldr     x0, [x0]                            // PerCpu.emergency_top
+    mov     sp, x0
+    b       2f
+1:  ldr     x0, =boot_stack_top
+    mov     sp, x0
+2:  mrs     x0, ESR_EL2
+    mrs     x1, ELR_EL2
+    mrs     x2, FAR_EL2
+    bl      rust_el2_fault
+3:  wfe
+    b       3b
+
+// Enters a guest for the first time: x0 = entry, x1 = SPSR, x2 = the guest's x0, x3 = frame address.
+// Every other register is zero, FP and SIMD included.
+.global enter_guest
+enter_guest:
+    msr     ELR_EL2, x0
+    msr     SPSR_EL2, x1
+    mov     sp, x3
+    mov     x0, x2
+.arch_extension fp
+.arch_extension simd
+    movi    v0.2d, #0
+    movi    v1.2d, #0
+    movi    v2.2d, #0
+    movi    v3.2d, #0
+    movi    v4.2d, #0
+    movi    v5.2d, #0
+    movi    v6.2d, #0
+    movi    v7.2d, #0
+    movi    v8.2d, #0
+    movi    v9.2d, #0
+    movi    v10.2d, #0
+    movi    v11.2d, #0
+    movi    v12.2d, #0
+    movi    v13.2d, #0
+    movi    v14.2d, #0
+    movi    v15.2d, #0
+    movi    v16.2d, #0
+    movi    v17.2d, #0
+    movi    v18.2d, #0
+    movi    v19.2d, #0
+    movi    v20.2d, #0
+    movi    v21.2d, #0
+    movi    v22.2d, #0
+    movi    v23.2d, #0
+    movi    v24.2d, #0
+    movi    v25.2d, #0
+    movi    v26.2d, #0
+    movi    v27.2d, #0
+    movi    v28.2d, #0
+    movi    v29.2d, #0
+    movi    v30.2d, #0
+    movi    v31.2d, #0
+    msr     FPCR, xzr
+    msr     FPSR, xzr
+.arch_extension nosimd
+.arch_extension nofp
+    mov     x1, #0
+    mov     x2, #0
+    mov     x3, #0
+    mov     x4, #0
+    mov     x5, #0
+    mov     x6, #0
+    mov     x7, #0
+    mov     x8, #0
+    mov     x9, #0
+    mov     x10, #0
+    mov     x11, #0
+    mov     x12, #0
+    mov     x13, #0
+    mov     x14, #0
+    mov     x15, #0
+    mov     x16, #0
+    mov     x17, #0
+    mov     x18, #0
+    mov     x19, #0
+    mov     x20, #0
+    mov     x21, #0
+    mov     x22, #0
+    mov     x23, #0
+    mov     x24, #0
+    mov     x25, #0
+    mov     x26, #0
+    mov     x27, #0
+    mov     x28, #0
+    mov     x29, #0
+    mov     x30, #0
+    eret
+
+// Forgets the stack and continues in the core's run loop. x0 = stack top.
+.global restart_core
+restart_core:
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    b       rust_core_loop

@@ -1,0 +1,207 @@
+//! The board's GICv2: distributor, CPU interface and virtual interface control (Arm IHI 0048B.b).
+
+use core::ptr::NonNull;
+
+use aarch64_cpu::asm::barrier;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::register_structs;
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+
+register_structs! {
+    /// Table 4-1: distributor map.
+    Distributor {
+        (0x000 => ctlr: ReadWrite<u32>),
+        (0x004 => typer: ReadOnly<u32>),
+        (0x008 => _r0),
+        (0x080 => igroupr: [ReadWrite<u32>; 32]),
+        (0x100 => isenabler: [ReadWrite<u32>; 32]),
+        (0x180 => icenabler: [ReadWrite<u32>; 32]),
+        (0x200 => ispendr: [ReadWrite<u32>; 32]),
+        (0x280 => icpendr: [ReadWrite<u32>; 32]),
+        (0x300 => isactiver: [ReadWrite<u32>; 32]),
+        (0x380 => icactiver: [ReadWrite<u32>; 32]),
+        (0x400 => ipriorityr: [ReadWrite<u8>; 1024]),
+        (0x800 => itargetsr: [ReadWrite<u8>; 1024]),
+        (0xc00 => icfgr: [ReadWrite<u32>; 64]),
+        (0xd00 => _r1),
+        (0xf00 => sgir: WriteOnly<u32>),
+        (0xf04 => _r2),
+        (0x1000 => @END),
+    }
+}
+
+register_structs! {
+    /// Table 4-2: CPU interface map.
+    CpuInterface {
+        (0x0000 => ctlr: ReadWrite<u32>),
+        (0x0004 => pmr: ReadWrite<u32>),
+        (0x0008 => _r0),
+        (0x000c => iar: ReadOnly<u32>),
+        (0x0010 => eoir: WriteOnly<u32>),
+        (0x0014 => _r1),
+        (0x1000 => dir: WriteOnly<u32>),
+        (0x1004 => @END),
+    }
+}
+
+register_structs! {
+    /// Table 5-4: virtual interface control map.
+    pub Interface {
+        (0x000 => pub hcr: ReadWrite<u32>),
+        (0x004 => pub vtr: ReadOnly<u32>),
+        (0x008 => pub vmcr: ReadWrite<u32>),
+        (0x00c => _r0),
+        (0x010 => pub misr: ReadOnly<u32>),
+        (0x014 => _r1),
+        (0x020 => pub eisr: [ReadOnly<u32>; 2]),
+        (0x028 => _r2),
+        (0x030 => pub elrsr: [ReadOnly<u32>; 2]),
+        (0x038 => _r3),
+        (0x0f0 => pub apr: ReadWrite<u32>),
+        (0x0f4 => _r4),
+        (0x100 => pub lr: [ReadWrite<u32>; 64]),
+        (0x200 => @END),
+    }
+}
+
+/// Bytes of the distributor's registers.
+pub const DISTRIBUTOR_SIZE: u64 = 0x1000;
+/// Bytes of a CPU interface's registers.
+pub const CPU_INTERFACE_SIZE: u64 = 0x2000;
+/// Bytes of the virtual interface control registers used.
+pub const INTERFACE_SIZE: u64 = 0x1000;
+
+/// Distributor (shared) and the banked interfaces of whichever core accesses them.
+pub struct GicV2 {
+    distributor: NonNull<Distributor>,
+    cpu: NonNull<CpuInterface>,
+    interface: NonNull<Interface>,
+}
+
+// SAFETY: every operation is a single access to a device register; CPU interface and virtual
+// interface are banked by core.
+unsafe impl Send for GicV2 {}
+// SAFETY: as above.
+unsafe impl Sync for GicV2 {}
+
+impl GicV2 {
+    /// # Safety
+    /// The three must be the mapped register blocks of one GICv2 with virtualization extensions.
+    pub const unsafe fn new(distributor: NonNull<u8>, cpu: NonNull<u8>, interface: NonNull<u8>) -> Self {
+        Self { distributor: distributor.cast(), cpu: cpu.cast(), interface: interface.cast() }
+    }
+
+    fn distributor(&self) -> &Distributor {
+        // SAFETY: mapped for ever by the contract of `new`; fields are volatile cells.
+        unsafe { self.distributor.as_ref() }
+    }
+
+    fn cpu(&self) -> &CpuInterface {
+        // SAFETY: as above.
+        unsafe { self.cpu.as_ref() }
+    }
+
+    /// This core's virtual interface control registers.
+    #[inline]
+    pub fn interface(&self) -> &Interface {
+        // SAFETY: as above.
+        unsafe { self.interface.as_ref() }
+    }
+
+    /// Everything off, then forwarding on. Core 0, once.
+    pub fn init_distributor(&self) {
+        let gicd = self.distributor();
+        gicd.ctlr.set(0);
+        let words = ((gicd.typer.get() & 0x1f) + 1).min(32) as usize;
+        for word in 1..words {
+            gicd.icenabler[word].set(u32::MAX);
+            gicd.icpendr[word].set(u32::MAX);
+            gicd.icactiver[word].set(u32::MAX);
+        }
+        gicd.ctlr.set(1);
+    }
+
+    /// This core's banked distributor registers and CPU interface. Returns its mask for SGIs.
+    pub fn init_core(&self) -> u8 {
+        let gicd = self.distributor();
+        gicd.icenabler[0].set(u32::MAX);
+        gicd.icpendr[0].set(u32::MAX);
+        gicd.icactiver[0].set(u32::MAX);
+        for priority in gicd.ipriorityr.iter().take(32) {
+            priority.set(0xa0);
+        }
+        // SGIs cannot be disabled in every implementation; where they can, they are wanted.
+        gicd.isenabler[0].set(0xffff);
+        let gicc = self.cpu();
+        gicc.pmr.set(0xff);
+        // Enable, EOImode: EOIR drops the priority, DIR deactivates (4.4.1).
+        gicc.ctlr.set(1 | (1 << 9));
+        gicd.itargetsr[0].get()
+    }
+
+    /// Acknowledges: interrupt in bits 9:0, an SGI's sender in 12:10.
+    #[inline]
+    pub fn acknowledge(&self) -> u32 {
+        self.cpu().iar.get()
+    }
+
+    /// Drops the running priority of what `acknowledge` returned.
+    #[inline]
+    pub fn drop_priority(&self, acknowledged: u32) {
+        self.cpu().eoir.set(acknowledged);
+    }
+
+    /// Deactivates what `acknowledge` returned.
+    #[inline]
+    pub fn deactivate(&self, acknowledged: u32) {
+        self.cpu().dir.set(acknowledged);
+    }
+
+    /// Turns an interrupt on; a private one on this core.
+    pub fn enable(&self, intid: u32) {
+        if let Some(word) = self.distributor().isenabler.get((intid / 32) as usize) {
+            word.set(1 << (intid % 32));
+        }
+    }
+
+    /// Turns an interrupt off; a private one on this core.
+    pub fn disable(&self, intid: u32) {
+        if let Some(word) = self.distributor().icenabler.get((intid / 32) as usize) {
+            word.set(1 << (intid % 32));
+        }
+    }
+
+    /// Takes the active state from an interrupt that no guest will end any more.
+    pub fn clear_active(&self, intid: u32) {
+        if let Some(word) = self.distributor().icactiver.get((intid / 32) as usize) {
+            word.set(1 << (intid % 32));
+        }
+    }
+
+    /// Routes an SPI to the cores in `mask`.
+    pub fn route(&self, intid: u32, mask: u8) {
+        let gicd = self.distributor();
+        if let (Some(priority), Some(target)) =
+            (gicd.ipriorityr.get(intid as usize), gicd.itargetsr.get(intid as usize))
+        {
+            priority.set(0xa0);
+            target.set(mask);
+        }
+    }
+
+    /// Sets an SPI's trigger.
+    pub fn set_edge(&self, intid: u32, edge: bool) {
+        if let Some(word) = self.distributor().icfgr.get((intid / 16) as usize) {
+            let bit = 2 << ((intid % 16) * 2);
+            let old = word.get();
+            word.set(if edge { old | bit } else { old & !bit });
+        }
+    }
+
+    /// Sends SGI `id` to the cores in `mask`.
+    pub fn send_sgi(&self, mask: u8, id: u32) {
+        // What the other core is to find must be visible before the interrupt is (DDI 0487, B2.3.12).
+        barrier::dsb(barrier::ISHST);
+        self.distributor().sgir.set((u32::from(mask) << 16) | id);
+    }
+}

@@ -1,0 +1,323 @@
+//! The board's GICv3: distributor, redistributors, and the CPU interface's system registers
+//! (Arm IHI 0069H).
+
+use core::arch::asm;
+use core::ptr::NonNull;
+
+use aarch64_cpu::asm::barrier;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::register_structs;
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+
+register_structs! {
+    /// 12.9: distributor map.
+    Distributor {
+        (0x0000 => ctlr: ReadWrite<u32>),
+        (0x0004 => typer: ReadOnly<u32>),
+        (0x0008 => _r0),
+        (0x0080 => igroupr: [ReadWrite<u32>; 32]),
+        (0x0100 => isenabler: [ReadWrite<u32>; 32]),
+        (0x0180 => icenabler: [ReadWrite<u32>; 32]),
+        (0x0200 => ispendr: [ReadWrite<u32>; 32]),
+        (0x0280 => icpendr: [ReadWrite<u32>; 32]),
+        (0x0300 => isactiver: [ReadWrite<u32>; 32]),
+        (0x0380 => icactiver: [ReadWrite<u32>; 32]),
+        (0x0400 => ipriorityr: [ReadWrite<u8>; 1024]),
+        (0x0800 => _r1),
+        (0x0c00 => icfgr: [ReadWrite<u32>; 64]),
+        (0x0d00 => _r2),
+        (0x6000 => irouter: [ReadWrite<u64>; 1020]),
+        (0x7fe0 => _r3),
+        (0x10000 => @END),
+    }
+}
+
+register_structs! {
+    /// 12.11: a redistributor's RD_base and SGI_base frames.
+    Redistributor {
+        (0x00000 => _ctlr: ReadWrite<u32>),
+        (0x00004 => _r0),
+        (0x00008 => typer: ReadOnly<u64>),
+        (0x00010 => _r1),
+        (0x00014 => waker: ReadWrite<u32>),
+        (0x00018 => _r2),
+        (0x10080 => igroupr0: ReadWrite<u32>),
+        (0x10084 => _r3),
+        (0x10100 => isenabler0: ReadWrite<u32>),
+        (0x10104 => _r4),
+        (0x10180 => icenabler0: WriteOnly<u32>),
+        (0x10184 => _r5),
+        (0x10280 => icpendr0: WriteOnly<u32>),
+        (0x10284 => _r6),
+        (0x10380 => icactiver0: WriteOnly<u32>),
+        (0x10384 => _r7),
+        (0x10400 => ipriorityr: [ReadWrite<u8>; 32]),
+        (0x10420 => _r8),
+        (0x20000 => @END),
+    }
+}
+
+/// Bytes of the distributor's frame.
+pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+/// Bytes of one redistributor without GICv4's extra frames.
+pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+
+/// The distributor, shared by all cores, and every core's redistributor.
+pub struct GicV3 {
+    distributor: NonNull<Distributor>,
+    redistributors: [Option<NonNull<Redistributor>>; ballast_core::limits::MAX_CORES],
+}
+
+// SAFETY: every operation is a single access to a device register that the GIC itself orders;
+// set/clear register pairs need no read-modify-write.
+unsafe impl Send for GicV3 {}
+// SAFETY: as above.
+unsafe impl Sync for GicV3 {}
+
+impl GicV3 {
+    /// # Safety
+    /// `distributor` must be the mapped distributor frame of a GICv3.
+    pub const unsafe fn new(distributor: NonNull<u8>) -> Self {
+        Self { distributor: distributor.cast(), redistributors: [None; _] }
+    }
+
+    /// Looks whether the mapped redistributor at `base` is of one of the cores; `affinity(core)` is
+    /// MPIDR's affinity fields in GICR_TYPER's form. Returns whether it is the last of its region.
+    ///
+    /// # Safety
+    /// `base` must be a mapped redistributor (RD_base and SGI_base).
+    pub unsafe fn add_redistributor(&mut self, base: NonNull<u8>, affinities: &[u32]) -> bool {
+        let redistributor = base.cast::<Redistributor>();
+        // SAFETY: by contract.
+        let typer = unsafe { redistributor.as_ref() }.typer.get();
+        let core = affinities.iter().position(|affinity| u64::from(*affinity) == typer >> 32);
+        if let Some(slot) = core.and_then(|core| self.redistributors.get_mut(core)) {
+            *slot = Some(redistributor);
+        }
+        typer & (1 << 4) != 0
+    }
+
+    fn distributor(&self) -> &Distributor {
+        // SAFETY: mapped for ever by the contract of `new`; fields are volatile cells.
+        unsafe { self.distributor.as_ref() }
+    }
+
+    fn redistributor(&self, core: usize) -> Option<&Redistributor> {
+        // SAFETY: mapped for ever by the contract of `add_redistributor`.
+        self.redistributors.get(core).copied().flatten().map(|r| unsafe { r.as_ref() })
+    }
+
+    /// Whether core `core` has a redistributor.
+    pub fn has_core(&self, core: usize) -> bool {
+        self.redistributor(core).is_some()
+    }
+
+    /// Everything off, group 1, affinity routing on. Core 0, once.
+    pub fn init_distributor(&self) {
+        let gicd = self.distributor();
+        gicd.ctlr.set(0);
+        let words = ((gicd.typer.get() & 0x1f) + 1).min(32) as usize;
+        for word in 1..words {
+            gicd.icenabler[word].set(u32::MAX);
+            gicd.icpendr[word].set(u32::MAX);
+            gicd.icactiver[word].set(u32::MAX);
+            gicd.igroupr[word].set(u32::MAX);
+        }
+        while gicd.ctlr.get() & (1 << 31) != 0 {}
+        // ARE_NS and EnableGrp1(A): the same bits in the single-state and the Non-secure view (12.9.4).
+        gicd.ctlr.set((1 << 4) | (1 << 1));
+    }
+
+    /// This core's redistributor and CPU interface.
+    pub fn init_core(&self, core: usize) {
+        if let Some(gicr) = self.redistributor(core) {
+            gicr.waker.set(gicr.waker.get() & !(1 << 1));
+            while gicr.waker.get() & (1 << 2) != 0 {}
+            gicr.icenabler0.set(u32::MAX);
+            gicr.icpendr0.set(u32::MAX);
+            gicr.icactiver0.set(u32::MAX);
+            gicr.igroupr0.set(u32::MAX);
+            for priority in &gicr.ipriorityr {
+                priority.set(0xa0);
+            }
+        }
+        // SAFETY: switches the CPU interface to system registers (SRE, and Enable so that a guest's
+        // access to ICC_SRE_EL1 does not trap), all priorities, EOI drops priority only
+        // (ICC_CTLR_EL1.EOImode), group 1 on (12.2.x). EL2 holds interrupts masked.
+        unsafe {
+            asm!(
+                "msr S3_4_C12_C9_5, {sre}", "isb",
+                "msr S3_0_C4_C6_0, {pmr}",
+                "msr S3_0_C12_C12_4, {ctlr}",
+                "msr S3_0_C12_C12_7, {one}",
+                "isb",
+                sre = in(reg) 0xf_u64, pmr = in(reg) 0xff_u64, ctlr = in(reg) 2_u64, one = in(reg) 1_u64,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+
+    /// Turns an SGI, PPI or SPI on; a private one on `core`.
+    pub fn enable(&self, core: usize, intid: u32) {
+        let bit = 1 << (intid % 32);
+        if intid < 32 {
+            if let Some(gicr) = self.redistributor(core) {
+                gicr.isenabler0.set(bit);
+            }
+        } else if let Some(word) = self.distributor().isenabler.get((intid / 32) as usize) {
+            word.set(bit);
+        }
+    }
+
+    /// Turns an SGI, PPI or SPI off; a private one on `core`.
+    pub fn disable(&self, core: usize, intid: u32) {
+        let bit = 1 << (intid % 32);
+        if intid < 32 {
+            if let Some(gicr) = self.redistributor(core) {
+                gicr.icenabler0.set(bit);
+            }
+        } else if let Some(word) = self.distributor().icenabler.get((intid / 32) as usize) {
+            word.set(bit);
+        }
+    }
+
+    /// Takes the active state from a private interrupt of `core` or an SPI that no guest will end any more.
+    pub fn clear_active(&self, core: usize, intid: u32) {
+        let bit = 1 << (intid % 32);
+        if intid < 32 {
+            if let Some(gicr) = self.redistributor(core) {
+                gicr.icactiver0.set(bit);
+            }
+        } else if let Some(word) = self.distributor().icactiver.get((intid / 32) as usize) {
+            word.set(bit);
+        }
+    }
+
+    /// Routes an SPI to the core with this MPIDR affinity (Aff3.Aff2.Aff1.Aff0 as in IROUTER).
+    pub fn route(&self, intid: u32, affinity: u64) {
+        let gicd = self.distributor();
+        if let Some(priority) = gicd.ipriorityr.get(intid as usize) {
+            priority.set(0xa0);
+        }
+        if let Some(router) = (intid as usize).checked_sub(32).and_then(|_| gicd.irouter.get(intid as usize)) {
+            router.set(affinity);
+        }
+    }
+
+    /// Sets an SPI's trigger.
+    pub fn set_edge(&self, intid: u32, edge: bool) {
+        if let Some(word) = self.distributor().icfgr.get((intid / 16) as usize) {
+            let bit = 2 << ((intid % 16) * 2);
+            let old = word.get();
+            word.set(if edge { old | bit } else { old & !bit });
+        }
+    }
+}
+
+/// Acknowledges the highest pending group 1 interrupt (ICC_IAR1_EL1).
+#[inline]
+pub fn acknowledge() -> u32 {
+    let intid: u64;
+    // SAFETY: changes only the CPU interface's state; the caller ends what it acknowledges.
+    unsafe { asm!("mrs {}, S3_0_C12_C12_0", out(reg) intid, options(nomem, nostack, preserves_flags)) };
+    intid as u32
+}
+
+/// Drops the running priority (ICC_EOIR1_EL1 with EOImode 1).
+#[inline]
+pub fn drop_priority(intid: u32) {
+    // SAFETY: the interrupt was acknowledged on this core.
+    unsafe { asm!("msr S3_0_C12_C12_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags)) };
+}
+
+/// Deactivates an interrupt (ICC_DIR_EL1).
+#[inline]
+pub fn deactivate(intid: u32) {
+    // SAFETY: as above.
+    unsafe { asm!("msr S3_0_C12_C11_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags)) };
+}
+
+/// Sends SGI `id` to the core with MPIDR `mpidr` (ICC_SGI1R_EL1, 12.2.x).
+pub fn send_sgi(mpidr: u64, id: u32) {
+    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, (mpidr >> 8) & 0xff, (mpidr >> 16) & 0xff, (mpidr >> 32) & 0xff);
+    let value = (aff3 << 48)
+        | ((aff0 >> 4) << 44)
+        | (aff2 << 32)
+        | (u64::from(id) << 24)
+        | (aff1 << 16)
+        | (1 << (aff0 & 0xf));
+    // What the other core is to find must be visible before the interrupt is (DDI 0487, B2.3.12).
+    barrier::dsb(barrier::ISHST);
+    // SAFETY: an SGI to a core of ours.
+    unsafe { asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// The virtual CPU interface's control registers of this core.
+pub mod interface {
+    use core::arch::asm;
+
+    macro_rules! register {
+        ($read:ident, $write:ident, $name:literal, $doc:literal) => {
+            #[doc = concat!("Reads ", $doc, ".")]
+            #[inline]
+            pub fn $read() -> u64 {
+                let value: u64;
+                // SAFETY: reads a register of the virtual CPU interface; no side effect.
+                unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                value
+            }
+            #[doc = concat!("Writes ", $doc, ".")]
+            #[inline]
+            pub fn $write(value: u64) {
+                // SAFETY: affects only the guest's virtual interrupts on this core.
+                unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)) };
+            }
+        };
+    }
+
+    register!(hcr, set_hcr, "S3_4_C12_C11_0", "ICH_HCR_EL2");
+    register!(vmcr, set_vmcr, "S3_4_C12_C11_7", "ICH_VMCR_EL2");
+    register!(ap1r0, set_ap1r0, "S3_4_C12_C9_0", "ICH_AP1R0_EL2");
+    register!(ap0r0, set_ap0r0, "S3_4_C12_C8_0", "ICH_AP0R0_EL2");
+    register!(vtr, _set_vtr, "S3_4_C12_C11_1", "ICH_VTR_EL2");
+    register!(misr, _set_misr, "S3_4_C12_C11_2", "ICH_MISR_EL2");
+    register!(eisr, _set_eisr, "S3_4_C12_C11_3", "ICH_EISR_EL2");
+    register!(elrsr, _set_elrsr, "S3_4_C12_C11_5", "ICH_ELRSR_EL2");
+
+    macro_rules! list_registers {
+        ($($index:literal => $name:literal),*) => {
+            /// ICH_LR\<n\>_EL2; 0 for an index beyond 15.
+            #[inline]
+            pub fn list_register(index: usize) -> u64 {
+                let mut value = 0_u64;
+                // SAFETY: reads a list register of this core.
+                unsafe {
+                    match index {
+                        $($index => asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)),)*
+                        _ => {}
+                    }
+                }
+                value
+            }
+
+            /// Writes ICH_LR\<n\>_EL2; nothing beyond 15.
+            #[inline]
+            pub fn set_list_register(index: usize, value: u64) {
+                // SAFETY: affects only the guest's virtual interrupts on this core.
+                unsafe {
+                    match index {
+                        $($index => asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)),)*
+                        _ => {}
+                    }
+                }
+            }
+        };
+    }
+
+    list_registers!(
+        0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2", 3 => "S3_4_C12_C12_3",
+        4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5", 6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7",
+        8 => "S3_4_C12_C13_0", 9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
+        12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6", 15 => "S3_4_C12_C13_7"
+    );
+}
