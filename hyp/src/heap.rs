@@ -16,7 +16,10 @@ static HEAP: El2Heap = El2Heap(Mutex::new(Heap::empty()));
 // size and alignment, and the lock serialises it.
 unsafe impl GlobalAlloc for El2Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        self.0
+            .lock()
+            .alloc(layout)
+            .map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

@@ -30,7 +30,14 @@ pub fn clean_to_poc(start: u64, size: u64) {
 /// Makes instruction fetch of all cores forget what it cached (new code at old addresses).
 pub fn invalidate_instructions() {
     // SAFETY: dropping cached instructions changes no value.
-    unsafe { asm!("ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
+    unsafe {
+        asm!(
+            "ic ialluis",
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        )
+    };
 }
 
 /// Zeroes one mapped page and cleans and invalidates it to the point of coherency, line by line:

@@ -67,7 +67,7 @@ unsafe extern "C" {
 }
 
 /// Tables for what is mapped before there is a heap.
-static EARLY: [Table; 8] = [const { Table::new() }; 8];
+static EARLY: [Table; 6] = [const { Table::new() }; 6];
 
 /// Where the image and the heap lie physically, and what of the early tables is used.
 struct Map {
@@ -94,7 +94,10 @@ impl Map {
             return Pa(va - layout::HEAP_BASE + self.heap_pa.0);
         }
         let (start, size) = image_span();
-        assert!(va >= start && va - start < size, "no physical address for EL2 address {va:#x}");
+        assert!(
+            va >= start && va - start < size,
+            "no physical address for EL2 address {va:#x}"
+        );
         Pa(va - start + self.image_pa.0)
     }
 
@@ -142,13 +145,19 @@ impl Map {
             let l2 = self.next(l1.entry(at >> 30));
             let slot = l2.entry(at >> 21);
             if at.is_multiple_of(BLOCK) && to.is_multiple_of(BLOCK) && size - done >= BLOCK {
-                assert!(slot.load(Ordering::Relaxed) & VALID == 0, "EL2 address {at:#x} mapped twice");
+                assert!(
+                    slot.load(Ordering::Relaxed) & VALID == 0,
+                    "EL2 address {at:#x} mapped twice"
+                );
                 slot.store(to | kind.block(), Ordering::Release);
                 done += BLOCK;
                 continue;
             }
             let entry = self.next(slot).entry(at >> 12);
-            assert!(entry.load(Ordering::Relaxed) & VALID == 0, "EL2 address {at:#x} mapped twice");
+            assert!(
+                entry.load(Ordering::Relaxed) & VALID == 0,
+                "EL2 address {at:#x} mapped twice"
+            );
             entry.store(to | kind.page(), Ordering::Release);
             done += PAGE_SIZE;
         }
@@ -179,7 +188,12 @@ pub fn map_heap(pa: Pa, size: u64) {
     while done < size {
         // Piece by piece, so that tables for a later piece can come from an earlier one.
         let piece = (size - done).min(1 << 21);
-        map.map(layout::HEAP_BASE + done, Pa(pa.0 + done), piece, Kind::Memory);
+        map.map(
+            layout::HEAP_BASE + done,
+            Pa(pa.0 + done),
+            piece,
+            Kind::Memory,
+        );
         done += piece;
     }
     map.heap_pa = pa;
@@ -192,7 +206,10 @@ pub fn map_device(pa: Pa, size: u64) -> *mut u8 {
     let first = pa.0 & !(PAGE_SIZE - 1);
     let bytes = (pa.0 + size - first).next_multiple_of(PAGE_SIZE);
     let va = layout::MMIO_BASE + map.mmio_used;
-    assert!(map.mmio_used + bytes <= layout::MMIO_SIZE, "no EL2 address space left for registers at {pa}");
+    assert!(
+        map.mmio_used + bytes <= layout::MMIO_SIZE,
+        "no EL2 address space left for registers at {pa}"
+    );
     map.mmio_used += bytes;
     map.map(va, Pa(first), bytes, Kind::Device);
     ptr::with_exposed_provenance_mut((va + (pa.0 - first)) as usize)
@@ -222,9 +239,19 @@ pub fn map_data(pa: Pa, size: u64) -> &'static [u8] {
 pub fn map_core(index: usize, stack_pa: Pa) -> &'static Table {
     let mut map = MAP.lock();
     let top = layout::stack_top(index);
-    map.map(top - layout::STACK_SIZE, stack_pa, layout::STACK_SIZE, Kind::Memory);
+    map.map(
+        top - layout::STACK_SIZE,
+        stack_pa,
+        layout::STACK_SIZE,
+        Kind::Memory,
+    );
     let emergency = layout::emergency_top(index) - layout::EMERGENCY_SIZE;
-    map.map(emergency, Pa(stack_pa.0 + layout::STACK_SIZE), layout::EMERGENCY_SIZE, Kind::Memory);
+    map.map(
+        emergency,
+        Pa(stack_pa.0 + layout::STACK_SIZE),
+        layout::EMERGENCY_SIZE,
+        Kind::Memory,
+    );
     // SAFETY: as in `map`.
     let l1 = unsafe { &boot_l1 };
     let window = layout::WINDOW_BASE + index as u64 * layout::WINDOW_SLOT;
@@ -253,6 +280,24 @@ pub fn seal() {
 /// The physical address of an object in the image or on the heap.
 pub fn pa_of(va: u64) -> Pa {
     MAP.lock().pa_of(va)
+}
+
+/// The physical address of boot data that [`map_data`] returned.
+pub fn pa_of_data(data: &[u8]) -> Pa {
+    let va = data.as_ptr().expose_provenance() as u64;
+    // SAFETY: as in `map`.
+    let l1 = unsafe { &boot_l1 };
+    let map = MAP.lock();
+    let l2 = map.table_at(l1.entry(va >> 30).load(Ordering::Relaxed));
+    let descriptor = l2.entry(va >> 21).load(Ordering::Relaxed);
+    if descriptor & TABLE == TABLE {
+        let page = map
+            .table_at(descriptor)
+            .entry(va >> 12)
+            .load(Ordering::Relaxed);
+        return Pa((page & ADDRESS) | (va & (PAGE_SIZE - 1)));
+    }
+    Pa((descriptor & ADDRESS & !((1 << 21) - 1)) | (va & ((1 << 21) - 1)))
 }
 
 /// What lies at `va`, for fault reports.

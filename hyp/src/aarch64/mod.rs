@@ -1,7 +1,9 @@
 //! The unsafe shell around the architecture: entry, exception vectors, translation, caches, registers.
 
 pub mod cache;
+pub mod firmware;
 pub mod mmu;
+pub mod registers;
 pub mod tlb;
 pub mod window;
 

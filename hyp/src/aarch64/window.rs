@@ -57,7 +57,8 @@ impl Window {
             self.change(index, va, page);
         }
         // `va` is never null: the window lies far above 0.
-        NonNull::new(core::ptr::with_exposed_provenance_mut(va as usize)).unwrap_or(NonNull::dangling())
+        NonNull::new(core::ptr::with_exposed_provenance_mut(va as usize))
+            .unwrap_or(NonNull::dangling())
     }
 
     fn change(&self, index: usize, va: u64, page: u64) {

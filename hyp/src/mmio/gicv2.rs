@@ -87,8 +87,16 @@ unsafe impl Sync for GicV2 {}
 impl GicV2 {
     /// # Safety
     /// The three must be the mapped register blocks of one GICv2 with virtualization extensions.
-    pub const unsafe fn new(distributor: NonNull<u8>, cpu: NonNull<u8>, interface: NonNull<u8>) -> Self {
-        Self { distributor: distributor.cast(), cpu: cpu.cast(), interface: interface.cast() }
+    pub const unsafe fn new(
+        distributor: NonNull<u8>,
+        cpu: NonNull<u8>,
+        interface: NonNull<u8>,
+    ) -> Self {
+        Self {
+            distributor: distributor.cast(),
+            cpu: cpu.cast(),
+            interface: interface.cast(),
+        }
     }
 
     fn distributor(&self) -> &Distributor {
@@ -181,9 +189,10 @@ impl GicV2 {
     /// Routes an SPI to the cores in `mask`.
     pub fn route(&self, intid: u32, mask: u8) {
         let gicd = self.distributor();
-        if let (Some(priority), Some(target)) =
-            (gicd.ipriorityr.get(intid as usize), gicd.itargetsr.get(intid as usize))
-        {
+        if let (Some(priority), Some(target)) = (
+            gicd.ipriorityr.get(intid as usize),
+            gicd.itargetsr.get(intid as usize),
+        ) {
             priority.set(0xa0);
             target.set(mask);
         }

@@ -78,7 +78,10 @@ impl GicV3 {
     /// # Safety
     /// `distributor` must be the mapped distributor frame of a GICv3.
     pub const unsafe fn new(distributor: NonNull<u8>) -> Self {
-        Self { distributor: distributor.cast(), redistributors: [None; _] }
+        Self {
+            distributor: distributor.cast(),
+            redistributors: [None; _],
+        }
     }
 
     /// Looks whether the mapped redistributor at `base` is of one of the cores; `affinity(core)` is
@@ -90,7 +93,9 @@ impl GicV3 {
         let redistributor = base.cast::<Redistributor>();
         // SAFETY: by contract.
         let typer = unsafe { redistributor.as_ref() }.typer.get();
-        let core = affinities.iter().position(|affinity| u64::from(*affinity) == typer >> 32);
+        let core = affinities
+            .iter()
+            .position(|affinity| u64::from(*affinity) == typer >> 32);
         if let Some(slot) = core.and_then(|core| self.redistributors.get_mut(core)) {
             *slot = Some(redistributor);
         }
@@ -104,7 +109,11 @@ impl GicV3 {
 
     fn redistributor(&self, core: usize) -> Option<&Redistributor> {
         // SAFETY: mapped for ever by the contract of `add_redistributor`.
-        self.redistributors.get(core).copied().flatten().map(|r| unsafe { r.as_ref() })
+        self.redistributors
+            .get(core)
+            .copied()
+            .flatten()
+            .map(|r| unsafe { r.as_ref() })
     }
 
     /// Whether core `core` has a redistributor.
@@ -199,7 +208,10 @@ impl GicV3 {
         if let Some(priority) = gicd.ipriorityr.get(intid as usize) {
             priority.set(0xa0);
         }
-        if let Some(router) = (intid as usize).checked_sub(32).and_then(|_| gicd.irouter.get(intid as usize)) {
+        if let Some(router) = (intid as usize)
+            .checked_sub(32)
+            .and_then(|_| gicd.irouter.get(intid as usize))
+        {
             router.set(affinity);
         }
     }
@@ -219,7 +231,9 @@ impl GicV3 {
 pub fn acknowledge() -> u32 {
     let intid: u64;
     // SAFETY: changes only the CPU interface's state; the caller ends what it acknowledges.
-    unsafe { asm!("mrs {}, S3_0_C12_C12_0", out(reg) intid, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mrs {}, S3_0_C12_C12_0", out(reg) intid, options(nomem, nostack, preserves_flags))
+    };
     intid as u32
 }
 
@@ -227,19 +241,28 @@ pub fn acknowledge() -> u32 {
 #[inline]
 pub fn drop_priority(intid: u32) {
     // SAFETY: the interrupt was acknowledged on this core.
-    unsafe { asm!("msr S3_0_C12_C12_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("msr S3_0_C12_C12_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Deactivates an interrupt (ICC_DIR_EL1).
 #[inline]
 pub fn deactivate(intid: u32) {
     // SAFETY: as above.
-    unsafe { asm!("msr S3_0_C12_C11_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("msr S3_0_C12_C11_1, {}", in(reg) u64::from(intid), options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Sends SGI `id` to the core with MPIDR `mpidr` (ICC_SGI1R_EL1, 12.2.x).
 pub fn send_sgi(mpidr: u64, id: u32) {
-    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, (mpidr >> 8) & 0xff, (mpidr >> 16) & 0xff, (mpidr >> 32) & 0xff);
+    let (aff0, aff1, aff2, aff3) = (
+        mpidr & 0xff,
+        (mpidr >> 8) & 0xff,
+        (mpidr >> 16) & 0xff,
+        (mpidr >> 32) & 0xff,
+    );
     let value = (aff3 << 48)
         | ((aff0 >> 4) << 44)
         | (aff2 << 32)
@@ -249,7 +272,9 @@ pub fn send_sgi(mpidr: u64, id: u32) {
     // What the other core is to find must be visible before the interrupt is (DDI 0487, B2.3.12).
     barrier::dsb(barrier::ISHST);
     // SAFETY: an SGI to a core of ours.
-    unsafe { asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) value, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) value, options(nostack, preserves_flags))
+    };
 }
 
 /// The virtual CPU interface's control registers of this core.

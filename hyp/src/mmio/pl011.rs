@@ -49,7 +49,9 @@ impl Pl011 {
     /// # Safety
     /// `base` must be the mapped register block of a PL011 that nothing else in EL2 drives.
     pub const unsafe fn new(base: NonNull<u8>) -> Self {
-        Self { registers: base.cast() }
+        Self {
+            registers: base.cast(),
+        }
     }
 
     fn registers(&self) -> &Registers {
@@ -61,10 +63,12 @@ impl Pl011 {
     pub fn init(&mut self) {
         let uart = self.registers();
         uart.mask.set(0);
-        uart.line_control.modify(LineControl::FEN::SET + LineControl::WLEN::Eight);
+        uart.line_control
+            .modify(LineControl::FEN::SET + LineControl::WLEN::Eight);
         // Transmit at 1/8 full, receive at 1/8 full: few, large transmit bursts and prompt input.
         uart.fifo_level.set(0);
-        uart.control.modify(Control::UARTEN::SET + Control::TXE::SET + Control::RXE::SET);
+        uart.control
+            .modify(Control::UARTEN::SET + Control::TXE::SET + Control::RXE::SET);
     }
 
     /// Sends `byte` if the FIFO has room.
@@ -97,6 +101,8 @@ impl Pl011 {
 
     /// Drops latched interrupts.
     pub fn clear_interrupts(&mut self) {
-        self.registers().clear.write(Interrupt::RX::SET + Interrupt::RT::SET + Interrupt::TX::SET);
+        self.registers()
+            .clear
+            .write(Interrupt::RX::SET + Interrupt::RT::SET + Interrupt::TX::SET);
     }
 }

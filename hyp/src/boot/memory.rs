@@ -1,0 +1,107 @@
+//! The boot-time memory map: what is taken, and where the hypervisor's own memory goes.
+
+use alloc::vec::Vec;
+
+use ballast_core::addr::{PAGE_SIZE, Pa, PaRange};
+use ballast_core::board::{Board, subtract};
+use ballast_core::refusal::Refusal;
+
+use crate::aarch64::mmu;
+use crate::{heap, layout};
+
+/// Heap inside the image, until the memory map is known: enough for a device tree's index.
+const EARLY_HEAP: usize = 0x8000;
+
+#[repr(align(4096))]
+struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
+// SAFETY: only the allocator touches it, under its lock.
+unsafe impl Sync for EarlyHeap {}
+static EARLY: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP]));
+
+/// Notes where the image lies and starts the early heap.
+pub fn image(pa: Pa) -> PaRange {
+    let size = mmu::init(pa);
+    // SAFETY: `EARLY` is mapped with the image and nothing else refers to it.
+    unsafe { heap::init(EARLY.0.get().expose_provenance(), EARLY_HEAP) };
+    PaRange { start: pa, size }
+}
+
+/// Maps the device tree read-only: its header first, to learn its size.
+pub fn map_device_tree(dtb: Pa) -> &'static [u8] {
+    /// More than any board's; also the boot protocol's bound (Linux `booting.rst`: 2 MiB).
+    const LIMIT: u64 = 2 << 20;
+    let header = mmu::map_data(dtb, 8);
+    let size = header
+        .get(4..8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, |bytes| u64::from(u32::from_be_bytes(bytes)));
+    mmu::map_data(dtb, size.clamp(8, LIMIT))
+}
+
+/// The memory map, decided.
+pub struct Plan {
+    /// RAM that is neither firmware's nor Ballast's: what guests can have.
+    pub free: Vec<PaRange>,
+    /// Bytes of RAM that Ballast keeps, the boot archive apart.
+    pub own_bytes: u64,
+    /// The boot archive, mapped read-only.
+    pub archive: &'static [u8],
+}
+
+/// Places the heap and maps it.
+pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<Plan, Refusal> {
+    let dtb = PaRange {
+        start: mmu::pa_of_data(dtb),
+        size: dtb.len() as u64,
+    };
+    let mut taken = alloc::vec![image, dtb];
+    taken.extend(board.reserved.iter().copied());
+    taken.extend(board.initrd);
+    let free = subtract(&board.ram, &taken);
+    let size = heap_size(board, guests);
+    // The tightest place: what is free right behind something taken wastes no whole block.
+    let place = free
+        .iter()
+        .filter(|range| range.size >= size)
+        .min_by_key(|range| (range.start.0.abs_diff(image.end().0), range.size))
+        .copied()
+        .ok_or_else(|| {
+            Refusal::new("/memory")
+                .problem(format_args!(
+                    "has no {} KiB in one piece for Ballast itself",
+                    size >> 10
+                ))
+                .fix("use a board with more memory")
+        })?;
+    mmu::map_heap(place.start, size);
+    // SAFETY: just mapped, taken out of `free` below, used by nothing else.
+    unsafe { heap::init(layout::HEAP_BASE as usize, size as usize) };
+    let own = PaRange {
+        start: place.start,
+        size,
+    };
+    taken.push(own);
+    let archive = board
+        .initrd
+        .map_or(&[][..], |range| mmu::map_data(range.start, range.size));
+    let firmware_and_own = subtract(&board.ram, &taken);
+    Ok(Plan {
+        free: firmware_and_own,
+        own_bytes: image.size + size,
+        archive,
+    })
+}
+
+/// Frame table, stacks, guests' tables and rings, and room for boot.
+fn heap_size(board: &Board, guests: usize) -> u64 {
+    /// Boot-time work and what does not depend on the board.
+    const BASE: u64 = 192 << 10;
+    /// Stacks, window table and per-core data.
+    const PER_CORE: u64 = 56 << 10;
+    const PER_GUEST: u64 = 96 << 10;
+    let frames = board.ram.iter().map(|range| range.size).sum::<u64>() / PAGE_SIZE;
+    // Four bytes and two bits a frame, 64 bytes a block.
+    let table = frames * 4 + frames / 4 + frames / 8;
+    let size = BASE + table + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64;
+    size.next_multiple_of(PAGE_SIZE)
+}

@@ -1,0 +1,212 @@
+//! The board's interrupt controller, of either version, for the cores that Ballast runs on.
+
+use core::ptr::NonNull;
+
+use ballast_core::board::{Board, Gic as GicBlocks};
+use ballast_core::limits::MAX_CORES;
+
+use crate::aarch64::mmu::map_device;
+use crate::mmio::gicv2::{self, GicV2};
+use crate::mmio::gicv3::{self, GicV3};
+
+/// The SGI with which one core asks another to look at its requests.
+pub const KICK: u32 = 0;
+
+/// The controller and what it knows of each core.
+pub struct Gic {
+    version: Version,
+    /// INTID of the maintenance interrupt.
+    pub maintenance: u32,
+    mpidr: [u64; MAX_CORES],
+    mask: [core::sync::atomic::AtomicU8; MAX_CORES],
+}
+
+/// Which architecture.
+pub enum Version {
+    /// GICv2: memory-mapped interfaces.
+    V2(GicV2),
+    /// GICv3: system-register interfaces.
+    V3(GicV3),
+}
+
+fn device(pa: ballast_core::addr::Pa, size: u64) -> NonNull<u8> {
+    NonNull::new(map_device(pa, size)).unwrap_or(NonNull::dangling())
+}
+
+impl Gic {
+    /// Maps the register blocks and turns everything off. `Err` names what is missing.
+    pub fn new(board: &Board) -> Result<Self, &'static str> {
+        let mut mpidr = [0; MAX_CORES];
+        let mut affinities = [0_u32; MAX_CORES];
+        for (index, core) in board.cores.iter().enumerate().take(MAX_CORES) {
+            mpidr[index] = core.mpidr;
+            // GICR_TYPER.Affinity_Value: Aff3.Aff2.Aff1.Aff0 (IHI 0069H, 12.11.34).
+            affinities[index] =
+                ((core.mpidr >> 8) & 0xff00_0000) as u32 | (core.mpidr & 0xff_ffff) as u32;
+        }
+        let (version, maintenance) = match &board.gic {
+            GicBlocks::V2 {
+                gicd,
+                gicc,
+                gich,
+                maintenance,
+                ..
+            } => {
+                // SAFETY: the device tree says that these are the blocks of a GICv2; mapped here, once.
+                let gic = unsafe {
+                    GicV2::new(
+                        device(gicd.start, gicv2::DISTRIBUTOR_SIZE),
+                        device(gicc.start, gicv2::CPU_INTERFACE_SIZE),
+                        device(gich.start, gicv2::INTERFACE_SIZE),
+                    )
+                };
+                gic.init_distributor();
+                (Version::V2(gic), *maintenance)
+            }
+            GicBlocks::V3 {
+                gicd,
+                redistributors,
+                stride,
+                maintenance,
+            } => {
+                // SAFETY: the device tree says that this is the distributor of a GICv3.
+                let mut gic = unsafe { GicV3::new(device(gicd.start, gicv3::DISTRIBUTOR_SIZE)) };
+                let cores = board.cores.len().min(MAX_CORES);
+                for region in redistributors {
+                    let mut at = region.start;
+                    while at.0 + gicv3::REDISTRIBUTOR_SIZE <= region.end().0
+                        && !(0..cores).all(|core| gic.has_core(core))
+                    {
+                        let base = device(at, gicv3::REDISTRIBUTOR_SIZE);
+                        // SAFETY: within the region the device tree names, at its stride; mapped.
+                        if unsafe {
+                            gic.add_redistributor(base, affinities.get(..cores).unwrap_or(&[]))
+                        } {
+                            break;
+                        }
+                        at.0 += stride;
+                    }
+                }
+                if !(0..cores).all(|core| gic.has_core(core)) {
+                    return Err("a core has no redistributor in the GIC's regions");
+                }
+                gic.init_distributor();
+                (Version::V3(gic), *maintenance)
+            }
+        };
+        Ok(Self {
+            version,
+            maintenance,
+            mpidr,
+            mask: [const { core::sync::atomic::AtomicU8::new(0) }; MAX_CORES],
+        })
+    }
+
+    /// Which architecture, with its registers.
+    #[inline]
+    pub const fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Brings up the calling core's interface.
+    pub fn init_core(&self, core: usize) {
+        match &self.version {
+            Version::V2(gic) => {
+                let mask = gic.init_core();
+                self.mask[core].store(mask, core::sync::atomic::Ordering::Relaxed);
+            }
+            Version::V3(gic) => gic.init_core(core),
+        }
+        self.enable(core, KICK);
+        self.enable(core, self.maintenance);
+    }
+
+    /// Makes core `core` look at its requests.
+    pub fn kick(&self, core: usize) {
+        match &self.version {
+            Version::V2(gic) => {
+                gic.send_sgi(
+                    self.mask[core].load(core::sync::atomic::Ordering::Relaxed),
+                    KICK,
+                );
+            }
+            Version::V3(_) => gicv3::send_sgi(self.mpidr[core], KICK),
+        }
+    }
+
+    /// Acknowledges the most urgent interrupt; the INTID is in bits 9:0 (GICv2) or 23:0.
+    #[inline]
+    pub fn acknowledge(&self) -> u32 {
+        match &self.version {
+            Version::V2(gic) => gic.acknowledge(),
+            Version::V3(_) => gicv3::acknowledge(),
+        }
+    }
+
+    /// Lets further interrupts in, keeping this one active.
+    #[inline]
+    pub fn drop_priority(&self, acknowledged: u32) {
+        match &self.version {
+            Version::V2(gic) => gic.drop_priority(acknowledged),
+            Version::V3(_) => gicv3::drop_priority(acknowledged),
+        }
+    }
+
+    /// Ends an interrupt of EL2's own.
+    #[inline]
+    pub fn end(&self, acknowledged: u32) {
+        match &self.version {
+            Version::V2(gic) => {
+                gic.drop_priority(acknowledged);
+                gic.deactivate(acknowledged);
+            }
+            Version::V3(_) => {
+                gicv3::drop_priority(acknowledged);
+                gicv3::deactivate(acknowledged);
+            }
+        }
+    }
+
+    /// Turns an interrupt on; a private one on `core`, which for GICv2 must be the calling one.
+    pub fn enable(&self, core: usize, intid: u32) {
+        match &self.version {
+            Version::V2(gic) => gic.enable(intid),
+            Version::V3(gic) => gic.enable(core, intid),
+        }
+    }
+
+    /// Turns an interrupt off; as [`Gic::enable`].
+    pub fn disable(&self, core: usize, intid: u32) {
+        match &self.version {
+            Version::V2(gic) => gic.disable(intid),
+            Version::V3(gic) => gic.disable(core, intid),
+        }
+    }
+
+    /// Takes the active state away from an interrupt that its guest will not end any more.
+    pub fn clear_active(&self, core: usize, intid: u32) {
+        match &self.version {
+            Version::V2(gic) => gic.clear_active(intid),
+            Version::V3(gic) => gic.clear_active(core, intid),
+        }
+    }
+
+    /// Routes an SPI to `core`.
+    pub fn route(&self, intid: u32, core: usize) {
+        match &self.version {
+            Version::V2(gic) => gic.route(
+                intid,
+                self.mask[core].load(core::sync::atomic::Ordering::Relaxed),
+            ),
+            Version::V3(gic) => gic.route(intid, self.mpidr[core]),
+        }
+    }
+
+    /// Sets an SPI's trigger.
+    pub fn set_edge(&self, intid: u32, edge: bool) {
+        match &self.version {
+            Version::V2(gic) => gic.set_edge(intid, edge),
+            Version::V3(gic) => gic.set_edge(intid, edge),
+        }
+    }
+}

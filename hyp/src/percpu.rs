@@ -1,0 +1,93 @@
+//! What each core keeps to itself, and the few words others may leave it.
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use ballast_core::limits::MAX_CORES;
+
+use crate::aarch64::window::Window;
+use crate::gic::Gic;
+
+/// Per-core data; TPIDR_EL2 points to it. Only its own core has a reference, so it is not `Sync`.
+#[repr(C)]
+pub struct PerCpu {
+    /// Top of the stack for EL2's own faults. `vectors.S` reads it at offset 0.
+    emergency_top: u64,
+    /// The core's number: its place in the device tree.
+    pub index: usize,
+    /// The interrupt controller.
+    pub gic: &'static Gic,
+    /// The way to guest memory.
+    pub window: Window,
+    /// Whether `window` is between [`Window::show`] and [`Window::close`]; none outlives an exit.
+    pub busy: Cell<bool>,
+}
+
+impl PerCpu {
+    /// Data of core `index`.
+    pub fn new(index: usize, gic: &'static Gic, window: Window) -> Self {
+        Self {
+            emergency_top: crate::layout::emergency_top(index),
+            index,
+            gic,
+            window,
+            busy: Cell::new(false),
+        }
+    }
+}
+
+/// Makes `data` the calling core's.
+pub fn install(data: &'static mut PerCpu) {
+    let address = core::ptr::from_mut(data).expose_provenance() as u64;
+    // SAFETY: TPIDR_EL2 is EL2's own; `current` and the fault vector are its only readers.
+    unsafe {
+        core::arch::asm!("msr TPIDR_EL2, {}", in(reg) address, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// The calling core's data.
+#[inline]
+pub fn current() -> &'static PerCpu {
+    let address: usize;
+    // SAFETY: TPIDR_EL2 holds what `install` put there, a `PerCpu` that lives for ever and that only
+    // this core refers to; EL2 does not migrate between cores.
+    unsafe {
+        core::arch::asm!("mrs {}, TPIDR_EL2", out(reg) address, options(nomem, nostack, preserves_flags, pure));
+        &*core::ptr::with_exposed_provenance::<PerCpu>(address)
+    }
+}
+
+/// What one core can ask of another; taken when it is kicked.
+static REQUESTS: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
+
+/// Requests to a core, as bits.
+pub mod request {
+    /// Start the vCPU this core holds: its entry is set.
+    pub const START: u32 = 1 << 0;
+    /// Leave the guest and park: it is being stopped.
+    pub const STOP: u32 = 1 << 1;
+    /// Fill the list registers: another core made something pending.
+    pub const DELIVER: u32 = 1 << 2;
+    /// Build the guest anew (on the core of its vCPU 0, with no vCPU running).
+    pub const LOAD: u32 = 1 << 3;
+    /// The console has something to do.
+    pub const CONSOLE: u32 = 1 << 4;
+    /// There are frames to scrub.
+    pub const SCRUB: u32 = 1 << 5;
+}
+
+/// Leaves `bits` for core `core` and kicks it.
+pub fn post(gic: &Gic, core: usize, bits: u32) {
+    if let Some(requests) = REQUESTS.get(core) {
+        requests.fetch_or(bits, Ordering::Release);
+        gic.kick(core);
+    }
+}
+
+/// Takes all that was asked of core `index`.
+#[inline]
+pub fn take_requests(index: usize) -> u32 {
+    REQUESTS
+        .get(index)
+        .map_or(0, |requests| requests.swap(0, Ordering::Acquire))
+}
