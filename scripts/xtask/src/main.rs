@@ -5,12 +5,14 @@
 
 mod archive;
 mod artefacts;
+mod console;
 mod initramfs;
 mod paths;
 mod process;
 mod qemu;
 mod run;
 mod setup;
+mod suite;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ enum Command {
     },
     /// Boot guests on a board in QEMU, with the console on this terminal
     Run(run::Args),
+    /// Run every test: on the host, then in QEMU
+    Test(suite::Args),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +87,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             println!("{}", artefacts::module(kdir.as_deref(), consent)?.display());
         }
         Command::Run(args) => return run::run(&args, consent),
+        Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)
 }

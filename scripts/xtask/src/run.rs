@@ -58,7 +58,13 @@ pub struct Args {
 }
 
 /// Everything that a run needs, in files below `dir`.
-pub fn prepare(board: &Board, partitions: &Path, images: &[Image], dir: &Path) -> Result<Boot> {
+pub fn prepare(
+    board: &Board,
+    partitions: &Path,
+    images: &[Image],
+    hypervisor: PathBuf,
+    dir: &Path,
+) -> Result<Boot> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
     let (base, merged, initrd) = (
         dir.join("board.dtb"),
@@ -70,7 +76,7 @@ pub fn prepare(board: &Board, partitions: &Path, images: &[Image], dir: &Path) -
     qemu::merge_overlay(&base, &overlay, &merged)?;
     paths::write(&initrd, archive::boot_archive(images)?)?;
     Ok(Boot {
-        kernel: artefacts::hypervisor()?,
+        kernel: hypervisor,
         dtb: merged,
         initrd,
     })
@@ -95,10 +101,12 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         ram_mib: ram,
         extra: args.extra.clone(),
     };
+    let hypervisor = artefacts::hypervisor()?;
     let boot = prepare(
         &board,
         &args.partitions,
         images,
+        hypervisor,
         &paths::made("ballast/run")?,
     )?;
     let command = board.command(&boot, Serial::Terminal);

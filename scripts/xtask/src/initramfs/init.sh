@@ -2,6 +2,7 @@
 # The init of a Ballast test guest: a shell on the console with the balloon loaded.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin PS1='# '
+stty columns 1000
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev

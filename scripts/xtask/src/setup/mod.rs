@@ -34,7 +34,8 @@ pub enum Need {
 }
 
 impl Need {
-    const ALL: [Need; 6] = [
+    /// All of them.
+    pub const ALL: [Need; 6] = [
         Need::BareMetalTarget,
         Need::LinuxGuestTarget,
         Need::Qemu,

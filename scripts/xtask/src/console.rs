@@ -1,0 +1,384 @@
+//! A board under a script: QEMU with its serial console on pipes, and waiting for what should appear there.
+//!
+//! Every wait is bounded, every error shows the last lines of the console, and all of it is kept in a file.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::Program;
+
+/// How long to wait for something that should come soon. Generous: the emulator may share two cores with a build.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Lines of the console that an error shows.
+const EXCERPT_LINES: usize = 24;
+/// What no healthy board ever says: the hypervisor's own end, or a Linux guest's.
+const DISASTERS: [&str; 3] = ["ballast: panic", "Kernel panic", "Internal error: Oops"];
+
+/// What the physical console shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum View {
+    /// What it showed at the start: the only guest, or all of them.
+    Initial,
+    /// One guest, by its console number.
+    Guest(u8),
+    /// The monitor.
+    Monitor,
+}
+
+/// The serial console of a running board.
+pub struct Console {
+    board: Child,
+    input: ChildStdin,
+    output: Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+    /// Up to here `seen` has been judged by an earlier wait.
+    cursor: usize,
+    patience: Duration,
+    view: View,
+    commands: u32,
+    expects_disaster: bool,
+}
+
+impl Console {
+    /// Starts `program` (a QEMU with its serial port on standard input and output), keeping all it says in
+    /// `transcript`.
+    pub fn start(program: Program, transcript: &Path) -> Result<Self> {
+        let mut command = program.into_command();
+        let log = File::create(transcript)
+            .with_context(|| format!("cannot write {}", transcript.display()))?;
+        let errors = log.try_clone().context("transcript")?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut board = command.spawn().context("cannot run qemu-system-aarch64")?;
+        let input = board.stdin.take().context("QEMU's standard input")?;
+        let output = board.stdout.take().context("QEMU's standard output")?;
+        Ok(Self {
+            board,
+            input,
+            output: pump(output, log),
+            seen: Vec::new(),
+            cursor: 0,
+            patience: PATIENCE,
+            view: View::Initial,
+            commands: 0,
+            expects_disaster: false,
+        })
+    }
+
+    /// Waits at most `seconds` from now on, instead of the default.
+    pub fn patience(&mut self, seconds: u64) -> &mut Self {
+        self.patience = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Goes on when a guest's kernel dies: the script means it to.
+    pub fn expect_disaster(&mut self) -> &mut Self {
+        self.expects_disaster = true;
+        self
+    }
+
+    /// Waits for `text` and gives what came before it since the last wait.
+    pub fn expect(&mut self, text: &str) -> Result<String> {
+        self.wait(&format!("{text:?}"), |new| {
+            let at = new.find(text)?;
+            Some((new[..at].to_owned(), at + text.len()))
+        })
+    }
+
+    /// Waits for `text` and gives the rest of its line.
+    pub fn expect_line(&mut self, text: &str) -> Result<String> {
+        self.wait(&format!("a line with {text:?}"), |new| {
+            let start = new.find(text)? + text.len();
+            let end = start + new[start..].find('\n')?;
+            Some((new[start..end].trim().to_owned(), end))
+        })
+    }
+
+    /// Fails if `text` has appeared since the start.
+    pub fn expect_never(&mut self, text: &str) -> Result<()> {
+        let seen = String::from_utf8_lossy(&self.seen);
+        ensure!(
+            !seen.contains(text),
+            "{text:?} appeared on the console:\n{}",
+            self.excerpt()
+        );
+        Ok(())
+    }
+
+    /// Types `text` as it is.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.input
+            .write_all(text.as_bytes())
+            .and_then(|()| self.input.flush())
+            .with_context(|| {
+                format!(
+                    "the board is off; could not type {text:?}. Its last lines:\n{}",
+                    self.excerpt()
+                )
+            })
+    }
+
+    /// Runs a command in the shell of the guest with this console number, fails unless it exits with 0, and gives
+    /// what it printed.
+    pub fn shell(&mut self, guest: u8, command: &str) -> Result<String> {
+        let (status, output) = self.shell_status(guest, command)?;
+        ensure!(
+            status == 0,
+            "in guest {guest} `{command}` exited with {status} and said:\n{output}"
+        );
+        Ok(output)
+    }
+
+    /// Like [`Console::shell`], for commands whose failure is an answer.
+    pub fn shell_status(&mut self, guest: u8, command: &str) -> Result<(i32, String)> {
+        self.focus(guest)?;
+        self.commands += 1;
+        // The echo of this line has `$?` where the answer has digits. A number tells old answers from new.
+        let number = self.commands;
+        self.send(&format!("{command}; echo \"<{number}=$?>\"\r"))?;
+        let begin = format!("<{number}=");
+        let what = format!("the end of `{command}` in guest {guest}");
+        self.wait(&what, |new| {
+            new.match_indices(&begin).find_map(|(at, _)| {
+                let value = &new[at + begin.len()..];
+                let (digits, _) = value.split_once('>')?;
+                let status = digits.parse().ok()?;
+                // The first line is the echo of the command.
+                let output = new[..at].split_once('\n').map_or("", |(_, rest)| rest);
+                Some(((status, plain(output)), at + begin.len() + digits.len() + 1))
+            })
+        })
+    }
+
+    /// Runs a command of the monitor and gives its answer.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        const PROMPT: &str = "ballast> ";
+        if self.view != View::Monitor {
+            self.send("\x1dm")?;
+            self.view = View::Monitor;
+            self.expect(PROMPT)?;
+        }
+        self.send(&format!("{command}\r"))?;
+        let answer = self
+            .expect(PROMPT)
+            .with_context(|| format!("monitor command `{command}`"))?;
+        Ok(plain(answer.split_once('\n').map_or("", |(_, rest)| rest)))
+    }
+
+    /// Switches the console to one guest.
+    pub fn focus(&mut self, guest: u8) -> Result<()> {
+        if self.view != View::Guest(guest) {
+            self.send(&format!("\x1d{guest}"))?;
+            self.view = View::Guest(guest);
+        }
+        Ok(())
+    }
+
+    /// Waits for the board to power itself off, which must be orderly.
+    pub fn expect_power_off(&mut self) -> Result<()> {
+        let status = self.wait_for_exit()?;
+        ensure!(
+            status.success(),
+            "QEMU ended with {status}:\n{}",
+            self.excerpt()
+        );
+        Ok(())
+    }
+
+    fn wait_for_exit(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            match self
+                .output
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(bytes) => self.take(&bytes)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "the board did not power off within {:?}:\n{}",
+                        self.patience,
+                        self.excerpt()
+                    )
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.board.wait().context("QEMU"),
+            }
+        }
+    }
+
+    fn wait<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<(T, usize)>) -> Result<T> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            // Guests send what they like: judge text, and count back in bytes of that same text.
+            let new = String::from_utf8_lossy(&self.seen[self.cursor..]).into_owned();
+            if let Some((found, consumed)) = find(&new) {
+                let bytes_kept = new.len() - consumed;
+                // Replacement characters may make the text longer than its bytes.
+                self.cursor = self.seen.len() - bytes_kept.min(self.seen.len() - self.cursor);
+                return Ok(found);
+            }
+            match self
+                .output
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Ok(bytes) => self.take(&bytes)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "waited {:?} in vain for {what}; the console's last lines:\n{}",
+                        self.patience,
+                        self.excerpt()
+                    )
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!(
+                        "the board went off before {what}; its last lines:\n{}",
+                        self.excerpt()
+                    )
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let before = self
+            .seen
+            .len()
+            .saturating_sub(64)
+            .max(self.cursor.min(self.seen.len()));
+        self.seen.extend_from_slice(bytes);
+        if !self.expects_disaster {
+            let fresh = String::from_utf8_lossy(&self.seen[before..]).into_owned();
+            if let Some(text) = DISASTERS.iter().find(|text| fresh.contains(**text)) {
+                // The rest of the report is worth a moment.
+                while let Ok(more) = self.output.recv_timeout(Duration::from_secs(1)) {
+                    self.seen.extend_from_slice(&more);
+                }
+                bail!("\"{text}\" on the console:\n{}", self.excerpt());
+            }
+        }
+        Ok(())
+    }
+
+    /// The last lines of the console, indented.
+    fn excerpt(&self) -> String {
+        let text = plain(&String::from_utf8_lossy(&self.seen));
+        let lines: Vec<&str> = text.trim_end().lines().collect();
+        let tail = &lines[lines.len().saturating_sub(EXCERPT_LINES)..];
+        tail.iter().map(|line| format!("    | {line}\n")).collect()
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.board.kill();
+        let _ = self.board.wait();
+    }
+}
+
+/// Reads `output` on a thread of its own, into the transcript and into a channel.
+fn pump(mut output: impl Read + Send + 'static, mut log: File) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = output.read(&mut buffer) {
+            let _ = log.write_all(&buffer[..n]);
+            if sender.send(buffer[..n].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Text without carriage returns and terminal escapes.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => {}
+            '\x1b' => {
+                // Escape sequences in use here are CSI: up to a letter.
+                let _ = chars.find(|c| c.is_ascii_alphabetic());
+            }
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// Where the transcript of something called `name` goes below `dir`.
+pub fn transcript(dir: &Path) -> PathBuf {
+    dir.join("console.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(text: &str) -> Console {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut console =
+            Console::start(Program::new("sh").args(["-c", text]), log.path()).unwrap();
+        console.patience(5);
+        console
+    }
+
+    #[test]
+    fn waits_in_order_and_ends_with_the_program() {
+        let mut console = script("echo one; echo two; read x; echo got $x");
+        assert_eq!(console.expect("two").unwrap().trim(), "one");
+        console.send("three\n").unwrap();
+        assert_eq!(console.expect_line("got").unwrap(), "three");
+        console.expect_power_off().unwrap();
+        assert!(console.expect_never("four").is_ok() && console.expect_never("three").is_err());
+    }
+
+    #[test]
+    fn what_never_comes_is_an_error_with_the_last_lines() {
+        let error = script("echo hello")
+            .expect("goodbye")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("goodbye") && error.contains("| hello"),
+            "{error}"
+        );
+        let error = script("echo boo; sleep 60")
+            .patience(1)
+            .expect("goodbye")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("in vain") && error.contains("| boo"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_disaster_ends_the_wait_at_once() {
+        let error = script("echo 'ballast: panic: frame'; sleep 60")
+            .expect("x")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("panic: frame"), "{error}");
+    }
+
+    #[test]
+    fn shell_answers_are_told_from_their_echo() {
+        let mut console =
+            script("stty -echo 2>/dev/null; while read -r l; do echo \"# $l\"; eval \"$l\"; done");
+        console.view = View::Guest(1);
+        assert_eq!(console.shell(1, "echo hi").unwrap().trim(), "hi");
+        assert_eq!(console.shell_status(1, "false").unwrap().0, 1);
+        assert!(console.shell(1, "false").is_err());
+    }
+}

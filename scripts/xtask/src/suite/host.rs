@@ -1,0 +1,166 @@
+//! The tests that need no board: formatting, lints, unit and property tests, Miri.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use super::Tally;
+use crate::paths;
+use crate::process::Program;
+use crate::setup::BARE_METAL;
+
+/// What runs without an operating system and so is linted for its own target.
+const BARE_METAL_PACKAGES: [&str; 3] = ["ballast", "ballast-bare-metal", "ballast-linux-core"];
+
+/// Runs all of them, going on after a failure.
+pub fn run() -> Result<Tally> {
+    let mut tally = Tally::default();
+    tally.add(step("fmt", cargo(&["fmt", "--all", "--check"])));
+    tally.add(step(
+        "clippy (host)",
+        cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]),
+    ));
+    let mut lint = vec!["clippy", "--quiet", "--release", "--target", BARE_METAL];
+    lint.extend(
+        BARE_METAL_PACKAGES
+            .iter()
+            .flat_map(|package| ["--package", package]),
+    );
+    lint.extend(["--", "-D", "warnings"]);
+    tally.add(step("clippy (bare metal)", cargo(&lint)));
+    tally.add(counted(
+        "unit and property tests",
+        cargo(&["test", "--no-fail-fast"]),
+    )?);
+    tally.add(miri()?);
+    Ok(tally)
+}
+
+fn cargo(arguments: &[&str]) -> Program {
+    // Not $CARGO: rustup's proxy understands `+nightly`, and is what the user would type.
+    Program::new("cargo").args(arguments).dir(paths::root())
+}
+
+/// One test: a program that succeeds or shows why not.
+fn step(name: &str, program: Program) -> Tally {
+    let line = program.line();
+    match program.capture() {
+        Ok(_) => {
+            println!("host {name} ... ok");
+            Tally {
+                passed: 1,
+                ..Tally::default()
+            }
+        }
+        Err(error) => {
+            println!("host {name} ... FAILED\n{error:#}\n  again: {line}");
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        }
+    }
+}
+
+/// Runs something that ends in `cargo test`'s lines, shows it, and adds up its counts.
+fn counted(name: &str, program: Program) -> Result<Tally> {
+    println!("host {name}:");
+    let line = program.line();
+    let mut child = program
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo")?;
+    let mut tally = Tally::default();
+    for text in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
+        let text = text.context("cargo's output")?;
+        if let Some(counts) = text.strip_prefix("test result: ") {
+            tally.add(counts_of(counts));
+        } else if !text.ends_with("... ok") && !text.trim().is_empty() {
+            println!("  {text}");
+        }
+    }
+    if !child.wait().context("cargo")?.success() {
+        println!("  FAILED; again: {line}");
+        tally.failed = tally.failed.max(1);
+    }
+    println!(
+        "host {name} ... {} passed, {} failed",
+        tally.passed, tally.failed
+    );
+    Ok(tally)
+}
+
+/// Reads `ok. 3 passed; 0 failed; 1 ignored; …`.
+fn counts_of(text: &str) -> Tally {
+    let count = |word: &str| {
+        let at = text.find(word).map(|at| &text[..at]).unwrap_or_default();
+        at.split_whitespace()
+            .next_back()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
+    };
+    Tally {
+        passed: count(" passed"),
+        failed: count(" failed"),
+        skipped: count(" ignored"),
+    }
+}
+
+fn miri() -> Result<Tally> {
+    let installed = || cargo(&["+nightly", "miri", "--version"]).capture().is_ok();
+    if !installed() {
+        println!("Adding Miri to the nightly toolchain with rustup");
+        let add = [
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+            "--component",
+            "miri,rust-src",
+        ];
+        if let Err(error) = Program::new("rustup").args(add).capture() {
+            println!(
+                "host miri ... skipped: no nightly toolchain with Miri, and rustup cannot add one: {error:#}"
+            );
+            return Ok(Tally {
+                skipped: 1,
+                ..Tally::default()
+            });
+        }
+    }
+    // Property tests run a few cases only: Miri is some hundred times slower.
+    let program = cargo(&[
+        "+nightly",
+        "miri",
+        "test",
+        "--package",
+        "ballast-core",
+        "--lib",
+    ])
+    .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+    .env("PROPTEST_CASES", "2");
+    counted("miri", program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_counts_of_cargo_test() {
+        let line =
+            "ok. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(
+            counts_of(line),
+            Tally {
+                passed: 12,
+                failed: 1,
+                skipped: 3
+            }
+        );
+    }
+}

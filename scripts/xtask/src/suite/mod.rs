@@ -1,0 +1,128 @@
+//! `cargo xtask test`: every test of the project, on the host and then in QEMU, one at a time.
+
+mod bare_metal;
+mod host;
+mod linux;
+mod scenario;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+pub use scenario::{Guest, Images, Scenario};
+
+use crate::setup::{self, Consent, Need};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run only the tests in QEMU whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Also run the long ones
+    #[arg(long)]
+    long: bool,
+    /// Name the tests in QEMU and run nothing
+    #[arg(long)]
+    list: bool,
+}
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Held.
+    pub passed: u32,
+    /// Did not hold.
+    pub failed: u32,
+    /// Were not run, for the reason that was printed.
+    pub skipped: u32,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Every scenario, in the order in which they are run: a broken boot shows first.
+fn scenarios() -> Vec<Scenario> {
+    [bare_metal::scenarios(), linux::scenarios()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// `cargo xtask test`.
+pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
+    let chosen = |s: &Scenario| {
+        args.filter
+            .as_ref()
+            .is_none_or(|text| s.name.contains(text.as_str()))
+    };
+    let chosen: Vec<Scenario> = scenarios().into_iter().filter(chosen).collect();
+    if args.list {
+        for scenario in &chosen {
+            println!(
+                "{}{}",
+                scenario.name,
+                if scenario.long { " (long)" } else { "" }
+            );
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup::ensure(&Need::ALL, consent)?;
+    let mut tally = Tally::default();
+    if args.filter.is_none() {
+        tally.add(host::run()?);
+    }
+    let images = Images::build(consent)?;
+    for scenario in &chosen {
+        tally.add(run_one(scenario, &images, args.long));
+    }
+    println!(
+        "\n{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    Ok(if tally.failed == 0 && tally.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_one(scenario: &Scenario, images: &Images, long: bool) -> Tally {
+    if scenario.long && !long {
+        println!("qemu {} ... skipped (give --long)", scenario.name);
+        return Tally {
+            skipped: 1,
+            ..Tally::default()
+        };
+    }
+    let start = Instant::now();
+    let outcome = scenario.run(images);
+    let seconds = start.elapsed().as_secs_f32();
+    match outcome {
+        Ok(()) => {
+            println!("qemu {} ... ok ({seconds:.1} s)", scenario.name);
+            Tally {
+                passed: 1,
+                ..Tally::default()
+            }
+        }
+        Err(error) => {
+            println!("qemu {} ... FAILED ({seconds:.1} s)", scenario.name);
+            println!("  {error:#}");
+            println!(
+                "  everything it said: {}",
+                scenario.dir().join("console.log").display()
+            );
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        }
+    }
+}
