@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -315,11 +315,6 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Where the transcript of something called `name` goes below `dir`.
-pub fn transcript(dir: &Path) -> PathBuf {
-    dir.join("console.log")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,7 +322,7 @@ mod tests {
     fn script(text: &str) -> Console {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut console =
-            Console::start(Program::new("sh").args(["-c", text]), log.path()).unwrap();
+            Console::start(Program::new("bash").args(["-c", text]), log.path()).unwrap();
         console.patience(5);
         console
     }
@@ -374,8 +369,9 @@ mod tests {
 
     #[test]
     fn shell_answers_are_told_from_their_echo() {
+        // As on a guest's terminal, a line ends in a carriage return and is echoed.
         let mut console =
-            script("stty -echo 2>/dev/null; while read -r l; do echo \"# $l\"; eval \"$l\"; done");
+            script(r#"while read -r -d $'\r' line; do echo "\# $line"; eval "$line"; done"#);
         console.view = View::Guest(1);
         assert_eq!(console.shell(1, "echo hi").unwrap().trim(), "hi");
         assert_eq!(console.shell_status(1, "false").unwrap().0, 1);

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use crate::archive::Image;
 use crate::artefacts;
-use crate::console::{Console, transcript};
+use crate::console::Console;
 use crate::paths;
 use crate::qemu::{Board, Serial};
 use crate::run;
@@ -235,7 +235,7 @@ impl Scenario {
         )?;
         let command = board.command(&boot, Serial::Pipe);
         paths::write(&dir.join("command"), command.line() + "\n")?;
-        let mut console = Console::start(command, &transcript(&dir))?;
+        let mut console = Console::start(command, &dir.join("console.log"))?;
         (self.script)(&mut console)
     }
 }
@@ -267,14 +267,6 @@ impl Images {
             .filter(|image| overlay.contains(&format!("\"{}\"", image.name)))
             .cloned()
             .collect()
-    }
-
-    /// The path of an image by its name.
-    pub fn path(&self, name: &str) -> Option<&Path> {
-        self.all
-            .iter()
-            .find(|image| image.name == name)
-            .map(|image| image.path.as_path())
     }
 }
 
