@@ -21,9 +21,19 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod archive;
 pub mod board;
+pub mod config;
 pub mod console;
 pub mod dt;
+pub mod guest_dt;
+pub mod image;
 pub mod limits;
+pub mod machine;
 pub mod pl011;
+pub mod plan;
 pub mod refusal;
+
+#[cfg(test)]
+#[allow(missing_docs, dead_code)]
+mod testing;

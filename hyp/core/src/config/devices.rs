@@ -1,0 +1,374 @@
+//! Devices of the board that a guest gets: found by path, mapped where they are (IPA = PA), with
+//! their own interrupts. A device is given only if it can be separated from every other holder.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use ballast_abi::device_tree::BALLOON_SPI;
+
+use super::GuestConfig;
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
+use crate::board::Board;
+use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
+use crate::limits::MAX_INTIDS;
+use crate::machine::{SPI_BASE, UART_SPI};
+use crate::refusal::Refusal;
+
+/// A device of the board in a guest's hands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Device {
+    /// Path in the board's tree.
+    pub path: String,
+    /// Name of its node, with unit address.
+    pub name: String,
+    /// Registers.
+    pub regions: Vec<PaRange>,
+    /// Its SPIs.
+    pub interrupts: Vec<Interrupt>,
+    /// Frequencies of its clocks, in Hz, in the order of `clocks`.
+    pub clocks_hz: Vec<u32>,
+    /// Further properties for the guest's tree.
+    pub properties: Vec<(String, Vec<u8>)>,
+}
+
+impl Device {
+    /// The whole pages that the registers touch: what is mapped.
+    pub fn pages(&self) -> impl Iterator<Item = PaRange> {
+        self.regions.iter().map(|region| pages(*region))
+    }
+}
+
+fn pages(range: PaRange) -> PaRange {
+    let start = range.start.align_down(PAGE_SIZE);
+    let end = range.end().align_up(PAGE_SIZE).unwrap_or(Pa(u64::MAX));
+    PaRange {
+        start,
+        size: end.0.saturating_sub(start.0),
+    }
+}
+
+/// Devices known to have no DMA of their own. All others are taken to be masters.
+const NO_DMA: [&str; 9] = [
+    "arm,pl010",
+    "arm,pl011",
+    "arm,pl031",
+    "arm,pl061",
+    "arm,sp804",
+    "arm,sp805",
+    "arm,sbsa-uart",
+    "brcm,bcm2835-aux-uart",
+    "brcm,bcm2835-rng",
+];
+
+/// Properties that are written anew for the guest, or lead to nodes it does not have.
+fn is_copied(name: &str) -> bool {
+    const REWRITTEN: [&str; 11] = [
+        "reg",
+        "interrupts",
+        "interrupts-extended",
+        "interrupt-parent",
+        "phandle",
+        "linux,phandle",
+        "status",
+        "clocks",
+        "dmas",
+        "dma-names",
+        "name",
+    ];
+    const REFERENCES: [&str; 8] = [
+        "iommus",
+        "msi-parent",
+        "gpios",
+        "power-domains",
+        "resets",
+        "reset-names",
+        "interconnects",
+        "mboxes",
+    ];
+    let by_pattern = name.ends_with("-supply")
+        || name.ends_with("-gpios")
+        || name.starts_with("pinctrl-")
+        || name.starts_with("assigned-clock");
+    !(REWRITTEN.contains(&name) || REFERENCES.contains(&name) || by_pattern)
+}
+
+/// The devices `node` asks for, less those that cannot be given.
+pub(super) fn read(node: Node<'_>, board: &Board, problems: &mut Vec<Refusal>) -> Vec<Device> {
+    let Some(property) = node.property("devices") else {
+        return Vec::new();
+    };
+    let paths = match property.strings() {
+        Ok(paths) => paths,
+        Err(refusal) => {
+            problems.push(refusal);
+            return Vec::new();
+        }
+    };
+    let mut devices: Vec<Device> = Vec::new();
+    for path in paths {
+        let device = read_one(property, path, board).and_then(|device| {
+            let twice = devices.iter().any(|other| other.path == device.path);
+            if twice {
+                Err(refuse(property, path, "is listed twice", "list it once"))
+            } else {
+                Ok(device)
+            }
+        });
+        match device {
+            Ok(device) => devices.push(device),
+            Err(refusal) => problems.push(refusal),
+        }
+    }
+    devices
+}
+
+fn refuse(
+    property: Property<'_>,
+    path: &str,
+    problem: impl core::fmt::Display,
+    fix: &str,
+) -> Refusal {
+    property
+        .refuse()
+        .value(format!("\"{path}\""))
+        .problem(problem)
+        .fix(fix)
+}
+
+fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device, Refusal> {
+    let tree = property.node.tree();
+    let absolute = path.starts_with('/');
+    let node = tree.find(path).filter(|_| absolute).ok_or_else(|| {
+        refuse(
+            property,
+            path,
+            "is no node of the board",
+            "give the full path of a device in the board's device tree",
+        )
+    })?;
+    if !node.is_enabled() {
+        return Err(refuse(
+            property,
+            path,
+            "is disabled on this board",
+            "name another, or enable it there",
+        ));
+    }
+    let wrap = |refusal: Refusal| {
+        refuse(
+            property,
+            path,
+            format!(
+                "cannot be assigned: its {} {}",
+                refusal.property, refusal.problem
+            ),
+            "name another device",
+        )
+    };
+    let regions = node.regions().map_err(wrap)?;
+    if regions.is_empty() || regions.iter().any(|region| region.size == 0) {
+        return Err(refuse(
+            property,
+            path,
+            "has no registers",
+            "name a device with a reg property",
+        ));
+    }
+    if !NO_DMA.iter().any(|name| node.is_compatible(name)) {
+        let problem = "may do DMA, which would reach other guests' memory: the board has no IOMMU, and this guest's \
+                       addresses are not the board's";
+        return Err(refuse(
+            property,
+            path,
+            problem,
+            "name a device without DMA; such devices are not supported yet",
+        ));
+    }
+    let gic = Board::gic_node(tree)?;
+    let interrupts = node.interrupts(gic).map_err(wrap)?;
+    check_against_ballast(property, path, &regions, &interrupts, board)?;
+
+    let copied = node
+        .properties()
+        .filter(|property| is_copied(property.name));
+    let clocks_hz = clocks(node);
+    let properties = copied
+        .filter(|property| property.name != "clock-names" || !clocks_hz.is_empty())
+        .map(|property| (property.name.to_string(), property.value.to_vec()));
+    Ok(Device {
+        path: node.path(),
+        name: node.name().to_string(),
+        regions,
+        interrupts,
+        properties: properties.collect(),
+        clocks_hz,
+    })
+}
+
+/// The frequencies behind `clocks`, if all are fixed; else none, and the guest's driver goes
+/// without.
+fn clocks(node: Node<'_>) -> Vec<u32> {
+    let Some(cells) = node
+        .property("clocks")
+        .and_then(|clocks| clocks.cells().ok())
+    else {
+        return Vec::new();
+    };
+    let frequency = |phandle| {
+        let clock = node.tree().by_phandle(phandle)?;
+        clock
+            .is_compatible("fixed-clock")
+            .then(|| clock.u32("clock-frequency").ok().flatten())
+            .flatten()
+    };
+    cells
+        .map(frequency)
+        .collect::<Option<Vec<u32>>>()
+        .unwrap_or_default()
+}
+
+/// What Ballast drives itself, or emulates under the same interrupt number, is not given away.
+fn check_against_ballast(
+    property: Property<'_>,
+    path: &str,
+    regions: &[PaRange],
+    interrupts: &[Interrupt],
+    board: &Board,
+) -> Result<(), Refusal> {
+    let fix = "remove it";
+    for region in regions {
+        let page = pages(*region);
+        if board.ram.iter().any(|ram| ram.overlaps(page)) {
+            return Err(refuse(
+                property,
+                path,
+                "is RAM",
+                "use memory-mib or extra-ram",
+            ));
+        }
+        if board.gic.blocks().iter().any(|block| block.overlaps(page)) {
+            return Err(refuse(
+                property,
+                path,
+                "is the interrupt controller, which Ballast drives",
+                fix,
+            ));
+        }
+        if board
+            .console
+            .as_ref()
+            .is_some_and(|console| pages(console.registers).overlaps(page))
+        {
+            let problem = "shares a page with the console UART, which Ballast drives";
+            return Err(refuse(property, path, problem, fix));
+        }
+    }
+    for interrupt in interrupts {
+        let intid = interrupt.intid;
+        if interrupt.kind == InterruptKind::Ppi {
+            return Err(refuse(
+                property,
+                path,
+                format!("has a private interrupt ({intid})"),
+                "name a device with SPIs",
+            ));
+        }
+        if usize::try_from(intid).is_ok_and(|intid| intid >= MAX_INTIDS) {
+            let problem = format!(
+                "has interrupt {intid}, beyond the {MAX_INTIDS} that a guest's interrupt controller has"
+            );
+            return Err(refuse(property, path, problem, fix));
+        }
+        if board
+            .console
+            .as_ref()
+            .is_some_and(|console| console.intid == Some(intid))
+        {
+            let problem =
+                format!("shares interrupt {intid} with the console UART, which Ballast drives");
+            return Err(refuse(property, path, problem, fix));
+        }
+        let own = [UART_SPI, BALLOON_SPI].map(|spi| spi.saturating_add(SPI_BASE));
+        if own.contains(&intid) {
+            let problem =
+                format!("has interrupt {intid}, which Ballast's own devices use in every guest");
+            return Err(refuse(property, path, problem, fix));
+        }
+    }
+    Ok(())
+}
+
+/// No two guests hold devices that share a page or an interrupt.
+pub(super) fn check_separable(guests: &[(GuestConfig, Node<'_>)], problems: &mut Vec<Refusal>) {
+    for (index, (guest, node)) in guests.iter().enumerate() {
+        let Some(property) = node.property("devices") else {
+            continue;
+        };
+        for device in &guest.devices {
+            for (holder, other) in guests
+                .iter()
+                .take(index)
+                .flat_map(|(holder, _)| holder.devices.iter().map(move |other| (holder, other)))
+            {
+                let fix = "give both to one guest, or only one of them away";
+                if other.path == device.path {
+                    problems.push(refuse(
+                        property,
+                        &device.path,
+                        format!("is already given to {}", holder.node),
+                        "give it to one guest",
+                    ));
+                } else if device
+                    .pages()
+                    .any(|page| other.pages().any(|taken| taken.overlaps(page)))
+                {
+                    let problem = format!(
+                        "cannot be separated from {} of {}: they share a 4 KiB page",
+                        other.path, holder.node
+                    );
+                    problems.push(refuse(property, &device.path, problem, fix));
+                } else if let Some(shared) = device
+                    .interrupts
+                    .iter()
+                    .find(|one| other.interrupts.iter().any(|two| two.intid == one.intid))
+                {
+                    let problem = format!(
+                        "cannot be separated from {} of {}: they share interrupt {}",
+                        other.path, holder.node, shared.intid
+                    );
+                    problems.push(refuse(property, &device.path, problem, fix));
+                }
+            }
+        }
+    }
+}
+
+/// What else of the board is in a page that a guest gets with its device.
+pub(crate) fn neighbours(guests: &[GuestConfig], tree: &DeviceTree<'_>) -> Vec<Refusal> {
+    let mut warnings = Vec::new();
+    for guest in guests {
+        for device in &guest.devices {
+            let shares = |node: &Node<'_>| {
+                let held = guest.devices.iter().any(|other| other.path == node.path());
+                let overlaps = |region: PaRange| device.pages().any(|page| page.overlaps(region));
+                !held
+                    && node.is_enabled()
+                    && node
+                        .regions()
+                        .is_ok_and(|regions| regions.into_iter().any(overlaps))
+            };
+            if let Some(neighbour) = tree.nodes().find(shares) {
+                let warning = Refusal::new(&guest.node)
+                    .property("devices")
+                    .value(format!("\"{}\"", device.path));
+                let problem = format!(
+                    "also gives access to {}, which is in the same 4 KiB page",
+                    neighbour.path()
+                );
+                warnings.push(warning.problem(problem));
+            }
+        }
+    }
+    warnings
+}

@@ -1,0 +1,220 @@
+//! The partitions: what the `/ballast` node, merged into the board's tree by an overlay, asks for.
+//!
+//! This module judges what the text says; [`crate::plan`] judges it against the board's memory and
+//! cores and against the files in the boot archive. All mistakes are collected, not only the first, and every
+//! one is a [`Refusal`]. `docs/binding.md` is the binding for users.
+
+mod devices;
+mod guest;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+pub use devices::Device;
+pub(crate) use devices::neighbours;
+
+use crate::addr::{Ipa, IpaRange};
+use crate::board::Board;
+use crate::dt::{DeviceTree, Node};
+use crate::limits::MAX_GUESTS;
+use crate::refusal::Refusal;
+
+/// Everything `/ballast` says.
+#[derive(Clone, Debug, Default)]
+pub struct Partitions {
+    /// The guests, by number.
+    pub guests: Vec<GuestConfig>,
+    /// Zero memory before its first owner gets it, too.
+    pub scrub_at_boot: bool,
+}
+
+/// One guest, as configured. Sizes are multiples of 2 MiB.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Console number and order: 1 to 9.
+    pub number: u8,
+    /// The node's name without unit address.
+    pub name: String,
+    /// Path of the node, for messages.
+    pub node: String,
+    /// Name of the kernel in the boot archive.
+    pub kernel: String,
+    /// Name of the ramdisk in the boot archive.
+    pub ramdisk: Option<String>,
+    /// Command line.
+    pub bootargs: String,
+    /// RAM.
+    pub memory: MemoryConfig,
+    /// Cores.
+    pub cpus: CpuConfig,
+    /// Weight when memory or cores are contended: 1 to 10000.
+    pub shares: u32,
+    /// Devices of the board.
+    pub devices: Vec<Device>,
+    /// Load the kernel here, as raw bytes.
+    pub load_address: Option<Ipa>,
+    /// Entry of a raw kernel.
+    pub entry: Option<Ipa>,
+    /// Where the device tree goes.
+    pub dtb_address: Option<Ipa>,
+    /// Further banks of RAM: whole pages.
+    pub extra_ram: Vec<IpaRange>,
+    /// Windows that read as zero and ignore writes: whole pages.
+    pub raz_windows: Vec<IpaRange>,
+    /// Its memory and cores never change while it runs.
+    pub realtime: bool,
+}
+
+/// RAM of a guest, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryConfig {
+    /// At boot (`memory-mib`).
+    pub boot_bytes: u64,
+    /// Never taken below (`memory-min-mib`).
+    pub min_bytes: u64,
+    /// Never given beyond (`memory-max-mib`); the size of the guest's RAM in its device tree.
+    pub max_bytes: u64,
+}
+
+/// Cores of a guest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CpuConfig {
+    /// At boot (`cpus`).
+    pub boot: u32,
+    /// Never taken below (`cpus-min`).
+    pub min: u32,
+    /// Never given beyond (`cpus-max`); the number of vCPUs in its device tree.
+    pub max: u32,
+    /// Indices into [`Board::cores`] to start on, one a vCPU (`cpu-list`); chosen by Ballast if
+    /// empty.
+    pub list: Vec<u32>,
+}
+
+/// `compatible` of `/ballast`.
+const PARTITIONS_COMPATIBLE: &str = "ballast,partitions";
+/// What `/ballast` may have beside guests.
+const GLOBAL_PROPERTIES: [names::Known; 4] = [
+    names::Known::now("compatible"),
+    names::Known::now("#address-cells"),
+    names::Known::now("#size-cells"),
+    names::Known::now("scrub-at-boot"),
+];
+
+impl Partitions {
+    /// Reads the partitions out of `tree`, which describes `board`.
+    ///
+    /// # Errors
+    /// Every mistake found, at least one.
+    pub fn parse(tree: &DeviceTree<'_>, board: &Board) -> Result<Self, Vec<Refusal>> {
+        let root = tree.root().child("ballast").ok_or_else(|| {
+            let problem = "is missing, so there are no guests";
+            alloc::vec![
+                Refusal::new("/ballast")
+                    .problem(problem)
+                    .fix("merge a partitions overlay into the device tree")
+            ]
+        })?;
+        let mut problems = Vec::new();
+        names::check(root, &GLOBAL_PROPERTIES, &mut problems);
+        check_header(root, &mut problems);
+
+        let mut guests = Vec::new();
+        for node in root.children() {
+            if let Some(guest) = guest::parse(node, board, &mut problems) {
+                guests.push((guest, node));
+            }
+        }
+        if root.children().next().is_none() {
+            problems.push(
+                root.refuse()
+                    .problem("has no guests")
+                    .fix("add a node with compatible = \"ballast,guest\""),
+            );
+        }
+        // Overlay merging reverses new nodes: the number alone gives the order.
+        guests.sort_by_key(|(guest, _)| guest.number);
+        check_distinct(&guests, &mut problems);
+        devices::check_separable(&guests, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let guests = guests.into_iter().map(|(guest, _)| guest).collect();
+        Ok(Self {
+            guests,
+            scrub_at_boot: root.property("scrub-at-boot").is_some(),
+        })
+    }
+}
+
+fn check_header(root: Node<'_>, problems: &mut Vec<Refusal>) {
+    if !root.is_compatible(PARTITIONS_COMPATIBLE) {
+        let refusal = root
+            .property("compatible")
+            .map_or_else(|| root.refuse().property("compatible"), |p| p.refuse());
+        let problem = format!("does not name \"{PARTITIONS_COMPATIBLE}\"");
+        problems.push(
+            refusal
+                .problem(problem)
+                .fix(format!("write compatible = \"{PARTITIONS_COMPATIBLE}\"")),
+        );
+    }
+    for (name, expected) in [("#address-cells", 1), ("#size-cells", 0)] {
+        match root
+            .require(name)
+            .and_then(|property| Ok((property, property.as_u32()?)))
+        {
+            Ok((_, value)) if value == expected => {}
+            Ok((property, _)) => {
+                let fix = format!("write {name} = <{expected}>");
+                problems.push(
+                    property
+                        .refuse()
+                        .problem("does not fit the guests' reg")
+                        .fix(fix),
+                );
+            }
+            Err(refusal) => problems.push(refusal.fix(format!("write {name} = <{expected}>"))),
+        }
+    }
+    if let Some(flag) = root
+        .property("scrub-at-boot")
+        .filter(|flag| !flag.value.is_empty())
+    {
+        problems.push(
+            flag.refuse()
+                .problem("has a value")
+                .fix("write scrub-at-boot; to turn it on, or leave it out"),
+        );
+    }
+}
+
+/// Numbers and names stand for one guest each.
+fn check_distinct(guests: &[(GuestConfig, Node<'_>)], problems: &mut Vec<Refusal>) {
+    for (index, (guest, node)) in guests.iter().enumerate() {
+        for (other, _) in guests.iter().take(index) {
+            if other.number == guest.number {
+                let refusal = Refusal::new(&guest.node)
+                    .property("reg")
+                    .value(format!("<{}>", guest.number));
+                let fix = format!("choose another number from 1 to {MAX_GUESTS}");
+                problems.push(
+                    refusal
+                        .problem(format!("is also the number of {}", other.node))
+                        .fix(fix),
+                );
+            }
+            if other.name == guest.name {
+                let problem = format!("has the same name as {}", other.node);
+                problems.push(
+                    node.refuse()
+                        .problem(problem)
+                        .fix("give each guest a name of its own"),
+                );
+            }
+        }
+    }
+}

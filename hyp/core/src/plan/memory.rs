@@ -1,0 +1,123 @@
+//! Memory of the partitions against memory of the board.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use crate::addr::{BLOCK_SIZE, MIB, PaRange};
+use crate::board::{Board, subtract};
+use crate::config::{GuestConfig, Partitions};
+use crate::refusal::Refusal;
+
+/// RAM that neither firmware nor Ballast nor the boot archive holds.
+pub(super) fn free(board: &Board, held: &[PaRange]) -> Vec<PaRange> {
+    let taken: Vec<PaRange> = board
+        .reserved
+        .iter()
+        .chain(held)
+        .chain(&board.initrd)
+        .copied()
+        .collect();
+    subtract(&board.ram, &taken)
+}
+
+/// What guests can have of `free`: whole 2 MiB blocks.
+fn guest_bytes(free: &[PaRange]) -> u64 {
+    free.iter().fold(0, |sum: u64, range| {
+        let start = range.start.align_up(BLOCK_SIZE).unwrap_or(range.end());
+        let end = range.end().align_down(BLOCK_SIZE);
+        sum.saturating_add(end.0.saturating_sub(start.0))
+    })
+}
+
+/// What a guest takes at boot. Banks beside the RAM count in whole blocks.
+fn demand(guest: &GuestConfig) -> u64 {
+    let blocks = |size: u64| {
+        size.checked_next_multiple_of(BLOCK_SIZE)
+            .unwrap_or(u64::MAX)
+    };
+    guest
+        .extra_ram
+        .iter()
+        .fold(guest.memory.boot_bytes, |sum, bank| {
+            sum.saturating_add(blocks(bank.size))
+        })
+}
+
+/// The sum of what guests boot with fits. So then does the sum of their minimums.
+pub(super) fn admit(partitions: &Partitions, free: &[PaRange], problems: &mut Vec<Refusal>) {
+    let available = guest_bytes(free);
+    let wanted = partitions
+        .guests
+        .iter()
+        .fold(0_u64, |sum, guest| sum.saturating_add(demand(guest)));
+    if wanted > available {
+        let each: Vec<_> = partitions
+            .guests
+            .iter()
+            .map(|guest| format!("{} {}", guest.name, demand(guest) / MIB))
+            .collect();
+        let problem = format!(
+            "guests ask for {} MiB ({}), the board has {} MiB for them",
+            wanted / MIB,
+            each.join(", "),
+            available / MIB
+        );
+        let over = wanted.saturating_sub(available).div_ceil(MIB);
+        let fix = format!("lower memory-mib by {over} MiB in all; memory-max-mib may stay");
+        problems.push(
+            Refusal::new("/ballast")
+                .property("memory-mib")
+                .problem(problem)
+                .fix(fix),
+        );
+    }
+}
+
+/// Maximums that no guest can reach, for the page structs they cost.
+pub(super) fn warnings(partitions: &Partitions, free: &[PaRange]) -> Vec<Refusal> {
+    let available = guest_bytes(free);
+    let above = partitions
+        .guests
+        .iter()
+        .filter(|guest| guest.memory.max_bytes > available);
+    let warn = |guest: &GuestConfig| {
+        let refusal = Refusal::new(&guest.node).property("memory-max-mib");
+        let problem = format!(
+            "is above the {} MiB that the board has for all guests",
+            available / MIB
+        );
+        refusal
+            .value(format!("<{}>", guest.memory.max_bytes / MIB))
+            .problem(problem)
+            .fix("lower it")
+    };
+    above.map(warn).collect()
+}
+
+/// Linux takes a page struct (64 bytes) for each page of its maximum out of the memory that it starts with,
+/// and needs about 64 MiB beside: with less it dies before its first line of output.
+pub(super) fn check_linux(config: &GuestConfig) -> Result<(), Refusal> {
+    const BASE_MIB: u64 = 64;
+    const PAGES_PER_STRUCT_PAGE: u64 = 64;
+    let max_mib = config.memory.max_bytes / MIB;
+    let needed_mib = BASE_MIB.saturating_add(max_mib.div_ceil(PAGES_PER_STRUCT_PAGE));
+    for (name, bytes) in [
+        ("memory-mib", config.memory.boot_bytes),
+        ("memory-min-mib", config.memory.min_bytes),
+    ] {
+        let mib = bytes / MIB;
+        if mib < needed_mib {
+            let problem = format!(
+                "is too little for Linux with memory-max-mib = <{max_mib}>: it needs 64 + {max_mib}/64 = {needed_mib} MiB"
+            );
+            let up = needed_mib.next_multiple_of(2);
+            let fix = format!("write {name} = <{up}> or more, or lower memory-max-mib");
+            return Err(Refusal::new(&config.node)
+                .property(name)
+                .value(format!("<{mib}>"))
+                .problem(problem)
+                .fix(fix));
+        }
+    }
+    Ok(())
+}
