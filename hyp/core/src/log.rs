@@ -1,0 +1,335 @@
+//! What happened: a bounded record of events, kept as data and put into words only when read.
+//!
+//! The log has a lock of its own that is held for a copy. It is written where guests start, stop
+//! and change, never on a path that a guest can take at will, such as an exit.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt;
+
+use crate::console::Labels;
+
+/// Events kept.
+pub const CAPACITY: usize = 256;
+
+/// Who asked for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration, at boot.
+    Boot,
+    /// The monitor.
+    Monitor,
+    /// The guest itself.
+    Guest,
+    /// The hypervisor, because of a fault or its policy.
+    Ballast,
+}
+
+impl Origin {
+    /// The word for it in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Monitor => "monitor",
+            Self::Guest => "guest",
+            Self::Ballast => "ballast",
+        }
+    }
+}
+
+/// Which way memory went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the guest to the pool.
+    Reserve,
+    /// From the pool to the guest.
+    Release,
+}
+
+/// One thing that happened. Guests are named by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The configuration was admitted: this many guests, with this much memory in all.
+    Admitted {
+        /// Number of guests.
+        guests: u8,
+        /// Memory they were given at boot, in KiB.
+        memory_kib: u64,
+    },
+    /// A guest's first vCPU was entered.
+    Started {
+        /// Index of the guest.
+        guest: u8,
+        /// Who asked.
+        by: Origin,
+    },
+    /// A guest has stopped; all its vCPUs are off.
+    Stopped {
+        /// Index of the guest.
+        guest: u8,
+        /// Who asked.
+        by: Origin,
+    },
+    /// A guest begins anew.
+    Reset {
+        /// Index of the guest.
+        guest: u8,
+        /// Who asked.
+        by: Origin,
+    },
+    /// A guest did what could not be injected into it, and was stopped.
+    Fault {
+        /// Index of the guest.
+        guest: u8,
+        /// The vCPU it happened on.
+        vcpu: u8,
+        /// ESR_EL2 (Arm ARM DDI 0487, D24.2.40).
+        syndrome: u64,
+        /// The IPA, where the syndrome has one, else zero.
+        ipa: u64,
+    },
+    /// A guest's balloon driver said HELLO.
+    Driver {
+        /// Index of the guest.
+        guest: u8,
+        /// The epoch it was given.
+        epoch: u32,
+    },
+    /// A guest's driver missed its deadline; it keeps what it has.
+    Unresponsive {
+        /// Index of the guest.
+        guest: u8,
+    },
+    /// A guest's memory target changed.
+    Target {
+        /// Index of the guest.
+        guest: u8,
+        /// The memory it shall have, in KiB.
+        memory_kib: u64,
+        /// Who asked.
+        by: Origin,
+    },
+    /// A guest reached its memory target.
+    Moved {
+        /// Index of the guest.
+        guest: u8,
+        /// Which way.
+        direction: Direction,
+        /// How much, in KiB.
+        memory_kib: u64,
+        /// Time from the change of the target, in microseconds.
+        us: u64,
+    },
+    /// A guest wants memory, and none is free; it is told when there is.
+    Waiting {
+        /// Index of the guest.
+        guest: u8,
+        /// What it lacks, in KiB.
+        memory_kib: u64,
+    },
+}
+
+impl Event {
+    /// The event in words: `event=... guest=... name=... ...`, `key=value` throughout.
+    #[must_use]
+    pub fn describe(self, labels: &Labels) -> impl fmt::Display {
+        Described {
+            event: self,
+            labels,
+        }
+    }
+}
+
+struct Described<'a> {
+    event: Event,
+    labels: &'a Labels,
+}
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = |guest: u8| Who(self.labels, guest);
+        match self.event {
+            Event::Admitted { guests, memory_kib } => {
+                write!(
+                    f,
+                    "event=admitted guests={guests} memory-mib={}",
+                    memory_kib >> 10
+                )
+            }
+            Event::Started { guest, by } => {
+                write!(f, "event=started {} by={}", who(guest), by.name())
+            }
+            Event::Stopped { guest, by } => {
+                write!(f, "event=stopped {} by={}", who(guest), by.name())
+            }
+            Event::Reset { guest, by } => write!(f, "event=reset {} by={}", who(guest), by.name()),
+            Event::Fault {
+                guest,
+                vcpu,
+                syndrome,
+                ipa,
+            } => write!(
+                f,
+                "event=fault {} vcpu={vcpu} esr={syndrome:#x} ipa={ipa:#x}",
+                who(guest)
+            ),
+            Event::Driver { guest, epoch } => {
+                write!(f, "event=driver {} epoch={epoch}", who(guest))
+            }
+            Event::Unresponsive { guest } => write!(f, "event=unresponsive {}", who(guest)),
+            Event::Target {
+                guest,
+                memory_kib,
+                by,
+            } => write!(
+                f,
+                "event=target {} target-mib={} by={}",
+                who(guest),
+                memory_kib >> 10,
+                by.name()
+            ),
+            Event::Moved {
+                guest,
+                direction,
+                memory_kib,
+                us,
+            } => {
+                let verb = match direction {
+                    Direction::Reserve => "reserved",
+                    Direction::Release => "released",
+                };
+                write!(f, "event={verb} {} kib={memory_kib} us={us}", who(guest))
+            }
+            Event::Waiting { guest, memory_kib } => {
+                write!(f, "event=waiting {} kib={memory_kib}", who(guest))
+            }
+        }
+    }
+}
+
+struct Who<'a>(&'a Labels, u8);
+
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(usize::from(self.1)) {
+            Some(label) => write!(f, "guest={} name={}", label.number(), label.name()),
+            None => f.write_str("guest=? name=?"),
+        }
+    }
+}
+
+/// An event as it was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Counts events since boot, from 0: a gap is what was overwritten.
+    pub sequence: u64,
+    /// CNTVCT_EL0 when it was recorded.
+    pub ticks: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// The newest [`CAPACITY`] events.
+#[derive(Debug)]
+pub struct EventLog {
+    entries: Box<[Option<Entry>]>,
+    next: u64,
+}
+
+impl EventLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(CAPACITY)
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            entries: vec![None; capacity].into_boxed_slice(),
+            next: 0,
+        }
+    }
+
+    /// Records `event` at `ticks` (CNTVCT_EL0), in place of the oldest if the log is full.
+    pub fn record(&mut self, ticks: u64, event: Event) {
+        let sequence = self.next;
+        if let Some(slot) = slot(&self.entries, sequence).and_then(|i| self.entries.get_mut(i)) {
+            *slot = Some(Entry {
+                sequence,
+                ticks,
+                event,
+            });
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
+    /// The oldest event kept whose sequence number is `sequence` or later. A later number means
+    /// that those between are gone.
+    #[must_use]
+    pub fn from(&self, sequence: u64) -> Option<Entry> {
+        let kept = u64::try_from(self.entries.len()).unwrap_or(u64::MAX);
+        let sequence = sequence.max(self.next.saturating_sub(kept));
+        let index = slot(&self.entries, sequence)?;
+        let entry = self.entries.get(index).copied().flatten()?;
+        (entry.sequence == sequence).then_some(entry)
+    }
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn slot(entries: &[Option<Entry>], sequence: u64) -> Option<usize> {
+    let capacity = u64::try_from(entries.len()).ok()?;
+    usize::try_from(sequence.checked_rem(capacity)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Label;
+
+    #[test]
+    fn the_oldest_go_and_the_gap_shows() {
+        let mut log = EventLog::with_capacity(4);
+        assert_eq!(log.from(0), None);
+        for guest in 0..10 {
+            log.record(u64::from(guest), Event::Unresponsive { guest });
+        }
+        let mut from = 0;
+        let mut kept = Vec::new();
+        while let Some(entry) = log.from(from) {
+            from = entry.sequence + 1;
+            kept.push((entry.sequence, entry.ticks));
+        }
+        assert_eq!(kept, [(6, 6), (7, 7), (8, 8), (9, 9)]);
+    }
+
+    #[test]
+    fn events_are_key_value_lines() {
+        let mut labels = Labels::new();
+        labels.push(Label::new(3, "linux-a"));
+        let text = |event: Event| event.describe(&labels).to_string();
+        assert_eq!(
+            text(Event::Moved {
+                guest: 0,
+                direction: Direction::Reserve,
+                memory_kib: 2048,
+                us: 17
+            }),
+            "event=reserved guest=3 name=linux-a kib=2048 us=17"
+        );
+        assert_eq!(
+            text(Event::Fault {
+                guest: 1,
+                vcpu: 0,
+                syndrome: 0x9600_0010,
+                ipa: 0
+            }),
+            "event=fault guest=? name=? vcpu=0 esr=0x96000010 ipa=0x0"
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! The monitor's command language: one line, words between spaces.
+
+use core::fmt;
+
+use crate::console::Labels;
+
+/// What every command looks like, in the order `help` shows them.
+pub const USAGE: [(&str, &str); 8] = [
+    ("status", "the host and every guest, one line each"),
+    ("mem GUEST MIB", "set how much memory a guest shall have"),
+    ("start GUEST", "start a stopped guest"),
+    ("stop GUEST", "stop a guest at once"),
+    ("reset GUEST", "start a guest anew with pristine images"),
+    ("stats GUEST", "exits, interrupts, transfers, console"),
+    ("log", "what happened"),
+    ("help", "this list"),
+];
+
+/// What an operator can do to a guest's run state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Start a stopped guest.
+    Start,
+    /// Stop it without asking it.
+    Stop,
+    /// Stop it and start it anew.
+    Reset,
+}
+
+impl PowerAction {
+    /// The command's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// A command, understood. Guests are named by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `status`.
+    Status,
+    /// `mem GUEST MIB`.
+    Memory {
+        /// Index of the guest.
+        guest: usize,
+        /// Memory it shall have, in MiB.
+        mib: u64,
+    },
+    /// `start`, `stop` or `reset GUEST`.
+    Power {
+        /// Index of the guest.
+        guest: usize,
+        /// Which of them.
+        action: PowerAction,
+    },
+    /// `stats GUEST`.
+    Stats {
+        /// Index of the guest.
+        guest: usize,
+    },
+    /// `log`.
+    Log,
+    /// `help`.
+    Help,
+}
+
+/// Why a line is no command. Displayed, it says what was wrong and what is possible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParseError<'a> {
+    /// The first word is none of the commands.
+    UnknownCommand(&'a str),
+    /// The command takes other words; this is how it looks.
+    Usage(&'static str),
+    /// No guest has this number or name.
+    UnknownGuest(&'a str),
+    /// This is not a whole number of MiB.
+    NotMib(&'a str),
+}
+
+impl ParseError<'_> {
+    /// The error in words, with the guests there are.
+    #[must_use]
+    pub fn describe<'a>(&'a self, labels: &'a Labels) -> impl fmt::Display + 'a {
+        Described {
+            error: self,
+            labels,
+        }
+    }
+}
+
+struct Described<'a> {
+    error: &'a ParseError<'a>,
+    labels: &'a Labels,
+}
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.error {
+            ParseError::UnknownCommand(word) => {
+                write!(f, "unknown command '{word}'; commands:")?;
+                for (index, (usage, _)) in USAGE.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    let name = usage.split(' ').next().unwrap_or(usage);
+                    write!(f, "{comma} {name}")?;
+                }
+                Ok(())
+            }
+            ParseError::Usage(usage) => write!(f, "usage: {usage}"),
+            ParseError::UnknownGuest(word) => {
+                write!(f, "no guest '{word}'; guests: {}", self.labels)
+            }
+            ParseError::NotMib(word) => {
+                write!(
+                    f,
+                    "'{word}' is not a whole number of MiB; usage: mem GUEST MIB"
+                )
+            }
+        }
+    }
+}
+
+/// Understands one line; an empty one is `None`.
+///
+/// # Errors
+/// What is wrong with the line: see [`ParseError`].
+pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, ParseError<'a>> {
+    let mut words = line.split_ascii_whitespace();
+    let Some(name) = words.next() else {
+        return Ok(None);
+    };
+    let Some(usage) = usage_of(name) else {
+        return Err(ParseError::UnknownCommand(name));
+    };
+    let wanted = usage.split(' ').skip(1).count();
+    if words.clone().count() != wanted {
+        return Err(ParseError::Usage(usage));
+    }
+    let mut guest = || {
+        let word = words.next().ok_or(ParseError::Usage(usage))?;
+        labels.find(word).ok_or(ParseError::UnknownGuest(word))
+    };
+    let command = match name {
+        "status" => Command::Status,
+        "mem" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(ParseError::Usage(usage))?;
+            let mib = word.parse().map_err(|_| ParseError::NotMib(word))?;
+            Command::Memory { guest, mib }
+        }
+        "start" => power(guest()?, PowerAction::Start),
+        "stop" => power(guest()?, PowerAction::Stop),
+        "reset" => power(guest()?, PowerAction::Reset),
+        "stats" => Command::Stats { guest: guest()? },
+        "log" => Command::Log,
+        _ => Command::Help,
+    };
+    Ok(Some(command))
+}
+
+fn power(guest: usize, action: PowerAction) -> Command {
+    Command::Power { guest, action }
+}
+
+fn usage_of(name: &str) -> Option<&'static str> {
+    USAGE
+        .iter()
+        .map(|(usage, _)| *usage)
+        .find(|usage| usage.split(' ').next() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Label;
+    use proptest::prelude::*;
+
+    fn labels() -> Labels {
+        let mut labels = Labels::new();
+        labels.push(Label::new(1, "linux-a"));
+        labels.push(Label::new(4, "rtos"));
+        labels
+    }
+
+    fn error(line: &str) -> String {
+        let labels = labels();
+        parse(line, &labels)
+            .unwrap_err()
+            .describe(&labels)
+            .to_string()
+    }
+
+    #[test]
+    fn every_command_is_understood_by_number_and_by_name() {
+        let labels = labels();
+        let parse = |line| parse(line, &labels).unwrap();
+        assert_eq!(parse(" \t "), None);
+        assert_eq!(parse("  status "), Some(Command::Status));
+        let memory = Some(Command::Memory { guest: 1, mib: 256 });
+        assert_eq!(parse("mem 4 256"), memory);
+        assert_eq!(parse("mem rtos\t256"), memory);
+        for (word, action) in [
+            ("start", PowerAction::Start),
+            ("stop", PowerAction::Stop),
+            ("reset", PowerAction::Reset),
+        ] {
+            let line = format!("{word} linux-a");
+            let command = super::parse(&line, &labels).unwrap();
+            assert_eq!(command, Some(Command::Power { guest: 0, action }));
+        }
+        assert_eq!(parse("stats 1"), Some(Command::Stats { guest: 0 }));
+        assert_eq!(parse("log"), Some(Command::Log));
+        assert_eq!(parse("help"), Some(Command::Help));
+    }
+
+    #[test]
+    fn errors_say_what_was_wrong_and_what_is_possible() {
+        assert_eq!(
+            error("list"),
+            "unknown command 'list'; commands: status, mem, start, stop, reset, stats, log, help"
+        );
+        assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
+        assert_eq!(error("status now"), "usage: status");
+        assert_eq!(error("stop 2"), "no guest '2'; guests: 1 linux-a, 4 rtos");
+        for mib in ["-1", "1.5", "256M", "99999999999999999999999"] {
+            assert_eq!(
+                error(&format!("mem 1 {mib}")),
+                format!("'{mib}' is not a whole number of MiB; usage: mem GUEST MIB")
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_gets_an_answer(line in ".*") {
+            let labels = labels();
+            if let Err(error) = parse(&line, &labels) {
+                prop_assert!(!error.describe(&labels).to_string().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The monitor: the operator's command line on the console.
+//!
+//! It decides nothing about guests. It understands a line, asks the shell through [`Operator`], and
+//! puts the answer into words, one line at a time: a command whose output is long keeps its place in
+//! a [`Job`] and goes on when the terminal has taken the line before.
+
+mod command;
+mod editor;
+mod report;
+
+use core::fmt;
+
+pub use command::{Command, ParseError, PowerAction, USAGE, parse};
+pub use editor::{Edit, Editor, LINE_BYTES};
+pub use report::{
+    DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus,
+    StatsGroup, TransferCounts,
+};
+
+use crate::console::{InputRing, Labels, Stage};
+use crate::log::Entry;
+
+/// What is shown before each command.
+pub const PROMPT: &[u8] = b"ballast> ";
+
+/// Bytes of commands pasted ahead of the one that runs.
+const INPUT_BYTES: usize = 1024;
+
+/// Bytes of echo after which the terminal gets them before more is looked at.
+const ECHO_BYTES: usize = 256;
+
+/// Why a request of the operator's was not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Less than the guest's guaranteed minimum, in MiB.
+    BelowMinimum(u64),
+    /// More than the most the guest can have, in MiB.
+    AboveMaximum(u64),
+    /// The configuration fixes this guest's memory.
+    Fixed,
+    /// The guest is not in a state for it; this is the state it is in.
+    State(GuestState),
+    /// Another change of this guest is under way.
+    Busy,
+    /// The guest cannot have its guaranteed memory: this much is free, in MiB.
+    NoMemory(u64),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BelowMinimum(mib) => write!(f, "below the guest's memory-min-mib={mib}"),
+            Self::AboveMaximum(mib) => write!(f, "above the guest's memory-max-mib={mib}"),
+            Self::Fixed => f.write_str("the guest's memory is fixed by its configuration"),
+            Self::State(state) => write!(f, "the guest is {}", state.name()),
+            Self::Busy => f.write_str("another change of this guest is under way, try again"),
+            Self::NoMemory(mib) => write!(f, "not enough memory, free-mib={mib}"),
+        }
+    }
+}
+
+/// What the monitor asks of the shell. Called while the console's lock is held, never with that of a
+/// UART or of the messages; each call must be bounded and may take any lock below the console's.
+pub trait Operator {
+    /// The board at present.
+    fn host(&self) -> HostStatus;
+    /// A guest at present.
+    fn guest(&self, guest: usize) -> GuestStatus;
+    /// A guest's counters.
+    fn stats(&self, guest: usize) -> GuestStats;
+    /// The oldest log entry from this sequence number on ([`crate::log::EventLog::from`]).
+    fn log_from(&self, sequence: u64) -> Option<Entry>;
+    /// Sets a guest's memory target and tells its driver.
+    ///
+    /// # Errors
+    /// Why it was not set; the old target stands.
+    fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused>;
+    /// Begins to start, stop or reset a guest.
+    ///
+    /// # Errors
+    /// Why it was not begun; nothing has changed.
+    fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused>;
+}
+
+/// A command with more than one line of output, and how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Idle,
+    Status { line: usize },
+    Stats { guest: usize, line: usize },
+    Log { sequence: u64 },
+    Help { line: usize },
+}
+
+/// What [`Monitor::step`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing to do until more is typed.
+    Waits,
+    /// Took typed bytes, and staged their echo if any; the cursor is on the command line's row.
+    Echoed,
+    /// Staged whole lines; the cursor is at the start of a row.
+    Lines,
+}
+
+/// The monitor's state: the line being typed, what was typed ahead, and the command that runs.
+#[derive(Debug)]
+pub struct Monitor {
+    typed: InputRing,
+    editor: Editor,
+    job: Job,
+    ticks_per_second: u64,
+}
+
+impl Monitor {
+    /// A monitor with an empty line. `ticks_per_second` is CNTFRQ_EL0, for the log's times.
+    #[must_use]
+    pub fn new(ticks_per_second: u64) -> Self {
+        Self {
+            typed: InputRing::new(INPUT_BYTES),
+            editor: Editor::default(),
+            job: Job::Idle,
+            ticks_per_second: ticks_per_second.max(1),
+        }
+    }
+
+    /// Adds a typed byte; false when too much is typed ahead and it was refused.
+    #[must_use]
+    pub fn type_byte(&mut self, byte: u8) -> bool {
+        self.typed.push(byte)
+    }
+
+    /// Commands are running or waiting: the terminal must not leave the monitor yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.is_running() || !self.typed.is_empty()
+    }
+
+    /// A command's output is not complete.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.job != Job::Idle
+    }
+
+    /// Stages the prompt and the line typed so far, at the start of a row.
+    pub fn stage_prompt(&self, stage: &mut Stage) {
+        stage.put_all(PROMPT);
+        stage.put_all(self.editor.line().as_bytes());
+    }
+
+    /// Goes on by one line of output or, when no command runs, with what was typed, up to the end of
+    /// one line. The prompt must be on the row when no command runs.
+    pub fn step(&mut self, labels: &Labels, shell: &impl Operator, stage: &mut Stage) -> Step {
+        if self.is_running() {
+            self.run(labels, shell, stage);
+            return Step::Lines;
+        }
+        let waits = self.typed.is_empty();
+        while stage.len() < ECHO_BYTES {
+            let Some(byte) = self.typed.pop() else { break };
+            match self.editor.type_byte(byte, stage) {
+                Edit::Typing => continue,
+                Edit::Abandoned => stage.end_line(),
+                Edit::TooLong => {
+                    stage.end_line();
+                    error(stage, format_args!("longer than {LINE_BYTES} bytes"));
+                }
+                Edit::Entered => {
+                    stage.end_line();
+                    self.enter(labels, shell, stage);
+                }
+            }
+            self.editor.clear();
+            return Step::Lines;
+        }
+        if waits { Step::Waits } else { Step::Echoed }
+    }
+
+    fn enter(&mut self, labels: &Labels, shell: &impl Operator, stage: &mut Stage) {
+        let command = match parse(self.editor.line(), labels) {
+            Ok(Some(command)) => command,
+            Ok(None) => return,
+            Err(wrong) => return error(stage, format_args!("{}", wrong.describe(labels))),
+        };
+        match command {
+            Command::Status => self.job = Job::Status { line: 0 },
+            Command::Stats { guest } => self.job = Job::Stats { guest, line: 0 },
+            Command::Log => self.job = Job::Log { sequence: 0 },
+            Command::Help => self.job = Job::Help { line: 0 },
+            Command::Memory { guest, mib } => {
+                let result = shell.set_memory(guest, mib);
+                answer(
+                    labels,
+                    guest,
+                    stage,
+                    result,
+                    format_args!("target-mib={mib}"),
+                );
+            }
+            Command::Power { guest, action } => {
+                let result = shell.power(guest, action);
+                answer(
+                    labels,
+                    guest,
+                    stage,
+                    result,
+                    format_args!("action={}", action.name()),
+                );
+            }
+        }
+    }
+
+    /// Stages the next line of the running command, or ends it.
+    fn run(&mut self, labels: &Labels, shell: &impl Operator, stage: &mut Stage) {
+        self.job = match self.job {
+            Job::Idle => Job::Idle,
+            Job::Status { line: 0 } => {
+                stage.text(format_args!("{}\r\n", shell.host()));
+                Job::Status { line: 1 }
+            }
+            Job::Status { line } => match labels.get(line.saturating_sub(1)) {
+                Some(label) => {
+                    let status = shell.guest(line.saturating_sub(1));
+                    stage.text(format_args!("{}\r\n", status.line(label)));
+                    Job::Status {
+                        line: line.saturating_add(1),
+                    }
+                }
+                None => Job::Idle,
+            },
+            Job::Stats { guest, line } => match (labels.get(guest), StatsGroup::ALL.get(line)) {
+                (Some(label), Some(group)) => {
+                    let stats = shell.stats(guest);
+                    stage.text(format_args!("{}\r\n", stats.line(label, *group)));
+                    Job::Stats {
+                        guest,
+                        line: line.saturating_add(1),
+                    }
+                }
+                _ => Job::Idle,
+            },
+            Job::Log { sequence } => match shell.log_from(sequence) {
+                Some(entry) => {
+                    let lost = entry.sequence.saturating_sub(sequence);
+                    if lost > 0 {
+                        stage.text(format_args!("log lost={lost}\r\n"));
+                    }
+                    self.log_line(&entry, labels, stage);
+                    Job::Log {
+                        sequence: entry.sequence.wrapping_add(1),
+                    }
+                }
+                None => Job::Idle,
+            },
+            Job::Help { line } => match USAGE.get(line) {
+                Some((usage, what)) => {
+                    stage.text(format_args!("{usage:<16}{what}\r\n"));
+                    Job::Help {
+                        line: line.saturating_add(1),
+                    }
+                }
+                None => {
+                    stage.text(format_args!("GUEST is a number or a name: {labels}\r\n"));
+                    Job::Idle
+                }
+            },
+        };
+    }
+
+    fn log_line(&self, entry: &Entry, labels: &Labels, stage: &mut Stage) {
+        let us = u128::from(entry.ticks)
+            .saturating_mul(1_000_000)
+            .checked_div(u128::from(self.ticks_per_second))
+            .unwrap_or(0);
+        let (seconds, micros) = (us.div_euclid(1_000_000), us.rem_euclid(1_000_000));
+        stage.text(format_args!(
+            "log={} time-s={seconds}.{micros:06} {}\r\n",
+            entry.sequence,
+            entry.event.describe(labels)
+        ));
+    }
+}
+
+fn answer(
+    labels: &Labels,
+    guest: usize,
+    stage: &mut Stage,
+    result: Result<(), Refused>,
+    done: fmt::Arguments<'_>,
+) {
+    let Some(label) = labels.get(guest) else {
+        return;
+    };
+    match result {
+        Ok(()) => stage.text(format_args!(
+            "ok guest={} name={} {done}\r\n",
+            label.number(),
+            label.name()
+        )),
+        Err(refused) => error(
+            stage,
+            format_args!("guest={} name={} {refused}", label.number(), label.name()),
+        ),
+    }
+}
+
+fn error(stage: &mut Stage, what: fmt::Arguments<'_>) {
+    stage.text(format_args!("error: {what}\r\n"));
+}
