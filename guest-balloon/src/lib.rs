@@ -1,3 +1,27 @@
-//! The balloon driver core.
+//! The balloon driver core: one state machine for Linux, bare metal and host tests.
+//!
+//! Ballast tells a guest how many pages of its maximum it shall hold *reserved* (not backed). The driver
+//! reserves pages with the guest's own allocator and hands them over, or takes them back, until it holds
+//! what the target says. It does so at the speed the guest's allocator keeps up with ([`Rate`]), and at rest
+//! it makes no call and needs no timer.
+//!
+//! The core decides; a *front* acts. A front implements three traits: [`Hypercall`] (the HVC and the list
+//! page), [`PageSource`] (the allocator, and the record of what is held: the core itself is of fixed size) and
+//! [`Clock`]. It calls [`Driver::hello`] once, [`Driver::on_interrupt`] at each balloon interrupt, and
+//! [`Driver::step`] as long as that says [`Next::Again`] or at the time it says. One call at a time: the front
+//! holds a lock that may sleep.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+mod driver;
+mod exchange;
+mod front;
+mod rate;
+
+pub use ballast_abi as abi;
+pub use driver::{Counters, Driver, HelloError, Next, State};
+pub use front::{Clock, Hypercall, PageSource, Taken};
+pub use rate::Rate;
+
+#[cfg(test)]
+mod tests;

@@ -31,9 +31,11 @@ pub mod function {
     /// reserved (so not backed). The deadline is an absolute CNTVCT value, 0 for none. Fetching
     /// acknowledges the sequence: the interrupt falls.
     pub const TARGET: u32 = 0xc600_0004;
-    /// `(n, epoch) -> status, entries consumed, pages done`: guest to Ballast, over the list page.
+    /// `(n, epoch) -> status, entries consumed, pages done`: guest to Ballast, over the first n entries of the
+    /// list page. Fewer than n consumed is normal (work bound): the driver moves the rest to the start of the
+    /// list and calls again.
     pub const RESERVE: u32 = 0xc600_0005;
-    /// `(n, epoch) -> status, entries consumed, pages done`: Ballast to guest, over the list page.
+    /// `(n, epoch) -> status, entries consumed, pages done`: Ballast to guest, over the list page in the same way.
     pub const RELEASE: u32 = 0xc600_0006;
     /// `(pages needed) -> status, reserve target in pages as it is now`: a guest in trouble asks for memory at once.
     pub const PRESSURE: u32 = 0xc600_0007;

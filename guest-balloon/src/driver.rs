@@ -1,0 +1,285 @@
+//! The state machine.
+
+mod hello;
+mod release;
+mod reserve;
+
+use ballast_abi::{Order, Status, function};
+
+use crate::front::{Clock, Hypercall, PageSource};
+use crate::rate::Rate;
+
+pub use hello::HelloError;
+
+/// Orders from the largest to the smallest.
+const ORDERS: [Order; 3] = [Order::Block, Order::Pages16, Order::Page];
+
+/// The next smaller order.
+const fn smaller(order: Order) -> Option<Order> {
+    match order {
+        Order::Block => Some(Order::Pages16),
+        Order::Pages16 => Some(Order::Page),
+        Order::Page => None,
+    }
+}
+
+/// What the driver wants its front to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Nothing until the next interrupt: no timer.
+    Idle,
+    /// Call [`Driver::step`] again; other work may come between.
+    Again,
+    /// Call [`Driver::step`] at this time of the [`Clock`].
+    WaitUntil(u64),
+}
+
+/// Where the driver stands with Ballast.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Before [`Driver::hello`].
+    New,
+    /// Registered.
+    Active,
+    /// Unloading: gives back what it is granted, follows no target.
+    Draining,
+    /// Another driver has said HELLO: this one does nothing more.
+    Stale,
+    /// Ballast refused a call in a way that trying again does not mend.
+    Failed(Status),
+}
+
+/// What has happened so far.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Pages handed over.
+    pub reserved_pages: u64,
+    /// Pages got back.
+    pub released_pages: u64,
+    /// RESERVE and RELEASE calls' batches.
+    pub batches: u64,
+    /// Targets fetched.
+    pub targets: u64,
+    /// Times the allocator strained or failed.
+    pub strained: u64,
+    /// Times the guest's own floor stopped it.
+    pub floor: u64,
+    /// Batches that found Ballast out of memory.
+    pub no_memory: u64,
+    /// Entries that Ballast refused for a reason that should not arise.
+    pub refused: u64,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Driver {
+    state: State,
+    epoch: u64,
+    target_pages: u64,
+    cpu_target: u32,
+    sequence: u32,
+    deadline: u64,
+    /// Pages held.
+    reserved_pages: u64,
+    rate: Rate,
+    /// The last step ended in [`Next::Idle`].
+    at_rest: bool,
+    /// Ballast takes whole 2 MiB blocks only from this guest.
+    blocks_only: bool,
+    /// Ballast takes no more (minimum) until the next interrupt.
+    reserve_blocked: bool,
+    /// Requests for blocks that failed one after the other.
+    block_failures: u32,
+    /// Smaller runs are asked for until then.
+    no_blocks_until: u64,
+    /// Ballast gives nothing more until the next interrupt.
+    release_blocked: bool,
+    /// Largest order worth asking Ballast for until the next interrupt.
+    release_order: Order,
+    /// Entries of the next release batch, at most.
+    release_entries: usize,
+    counters: Counters,
+}
+
+impl Driver {
+    /// A driver that has not said hello; `clock` gives the time it starts.
+    #[must_use]
+    pub fn new(clock: &impl Clock) -> Self {
+        Self {
+            state: State::New,
+            epoch: 0,
+            target_pages: 0,
+            cpu_target: 0,
+            sequence: 0,
+            deadline: 0,
+            reserved_pages: 0,
+            rate: Rate::new(clock.now(), clock.ticks_per_second()),
+            at_rest: true,
+            blocks_only: false,
+            reserve_blocked: false,
+            block_failures: 0,
+            no_blocks_until: 0,
+            release_blocked: false,
+            release_order: Order::Block,
+            release_entries: ballast_abi::LIST_ENTRIES,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Where the driver stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Pages of the guest's maximum that this driver holds reserved.
+    #[must_use]
+    pub fn reserved_pages(&self) -> u64 {
+        self.reserved_pages
+    }
+
+    /// Pages that it shall hold.
+    #[must_use]
+    pub fn target_pages(&self) -> u64 {
+        self.target_pages
+    }
+
+    /// CPUs the guest shall have; 0 if Ballast gives no such target.
+    #[must_use]
+    pub fn cpu_target(&self) -> u32 {
+        self.cpu_target
+    }
+
+    /// When the target shall be reached: an absolute CNTVCT value, 0 for none.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        self.deadline
+    }
+
+    /// Sequence number of the target fetched last.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Epoch of this driver's registration.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How fast it reserves now, in pages a second.
+    #[must_use]
+    pub fn pages_per_second(&self) -> u64 {
+        self.rate.pages_per_second()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Fetches the target (which lowers the interrupt). Then [`Self::step`].
+    pub fn on_interrupt(&mut self, front: &mut impl Hypercall) {
+        if !matches!(self.state, State::Active | State::Draining) {
+            return;
+        }
+        let [x0, target, sequence_and_cpus, deadline] = front.call(function::TARGET, 0, 0);
+        match Status::from_register(x0) {
+            Some(Status::Success) => {}
+            // Level-triggered: it comes again.
+            Some(Status::Busy) => return,
+            status => return self.fail(status.unwrap_or(Status::NotSupported)),
+        }
+        self.target_pages = target;
+        self.sequence = sequence_and_cpus as u32;
+        self.cpu_target = (sequence_and_cpus >> 32) as u32;
+        self.deadline = deadline;
+        self.counters.targets += 1;
+        self.reserve_blocked = false;
+        self.release_blocked = false;
+        self.release_order = Order::Block;
+        self.release_entries = ballast_abi::LIST_ENTRIES;
+    }
+
+    /// One batch towards the target.
+    pub fn step<F: Hypercall + PageSource + Clock>(&mut self, front: &mut F) -> Next {
+        let goal = match self.state {
+            State::Active => self.target_pages,
+            State::Draining => 0,
+            State::New | State::Stale | State::Failed(_) => return Next::Idle,
+        };
+        let (to_reserve, to_release) = (
+            self.whole(goal.saturating_sub(self.reserved_pages)),
+            self.whole(self.reserved_pages.saturating_sub(goal)),
+        );
+        let next = if to_reserve > 0 && !self.reserve_blocked {
+            let now = front.now();
+            if self.at_rest {
+                self.rate.resume(now);
+            }
+            self.reserve(front, to_reserve, now)
+        } else if to_release > 0 && !self.release_blocked {
+            self.release(front, to_release)
+        } else {
+            Next::Idle
+        };
+        self.at_rest = next == Next::Idle;
+        next
+    }
+
+    /// The guest is in trouble: asks Ballast for `need` pages at once. How many are on their way, to be got
+    /// by [`Self::step`].
+    pub fn pressure(&mut self, front: &mut impl Hypercall, need: u64) -> u64 {
+        if self.state != State::Active {
+            return 0;
+        }
+        self.rate.pressure();
+        let [x0, target, ..] = front.call(function::PRESSURE, need, 0);
+        if Status::from_register(x0) == Some(Status::Success) {
+            self.target_pages = target;
+            self.release_blocked = false;
+        }
+        self.reserved_pages.saturating_sub(self.target_pages)
+    }
+
+    /// From now on gives everything back: [`Self::step`] until it says [`Next::Idle`]. What is held then
+    /// Ballast does not grant; it stays reserved for a successor to adopt.
+    pub fn drain(&mut self) {
+        if self.state == State::Active {
+            self.state = State::Draining;
+            self.release_blocked = false;
+            self.release_order = Order::Block;
+            self.release_entries = ballast_abi::LIST_ENTRIES;
+        }
+    }
+
+    /// A number of pages as this guest may move them.
+    fn whole(&self, pages: u64) -> u64 {
+        if self.blocks_only {
+            pages - pages % Order::Block.pages()
+        } else {
+            pages
+        }
+    }
+
+    fn fail(&mut self, status: Status) {
+        self.state = match status {
+            Status::WrongEpoch | Status::NoDriver => State::Stale,
+            other => State::Failed(other),
+        };
+    }
+
+    /// After a batch: what an answer for the whole of it means. `Ok` goes on.
+    fn judge(&mut self, answer: Result<(), Status>, now: u64) -> Next {
+        match answer {
+            Ok(()) => Next::Again,
+            Err(Status::Busy) => Next::WaitUntil(self.rate.back_off_until(now)),
+            Err(status) => {
+                self.fail(status);
+                Next::Idle
+            }
+        }
+    }
+}

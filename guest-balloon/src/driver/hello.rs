@@ -1,0 +1,102 @@
+//! Registration, and learning what is reserved already.
+
+use ballast_abi::{Order, PAGE_SIZE, Status, UID, VERSION, function};
+
+use super::{Driver, ORDERS, State};
+use crate::front::{Clock, Hypercall, PageSource};
+
+/// Answers BUSY in a row before hello gives up.
+const BUSY_RETRIES: u32 = 1000;
+
+/// Why a driver cannot work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HelloError {
+    /// The hypervisor is another one.
+    NotBallast,
+    /// Its interface has this version, of another major number than this driver's.
+    Version(u32),
+    /// It refused the call with this function identifier.
+    Refused(u32, Status),
+}
+
+impl Driver {
+    /// Registers the driver, learns by QUERY what is not backed (a boot balloon, or what a predecessor
+    /// left) and holds it, and fetches the target.
+    pub fn hello<F: Hypercall + PageSource + Clock>(
+        &mut self,
+        front: &mut F,
+    ) -> Result<(), HelloError> {
+        let uid = front.call(function::UID, 0, 0);
+        if uid
+            .iter()
+            .zip(UID)
+            .any(|(&found, expected)| found as u32 != expected)
+        {
+            return Err(HelloError::NotBallast);
+        }
+        let [_, version, ..] = success(front, function::VERSION, 0)?;
+        if version as u32 >> 16 != VERSION >> 16 {
+            return Err(HelloError::Version(version as u32));
+        }
+        let list = front.list_ipa();
+        let [_, epoch, ..] = success(front, function::HELLO, list)?;
+        self.epoch = epoch;
+        self.state = State::Active;
+        self.reserved_pages = 0;
+        self.adopt(front)?;
+        front.settle();
+        self.on_interrupt(front);
+        Ok(())
+    }
+
+    /// Walks the guest's RAM by runs. Each call moves on by at least a page, so it ends.
+    fn adopt<F: Hypercall + PageSource>(&mut self, front: &mut F) -> Result<(), HelloError> {
+        let mut index = 0;
+        while let Some((start, pages)) = front.ram(index) {
+            let end = start + pages * PAGE_SIZE;
+            let mut ipa = start;
+            // Where the run that is not backed began: an answer may stop short of the run's end.
+            let mut hole = start;
+            while ipa < end {
+                let [_, backed, run, _] = success(front, function::QUERY, ipa)?;
+                let next = ipa + run.clamp(1, (end - ipa) / PAGE_SIZE) * PAGE_SIZE;
+                if backed != 0 {
+                    self.hold_run(front, hole, ipa);
+                    hole = next;
+                }
+                ipa = next;
+            }
+            self.hold_run(front, hole, end);
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Holds the pages from `ipa` to `end`, in the largest orders that the alignment allows.
+    fn hold_run(&mut self, front: &mut impl PageSource, mut ipa: u64, end: u64) {
+        while ipa < end {
+            let order = ORDERS
+                .into_iter()
+                .find(|order| end - ipa >= order.bytes() && ipa.is_multiple_of(order.bytes()))
+                .unwrap_or(Order::Page);
+            front.hold(ipa, order);
+            self.reserved_pages += order.pages();
+            ipa += order.bytes();
+        }
+    }
+}
+
+/// Makes a call that has to succeed, again while Ballast is busy.
+fn success(front: &mut impl Hypercall, function: u32, x1: u64) -> Result<[u64; 4], HelloError> {
+    let mut status = Status::Busy;
+    for _ in 0..BUSY_RETRIES {
+        let answer = front.call(function, x1, 0);
+        status = Status::from_register(answer[0]).unwrap_or(Status::NotSupported);
+        match status {
+            Status::Success => return Ok(answer),
+            Status::Busy => {}
+            _ => break,
+        }
+    }
+    Err(HelloError::Refused(function, status))
+}

@@ -1,0 +1,423 @@
+//! A guest of a few MiB and the Ballast under it, both as simple as they can be while still judging every move.
+
+use ballast_abi::{
+    Entry, EntryStatus, LIST_ENTRIES, Order, PAGE_SIZE, Status, UID, VERSION, function,
+};
+
+use crate::{Clock, Driver, Hypercall, Next, PageSource, Taken};
+
+pub const RAM_BASE: u64 = 0x4000_0000;
+pub const TICKS_PER_SECOND: u64 = 1_000_000;
+
+/// Where a page of the guest is, as the guest sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// In the allocator.
+    Free,
+    /// The guest uses it.
+    Used,
+    /// Between allocator and record: in the list page.
+    Listed,
+    /// In the record.
+    Held,
+}
+
+/// Everything outside the driver.
+pub struct World {
+    pub now: u64,
+    // Ballast.
+    pub backed: Vec<bool>,
+    pub epoch: u64,
+    pub target: u64,
+    pub sequence: u32,
+    pub fetched: u32,
+    pub pool_pages: u64,
+    /// The pool has no whole blocks.
+    pub pool_fragmented: bool,
+    pub wanting: bool,
+    pub minimum_pages: u64,
+    pub blocks_only: bool,
+    /// Entries that Ballast does at a time.
+    pub work_bound: u64,
+    /// Answers BUSY so many times.
+    pub busy: u32,
+    pub calls: u64,
+    list: [Entry; LIST_ENTRIES],
+    // The guest.
+    pub pages: Vec<Page>,
+    pub held: Vec<(u64, Order)>,
+    pub floor_pages: u64,
+    /// Pages a second that the allocator delivers, if it is limited.
+    pub allocator_rate: Option<u64>,
+    allocator_tokens: f64,
+    allocator_at: u64,
+    pub asked: u64,
+    pub failed_requests: u64,
+    /// Free pages of each block, to find runs quickly; `None` when a test has changed `pages` itself.
+    free: Option<Vec<usize>>,
+}
+
+impl World {
+    /// A guest of `blocks` 2 MiB blocks of which the first `backed_blocks` are backed.
+    pub fn new(blocks: usize, backed_blocks: usize) -> Self {
+        let total = blocks * 512;
+        let backed = backed_blocks * 512;
+        let mut pages = vec![Page::Free; total];
+        // What is not backed is a boot balloon: in nobody's hands until it is held.
+        pages[backed..].fill(Page::Listed);
+        pages[0] = Page::Used;
+        Self {
+            now: 1,
+            backed: (0..total).map(|page| page < backed).collect(),
+            epoch: 0,
+            target: (total - backed) as u64,
+            sequence: 1,
+            fetched: 0,
+            pool_pages: 0,
+            pool_fragmented: false,
+            wanting: false,
+            minimum_pages: 0,
+            blocks_only: false,
+            work_bound: u64::MAX,
+            busy: 0,
+            calls: 0,
+            list: [Entry(0); LIST_ENTRIES],
+            pages,
+            held: Vec::new(),
+            floor_pages: 0,
+            allocator_rate: None,
+            allocator_tokens: 0.0,
+            allocator_at: 0,
+            asked: 0,
+            failed_requests: 0,
+            free: None,
+        }
+    }
+
+    pub fn driver(&mut self) -> Driver {
+        let mut driver = Driver::new(self);
+        driver.hello(self).unwrap();
+        driver
+    }
+
+    pub fn set_target(&mut self, pages: u64) {
+        self.target = pages;
+        self.sequence += 1;
+    }
+
+    /// Frames come to the pool: who wants some is told.
+    pub fn grow_pool(&mut self, pages: u64) {
+        self.pool_pages += pages;
+        if core::mem::take(&mut self.wanting) {
+            self.sequence += 1;
+        }
+    }
+
+    pub fn interrupt_is_asserted(&self) -> bool {
+        self.sequence != self.fetched
+    }
+
+    pub fn not_backed(&self) -> u64 {
+        self.backed.iter().filter(|&&backed| !backed).count() as u64
+    }
+
+    /// Runs driver and time until `end` or rest; whether it came to rest.
+    pub fn run(&mut self, driver: &mut Driver, end: u64) -> bool {
+        while self.now < end {
+            if self.interrupt_is_asserted() {
+                driver.on_interrupt(self);
+            }
+            match driver.step(self) {
+                Next::Idle if self.interrupt_is_asserted() => {}
+                Next::Idle => return true,
+                Next::Again => self.now += 1,
+                Next::WaitUntil(at) => self.now = at.max(self.now + 1),
+            }
+        }
+        false
+    }
+
+    /// Runs for so many seconds at most.
+    pub fn run_seconds(&mut self, driver: &mut Driver, seconds: u64) -> bool {
+        self.run(driver, self.now + seconds * TICKS_PER_SECOND)
+    }
+
+    /// What must hold whenever the driver is not in a call.
+    pub fn check(&self, driver: &Driver) {
+        let mut held = vec![false; self.pages.len()];
+        for &(ipa, order) in &self.held {
+            for page in Self::range(ipa, order) {
+                assert!(
+                    !core::mem::replace(&mut held[page], true),
+                    "page {page} is held twice"
+                );
+            }
+        }
+        for (page, &state) in self.pages.iter().enumerate() {
+            assert_ne!(state, Page::Listed, "page {page} was lost");
+            assert_eq!(state == Page::Held, held[page], "record of page {page}");
+            assert_eq!(
+                self.backed[page],
+                state != Page::Held,
+                "backing of page {page}"
+            );
+        }
+        assert_eq!(driver.reserved_pages(), self.not_backed());
+    }
+
+    fn free(&mut self) -> &mut Vec<usize> {
+        let count = |block: &[Page]| block.iter().filter(|&&page| page == Page::Free).count();
+        self.free
+            .get_or_insert_with(|| self.pages.chunks(512).map(count).collect())
+    }
+
+    /// A test changes what the guest itself does with its pages.
+    pub fn guest(&mut self) -> &mut [Page] {
+        self.free = None;
+        &mut self.pages
+    }
+
+    fn find(&mut self, order: Order) -> Option<usize> {
+        let size = order.pages() as usize;
+        for block in 0..self.pages.len() / 512 {
+            if self.free()[block] < size {
+                continue;
+            }
+            let pages = &self.pages[block * 512..][..512];
+            let free = |run: &[Page]| run.iter().all(|&page| page == Page::Free);
+            if let Some(run) = pages.chunks(size).position(free) {
+                return Some(block * 512 + run * size);
+            }
+        }
+        None
+    }
+
+    pub fn range(ipa: u64, order: Order) -> core::ops::Range<usize> {
+        let first = ((ipa - RAM_BASE) / PAGE_SIZE) as usize;
+        first..first + order.pages() as usize
+    }
+
+    fn exchange(
+        &mut self,
+        n: u64,
+        epoch: u64,
+        mut judge: impl FnMut(&mut Self, Entry) -> EntryStatus,
+    ) -> [u64; 4] {
+        let fail = |status: Status| [status.to_register(), 0, 0, 0];
+        if self.busy > 0 {
+            self.busy -= 1;
+            return fail(Status::Busy);
+        }
+        if self.epoch == 0 {
+            return fail(Status::NoDriver);
+        }
+        if epoch != self.epoch {
+            return fail(Status::WrongEpoch);
+        }
+        if n == 0 || n > LIST_ENTRIES as u64 {
+            return fail(Status::InvalidParameters);
+        }
+        let consumed = n.min(self.work_bound);
+        let mut done = 0;
+        for index in 0..consumed as usize {
+            let entry = self.list[index];
+            let status = if entry.is_well_formed() {
+                judge(self, entry)
+            } else {
+                EntryStatus::Malformed
+            };
+            if status == EntryStatus::Done {
+                done += entry.order().unwrap().pages();
+            }
+            self.list[index] = entry.with_status(status);
+        }
+        [0, consumed, done, 0]
+    }
+
+    fn judge_reserve(&mut self, entry: Entry) -> EntryStatus {
+        let order = entry.order().unwrap();
+        assert!(entry.ipa().is_multiple_of(order.bytes()));
+        let range = Self::range(entry.ipa(), order);
+        if self.blocks_only && order != Order::Block {
+            return EntryStatus::WrongOrder;
+        }
+        if !self.backed[range.clone()].iter().all(|&backed| backed) {
+            return EntryStatus::NotBacked;
+        }
+        let total = self.backed.len() as u64;
+        if total - self.not_backed() - order.pages() < self.minimum_pages {
+            return EntryStatus::BelowMinimum;
+        }
+        for page in range {
+            assert_eq!(
+                self.pages[page],
+                Page::Listed,
+                "page {page} was handed over while in use"
+            );
+            self.backed[page] = false;
+        }
+        self.grow_pool(order.pages());
+        EntryStatus::Done
+    }
+
+    fn judge_release(&mut self, entry: Entry) -> EntryStatus {
+        let order = entry.order().unwrap();
+        let range = Self::range(entry.ipa(), order);
+        if self.backed[range.clone()].iter().any(|&backed| backed) {
+            return EntryStatus::AlreadyBacked;
+        }
+        if self.not_backed() < self.target + order.pages() {
+            return EntryStatus::OverTarget;
+        }
+        if self.pool_pages < order.pages() || self.pool_fragmented && order == Order::Block {
+            self.wanting = true;
+            return EntryStatus::NoMemory;
+        }
+        self.pool_pages -= order.pages();
+        self.backed[range].fill(true);
+        EntryStatus::Done
+    }
+}
+
+impl Hypercall for World {
+    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
+        self.calls += 1;
+        match function {
+            function::UID => UID.map(u64::from),
+            function::VERSION => [0, u64::from(VERSION), 0, 0],
+            function::HELLO => {
+                assert_eq!(x1, RAM_BASE);
+                self.epoch += 1;
+                [0, self.epoch, self.not_backed(), 0]
+            }
+            function::TARGET => {
+                self.fetched = self.sequence;
+                [0, self.target, u64::from(self.sequence), 0]
+            }
+            function::RESERVE => self.exchange(x1, x2, Self::judge_reserve),
+            function::RELEASE => self.exchange(x1, x2, Self::judge_release),
+            function::PRESSURE => {
+                self.target = self.target.saturating_sub(x1);
+                [0, self.target, 0, 0]
+            }
+            function::QUERY => {
+                let first = ((x1 - RAM_BASE) / PAGE_SIZE) as usize;
+                let backed = self.backed[first];
+                let run = self.backed[first..]
+                    .iter()
+                    .take(700)
+                    .take_while(|&&page| page == backed)
+                    .count();
+                [0, u64::from(backed), run as u64, 0]
+            }
+            _ => [Status::NotSupported.to_register(), 0, 0, 0],
+        }
+    }
+
+    fn list_ipa(&self) -> u64 {
+        RAM_BASE
+    }
+
+    fn entry(&self, index: usize) -> Entry {
+        self.list[index]
+    }
+
+    fn set_entry(&mut self, index: usize, entry: Entry) {
+        self.list[index] = entry;
+    }
+}
+
+impl PageSource for World {
+    fn headroom_pages(&mut self) -> u64 {
+        let free = self
+            .pages
+            .iter()
+            .filter(|&&page| page == Page::Free)
+            .count() as u64;
+        free.saturating_sub(self.floor_pages)
+    }
+
+    fn take(&mut self, order: Order, ipas: &mut [u64]) -> Taken {
+        if let Some(rate) = self.allocator_rate {
+            let seconds = (self.now - self.allocator_at) as f64 / TICKS_PER_SECOND as f64;
+            // What it can save up: 50 ms.
+            let most = (rate as f64 / 20.0).max(1.0);
+            self.allocator_tokens = (self.allocator_tokens + rate as f64 * seconds).min(most);
+            self.allocator_at = self.now;
+        }
+        let mut runs = 0;
+        for slot in ipas.iter_mut() {
+            self.asked += order.pages();
+            if self.allocator_rate.is_some() && self.allocator_tokens < order.pages() as f64 {
+                break;
+            }
+            let size = order.pages() as usize;
+            let Some(first) = self.find(order) else {
+                break;
+            };
+            self.pages[first..][..size].fill(Page::Listed);
+            self.free()[first / 512] -= size;
+            self.allocator_tokens -= order.pages() as f64;
+            *slot = RAM_BASE + first as u64 * PAGE_SIZE;
+            runs += 1;
+        }
+        let failed = runs < ipas.len();
+        self.failed_requests += u64::from(failed);
+        Taken {
+            runs,
+            strained: failed,
+        }
+    }
+
+    fn give(&mut self, ipa: u64, order: Order) {
+        for page in Self::range(ipa, order) {
+            assert_eq!(self.pages[page], Page::Listed);
+            assert!(
+                self.backed[page],
+                "page {page} is given to the allocator without being there"
+            );
+            self.pages[page] = Page::Free;
+        }
+        self.free()[Self::range(ipa, order).start / 512] += order.pages() as usize;
+    }
+
+    fn hold(&mut self, ipa: u64, order: Order) {
+        for page in Self::range(ipa, order) {
+            assert_eq!(self.pages[page], Page::Listed);
+            self.pages[page] = Page::Held;
+        }
+        self.held.push((ipa, order));
+    }
+
+    fn pick(&mut self, order: Order) -> Option<u64> {
+        let candidate = |wanted| self.held.iter().position(|&(_, held)| held == wanted);
+        let larger = [Order::Page, Order::Pages16, Order::Block]
+            .into_iter()
+            .filter(|&o| o >= order);
+        let index = larger.filter_map(candidate).next()?;
+        let (ipa, held) = self.held.swap_remove(index);
+        let mut rest = ipa + order.bytes();
+        while rest < ipa + held.bytes() {
+            self.held.push((rest, order));
+            rest += order.bytes();
+        }
+        for page in Self::range(ipa, order) {
+            self.pages[page] = Page::Listed;
+        }
+        Some(ipa)
+    }
+
+    fn ram(&self, index: usize) -> Option<(u64, u64)> {
+        (index == 0).then_some((RAM_BASE, self.pages.len() as u64))
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn ticks_per_second(&self) -> u64 {
+        TICKS_PER_SECOND
+    }
+}
