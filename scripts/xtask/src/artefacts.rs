@@ -157,7 +157,7 @@ pub struct LinuxGuest {
 /// Debian's kernel from the cache, and an initramfs with the balloon module for it.
 pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     let module = paths::read(&module(None, consent)?)?;
-    let initrd = paths::made("ballast")?.join("initrd.cpio");
+    let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
     let files = [initramfs::File {
         path: "lib/ballast_balloon.ko",
         permissions: 0o644,

@@ -5,6 +5,7 @@
 
 mod archive;
 mod artefacts;
+mod check;
 mod console;
 mod initramfs;
 mod paths;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Boot guests on a board in QEMU, with the console on this terminal
     Run(run::Args),
+    /// Judge partitions on this machine as they would be at boot
+    Check(check::Args),
     /// Run every test: on the host, then in QEMU
     Test(suite::Args),
 }
@@ -87,6 +90,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             println!("{}", artefacts::module(kdir.as_deref(), consent)?.display());
         }
         Command::Run(args) => return run::run(&args, consent),
+        Command::Check(args) => return check::run(&args, consent),
         Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)

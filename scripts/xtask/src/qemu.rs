@@ -123,7 +123,7 @@ pub fn compile_overlay(partitions: &Path, dir: &Path) -> Result<PathBuf> {
 }
 
 /// Merges an overlay into a board's tree.
-pub fn merge_overlay(board: &Path, overlay: &Path, merged: &Path) -> Result<()> {
+fn merge_overlay(board: &Path, overlay: &Path, merged: &Path) -> Result<()> {
     Program::new("fdtoverlay")
         .arg("-i")
         .arg(board)
@@ -138,6 +138,15 @@ pub fn merge_overlay(board: &Path, overlay: &Path, merged: &Path) -> Result<()> 
                 overlay.display()
             )
         })
+}
+
+/// Writes the tree of `board` with the overlay `partitions` merged in, into `dir`.
+pub fn board_with_partitions(board: &Board, partitions: &Path, dir: &Path) -> Result<PathBuf> {
+    let (base, merged) = (dir.join("board.dtb"), dir.join("merged.dtb"));
+    let overlay = compile_overlay(partitions, dir)?;
+    board.dump_dtb(&base)?;
+    merge_overlay(&base, &overlay, &merged)?;
+    Ok(merged)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::archive::{self, Image};
 use crate::artefacts;
+use crate::check;
 use crate::paths;
 use crate::qemu::{self, Board, Boot, Serial};
 use crate::setup::{self, Consent, Need};
@@ -41,6 +42,19 @@ pub struct BoardArgs {
     pub images: Vec<Image>,
 }
 
+impl BoardArgs {
+    /// The board with further QEMU arguments.
+    pub fn board(&self, extra: Vec<String>) -> Board {
+        let BoardName::QemuVirt = self.board;
+        Board {
+            gic: self.gic,
+            cores: self.cores,
+            ram_mib: self.ram,
+            extra,
+        }
+    }
+}
+
 /// Arguments of `cargo xtask run`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -52,6 +66,9 @@ pub struct Args {
     /// Show the complete QEMU command and do not run it
     #[arg(long)]
     print: bool,
+    /// Boot even what the check refuses
+    #[arg(long)]
+    no_check: bool,
     /// Further arguments for QEMU, which win over the defaults
     #[arg(last = true, value_name = "QEMU ARGS")]
     extra: Vec<String>,
@@ -66,18 +83,12 @@ pub fn prepare(
     dir: &Path,
 ) -> Result<Boot> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-    let (base, merged, initrd) = (
-        dir.join("board.dtb"),
-        dir.join("merged.dtb"),
-        dir.join("boot.cpio"),
-    );
-    board.dump_dtb(&base)?;
-    let overlay = qemu::compile_overlay(partitions, dir)?;
-    qemu::merge_overlay(&base, &overlay, &merged)?;
+    let dtb = qemu::board_with_partitions(board, partitions, dir)?;
+    let initrd = dir.join("boot.cpio");
     paths::write(&initrd, archive::boot_archive(images)?)?;
     Ok(Boot {
         kernel: hypervisor,
-        dtb: merged,
+        dtb,
         initrd,
     })
 }
@@ -88,20 +99,9 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
         consent,
     )?;
-    let BoardArgs {
-        gic,
-        cores,
-        ram,
-        ref images,
-        board: BoardName::QemuVirt,
-    } = args.board;
-    let board = Board {
-        gic,
-        cores,
-        ram_mib: ram,
-        extra: args.extra.clone(),
-    };
     let hypervisor = artefacts::hypervisor()?;
+    let images = &args.board.images;
+    let board = args.board.board(args.extra.clone());
     let boot = prepare(
         &board,
         &args.partitions,
@@ -109,6 +109,9 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         hypervisor,
         &paths::made("ballast/run")?,
     )?;
+    if !args.no_check {
+        check::demand(&board, &boot.dtb, images, &boot.kernel)?;
+    }
     let command = board.command(&boot, Serial::Terminal);
     if args.print {
         println!("{}", command.line());

@@ -83,7 +83,7 @@ impl Guest {
     fn source(&self, number: usize) -> String {
         let images = match self.kernel {
             Kernel::BareMetal => "kernel = \"bare-metal\";",
-            Kernel::Linux => "kernel = \"linux\"; ramdisk = \"initrd\";",
+            Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";",
         };
         let mut text = format!(
             "        {}@{number} {{\n            compatible = \"ballast,guest\"; reg = <{number}>;\n",
@@ -255,7 +255,7 @@ impl Images {
             all: vec![
                 Image::new("bare-metal", artefacts::bare_metal_guest()?),
                 Image::new("linux", linux.kernel),
-                Image::new("initrd", linux.initrd),
+                Image::new("linux-initrd", linux.initrd),
             ],
         })
     }

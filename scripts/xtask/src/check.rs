@@ -1,0 +1,104 @@
+//! `cargo xtask check`: the partitions judged on the host, by the code that judges them at boot.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use ballast_core::addr::{Pa, PaRange};
+use ballast_core::plan::{self, Report};
+
+use crate::archive::{self, Image};
+use crate::artefacts;
+use crate::paths;
+use crate::qemu::{self, Board};
+use crate::run::BoardArgs;
+use crate::setup::{self, Consent, Need};
+
+/// Where RAM starts on QEMU's virt machine.
+const RAM_BASE: u64 = 0x4000_0000;
+/// QEMU puts an Image without a text offset this far into RAM.
+const IMAGE_OFFSET: u64 = 2 << 20;
+/// QEMU puts the initrd in the middle of RAM, but no further up than this, and the device tree behind it.
+const INITRD_OFFSET_MAX: u64 = 128 << 20;
+
+/// Arguments of `cargo xtask check`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The partitions: a device-tree overlay, as source or compiled
+    #[arg(value_name = "FILE")]
+    partitions: PathBuf,
+    #[command(flatten)]
+    board: BoardArgs,
+}
+
+/// `cargo xtask check`.
+pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
+    setup::ensure(
+        &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
+        consent,
+    )?;
+    let dir = paths::made("ballast/check")?;
+    let board = args.board.board(Vec::new());
+    let merged = qemu::board_with_partitions(&board, &args.partitions, &dir)?;
+    let images = &args.board.images;
+    let report = judge(&board, &merged, images, &artefacts::hypervisor()?)?;
+    if images.is_empty() {
+        eprintln!("note: without --image NAME=PATH the images themselves are not checked");
+    }
+    if refused(&report) {
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("{}: nothing to refuse", args.partitions.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Judges a merged tree, together with the boot archive unless `images` is empty.
+pub fn judge(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) -> Result<Report> {
+    let archive = if images.is_empty() {
+        None
+    } else {
+        Some(archive::boot_archive(images)?)
+    };
+    let tree = paths::read(merged)?;
+    let image = paths::read(hypervisor)?;
+    let ram = u64::from(board.ram_mib) << 20;
+    let initrd = RAM_BASE + (ram / 2).min(INITRD_OFFSET_MAX);
+    let archive_size = archive.as_ref().map_or(0, Vec::len) as u64;
+    // What the loader and Ballast put into RAM before guests get theirs. Ballast's heap goes right behind its image.
+    let held = [
+        held_range(RAM_BASE + IMAGE_OFFSET, image.len() as u64),
+        held_range(initrd, archive_size),
+        held_range(
+            (initrd + archive_size).next_multiple_of(2 << 20),
+            2 * tree.len() as u64,
+        ),
+    ];
+    Ok(plan::check(&tree, archive.as_deref(), &held))
+}
+
+fn held_range(start: u64, size: u64) -> PaRange {
+    PaRange {
+        start: Pa(start),
+        size: size.next_multiple_of(4096),
+    }
+}
+
+/// Says what a report found; whether there was a refusal among it.
+pub fn refused(report: &Report) -> bool {
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for refusal in &report.refusals {
+        eprintln!("refused: {refusal}");
+    }
+    !report.refusals.is_empty()
+}
+
+/// Like [`judge`], for callers that go on only with what would boot.
+pub fn demand(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) -> Result<()> {
+    let report = judge(board, merged, images, hypervisor).context("checking the partitions")?;
+    if refused(&report) {
+        bail!("these partitions would be refused at boot (--no-check boots them all the same)");
+    }
+    Ok(())
+}
