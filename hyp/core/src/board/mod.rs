@@ -2,6 +2,8 @@
 //!
 //! Runs before any guest exists, so every error stops the boot, naming the node.
 
+mod console;
+mod gic;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -10,10 +12,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::addr::PaRange;
-use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node};
+use crate::dt::DeviceTree;
 use crate::limits::MAX_CORES;
 use crate::refusal::Refusal;
 
+pub use console::find_console;
+pub use gic::gic_node;
 pub use memory::subtract;
 
 /// Everything Ballast needs to know of the board.
@@ -164,7 +168,7 @@ impl Board {
     /// The first thing without which Ballast cannot run there.
     pub fn from_dt(tree: &DeviceTree<'_>) -> Result<Self, Refusal> {
         let root = tree.root();
-        let gic_node = find_gic(tree)?;
+        let gic_node = gic_node(tree)?;
         let (cores, unused_cores) = read_cores(tree)?;
         Ok(Self {
             model: root
@@ -178,97 +182,11 @@ impl Board {
             cores,
             unused_cores,
             psci: read_psci(tree)?,
-            gic: read_gic(gic_node)?,
+            gic: gic::read_gic(gic_node)?,
             console: find_console(tree),
-            timer: read_timer(tree, gic_node)?,
+            timer: gic::read_timer(tree, gic_node)?,
             initrd: memory::initrd(tree)?,
         })
-    }
-
-    /// The node of the GIC that [`Board::gic`] describes.
-    ///
-    /// # Errors
-    /// There is none that Ballast drives.
-    pub fn gic_node<'t>(tree: &'t DeviceTree<'t>) -> Result<Node<'t>, Refusal> {
-        find_gic(tree)
-    }
-}
-
-const GIC_V2: [&str; 5] = [
-    "arm,gic-400",
-    "arm,cortex-a15-gic",
-    "arm,cortex-a7-gic",
-    "arm,cortex-a9-gic",
-    "arm,eb11mp-gic",
-];
-
-fn find_gic<'t>(tree: &'t DeviceTree<'t>) -> Result<Node<'t>, Refusal> {
-    let known = |node: &Node<'_>| {
-        node.is_compatible("arm,gic-v3") || GIC_V2.iter().any(|name| node.is_compatible(name))
-    };
-    let found = tree
-        .nodes()
-        .find(|node| node.property("interrupt-controller").is_some() && known(node));
-    found.ok_or_else(|| {
-        let problem = "has no interrupt controller that is a GICv2 or a GICv3";
-        Refusal::new("device tree")
-            .problem(problem)
-            .fix("use a board with one of these")
-    })
-}
-
-fn read_gic(node: Node<'_>) -> Result<Gic, Refusal> {
-    let regions = node.regions()?;
-    let maintenance = node.interrupts(node.interrupt_parent().unwrap_or(node))?;
-    let maintenance = maintenance
-        .first()
-        .filter(|interrupt| interrupt.kind == InterruptKind::Ppi);
-    let maintenance = maintenance
-        .map(|interrupt| interrupt.intid)
-        .ok_or_else(|| {
-            let problem = "has no maintenance interrupt, so no virtualization extensions";
-            node.refuse()
-                .property("interrupts")
-                .problem(problem)
-                .fix("on QEMU virt add virtualization=on to -M")
-        })?;
-    if node.is_compatible("arm,gic-v3") {
-        let count =
-            usize::try_from(node.u32("#redistributor-regions")?.unwrap_or(1)).unwrap_or(usize::MAX);
-        let stride = node.u64("redistributor-stride")?.unwrap_or(0x2_0000);
-        let (Some(gicd), Some(redistributors)) =
-            (regions.first(), regions.get(1..count.saturating_add(1)))
-        else {
-            let problem = "lacks the distributor or a redistributor region";
-            return Err(node.require("reg")?.refuse().problem(problem));
-        };
-        if redistributors.is_empty() || stride < 0x2_0000 || stride & 0xffff != 0 {
-            let problem = "has no redistributor region, or a stride that is no multiple of 64 KiB from 128 KiB on";
-            return Err(node.require("reg")?.refuse().problem(problem));
-        }
-        return Ok(Gic::V3 {
-            gicd: *gicd,
-            redistributors: redistributors.to_vec(),
-            stride,
-            maintenance,
-        });
-    }
-    match regions.as_slice() {
-        [gicd, gicc, gich, gicv, ..] => Ok(Gic::V2 {
-            gicd: *gicd,
-            gicc: *gicc,
-            gich: *gich,
-            gicv: *gicv,
-            maintenance,
-        }),
-        _ => {
-            let problem = "lacks the virtual interface: it must list GICD, GICC, GICH and GICV";
-            Err(node
-                .require("reg")?
-                .refuse()
-                .problem(problem)
-                .fix("on QEMU virt add virtualization=on to -M"))
-        }
     }
 }
 
@@ -368,64 +286,4 @@ fn read_psci(tree: &DeviceTree<'_>) -> Result<Option<Psci>, Refusal> {
         cpu_on,
         standard,
     }))
-}
-
-/// The console UART: a PL011 at `stdout-path`, else the first PL011 in use. Needs nothing else of
-/// the board, so that a boot error can be printed.
-#[must_use]
-pub fn find_console(tree: &DeviceTree<'_>) -> Option<Console> {
-    let is_uart = |node: &Node<'_>| node.is_compatible("arm,pl011") && node.is_enabled();
-    let chosen = tree.root().child("chosen");
-    let named = chosen.and_then(|chosen| chosen.str("stdout-path").ok().flatten());
-    let node = named
-        .and_then(|path| tree.find(path))
-        .filter(is_uart)
-        .or_else(|| tree.nodes().find(is_uart))?;
-    let registers = *node.regions().ok()?.first()?;
-    let intid = find_gic(tree)
-        .ok()
-        .and_then(|gic| node.interrupts(gic).ok());
-    let intid = intid.and_then(|all| all.first().map(|interrupt| interrupt.intid));
-    let clock = node
-        .property("clocks")
-        .and_then(|clocks| clocks.cells().ok()?.next());
-    let clock_hz = clock.and_then(|phandle| {
-        tree.by_phandle(phandle)?
-            .u32("clock-frequency")
-            .ok()
-            .flatten()
-    });
-    Some(Console {
-        path: node.path(),
-        registers,
-        intid,
-        clock_hz,
-    })
-}
-
-fn read_timer(tree: &DeviceTree<'_>, gic: Node<'_>) -> Result<Timer, Refusal> {
-    let node = tree
-        .nodes()
-        .find(|node| node.is_compatible("arm,armv8-timer"));
-    let node = node.ok_or_else(|| {
-        Refusal::new("device tree").problem("has no node compatible with \"arm,armv8-timer\"")
-    })?;
-    // Secure, non-secure, virtual, hypervisor, in this order.
-    match node.interrupts(gic)?.as_slice() {
-        [_, physical, virt, hyp, ..] if [physical, virt, hyp].iter().all(|timer| is_ppi(timer)) => {
-            Ok(Timer {
-                el1_physical: physical.intid,
-                el1_virtual: virt.intid,
-                el2_physical: hyp.intid,
-            })
-        }
-        _ => Err(node
-            .refuse()
-            .property("interrupts")
-            .problem("does not list the four timers' PPIs")),
-    }
-}
-
-fn is_ppi(interrupt: &Interrupt) -> bool {
-    interrupt.kind == InterruptKind::Ppi
 }

@@ -9,7 +9,7 @@ use ballast_abi::device_tree::BALLOON_SPI;
 
 use super::GuestConfig;
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
-use crate::board::Board;
+use crate::board::{Board, gic_node};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
@@ -185,7 +185,7 @@ fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device,
             "name a device without DMA; such devices are not supported yet",
         ));
     }
-    let gic = Board::gic_node(tree)?;
+    let gic = gic_node(tree)?;
     let interrupts = node.interrupts(gic).map_err(wrap)?;
     check_against_ballast(property, path, &regions, &interrupts, board)?;
 

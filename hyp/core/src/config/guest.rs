@@ -5,13 +5,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::names::{self, Known};
-use super::{CpuConfig, GuestConfig, MemoryConfig, devices};
-use crate::addr::{Ipa, IpaRange, MIB, PAGE_SIZE};
+use super::reader::Reader;
+use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices};
+use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
-use crate::dt::{Node, Property};
+use crate::dt::Node;
 use crate::image::DTB_SLOT_BYTES;
-use crate::limits::{MAX_GUESTS, MAX_VCPUS};
-use crate::machine::{FIXED, IPA_LIMIT, RAM_BASE};
+use crate::limits::MAX_GUESTS;
+use crate::machine::{FIXED, RAM_BASE};
 use crate::refusal::Refusal;
 
 const GUEST_COMPATIBLE: &str = "ballast,guest";
@@ -21,9 +22,6 @@ const MAX_NAME_BYTES: usize = 31;
 const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
-/// Memory is configured in whole 2 MiB blocks.
-const BLOCK_MIB: u32 = 2;
-const SMALLEST_MIB: u32 = 4;
 
 const PROPERTIES: [Known; 28] = [
     Known::now("compatible"),
@@ -56,108 +54,6 @@ const PROPERTIES: [Known; 28] = [
     Known::later("user-balloon"),
 ];
 
-/// Reads properties of one guest, collecting what is wrong.
-struct Reader<'t, 'p> {
-    node: Node<'t>,
-    problems: &'p mut Vec<Refusal>,
-}
-
-impl<'t> Reader<'t, '_> {
-    /// `value`, or its refusal recorded.
-    fn keep<T>(&mut self, value: Result<T, Refusal>) -> Option<T> {
-        value.map_err(|refusal| self.problems.push(refusal)).ok()
-    }
-
-    fn refuse(
-        &mut self,
-        property: Property<'t>,
-        problem: impl core::fmt::Display,
-        fix: impl core::fmt::Display,
-    ) {
-        self.problems
-            .push(property.refuse().problem(problem).fix(fix));
-    }
-
-    fn number(&mut self, name: &str) -> Option<u32> {
-        let value = self.node.u32(name);
-        self.keep(value).flatten()
-    }
-
-    fn string(&mut self, name: &str) -> Option<&'t str> {
-        let value = self.node.str(name);
-        self.keep(value).flatten()
-    }
-
-    /// A property without value.
-    fn flag(&mut self, name: &str) -> bool {
-        let Some(property) = self.node.property(name) else {
-            return false;
-        };
-        if !property.value.is_empty() {
-            self.refuse(
-                property,
-                "has a value",
-                format!("write {name}; to turn it on, or leave it out"),
-            );
-        }
-        true
-    }
-
-    /// An address, page aligned or not.
-    fn address(&mut self, name: &str) -> Option<Ipa> {
-        let property = self.node.property(name)?;
-        let value = property.as_u64();
-        let address = self.keep(value).map(Ipa)?;
-        if address >= IPA_LIMIT {
-            self.refuse(
-                property,
-                "is beyond the guest's address space",
-                format!("choose one below {IPA_LIMIT}"),
-            );
-        }
-        Some(address)
-    }
-
-    /// Pairs of address and size, two cells each, whole pages.
-    fn ranges(&mut self, name: &str) -> Vec<IpaRange> {
-        let Some(property) = self.node.property(name) else {
-            return Vec::new();
-        };
-        let cells = property.cells();
-        let Some(cells) = self.keep(cells) else {
-            return Vec::new();
-        };
-        let cells: Vec<u64> = cells.map(u64::from).collect();
-        let (quads, rest) = cells.as_chunks::<4>();
-        if !rest.is_empty() || quads.is_empty() {
-            let fix = "write an address and a size of two cells each, as in <0x0 0x80000000 0x0 0x100000>";
-            self.refuse(property, "is not made of address and size pairs", fix);
-            return Vec::new();
-        }
-        let join = |high: u64, low: u64| (high << 32) | low;
-        let pair = |[a, b, c, d]: &[u64; 4]| IpaRange {
-            start: Ipa(join(*a, *b)),
-            size: join(*c, *d),
-        };
-        let ranges: Vec<IpaRange> = quads.iter().map(pair).collect();
-        for range in &ranges {
-            let whole = range.start.is_aligned(PAGE_SIZE) && Ipa(range.size).is_aligned(PAGE_SIZE);
-            let inside = range
-                .start
-                .checked_add(range.size)
-                .is_some_and(|end| end <= IPA_LIMIT);
-            if !whole || range.size == 0 || !inside {
-                let problem = format!(
-                    "has a range ({}, {:#x} bytes) that is not of whole pages below {IPA_LIMIT}",
-                    range.start, range.size
-                );
-                self.refuse(property, problem, "use multiples of 0x1000");
-            }
-        }
-        ranges
-    }
-}
-
 /// Reads the guest at `node`; `None` if it is too broken to be compared with others.
 pub(super) fn parse(
     node: Node<'_>,
@@ -189,8 +85,8 @@ pub(super) fn parse(
     let number = read_number(&mut reader);
     let name = read_name(&mut reader);
     let kernel = read_kernel(&mut reader);
-    let memory = read_memory(&mut reader);
-    let cpus = read_cpus(&mut reader, board);
+    let memory = amounts::read_memory(&mut reader);
+    let cpus = amounts::read_cpus(&mut reader, board);
     let mut guest = GuestConfig {
         number: number.unwrap_or(0),
         name,
@@ -220,7 +116,7 @@ pub(super) fn parse(
     };
     check_addresses(&mut reader, &guest);
     if guest.realtime {
-        check_realtime(&mut reader, &guest);
+        amounts::check_realtime(&mut reader, &guest);
     }
     check_map(&mut reader, &guest);
     guest.devices.retain(|device| !device.regions.is_empty());
@@ -315,153 +211,6 @@ fn read_shares(reader: &mut Reader<'_, '_>) -> u32 {
     shares
 }
 
-/// A size in MiB, in whole blocks.
-fn read_mib(reader: &mut Reader<'_, '_>, name: &str) -> Option<u32> {
-    let property = reader.node.property(name)?;
-    let mib = property.as_u32();
-    let mib = reader.keep(mib)?;
-    if mib < SMALLEST_MIB || !mib.is_multiple_of(BLOCK_MIB) {
-        let up = mib
-            .max(SMALLEST_MIB)
-            .checked_next_multiple_of(BLOCK_MIB)
-            .unwrap_or(SMALLEST_MIB);
-        reader.refuse(
-            property,
-            "is not a multiple of 2 MiB from 4 on",
-            format!("write {name} = <{up}>"),
-        );
-        return None;
-    }
-    Some(mib)
-}
-
-fn read_memory(reader: &mut Reader<'_, '_>) -> Option<MemoryConfig> {
-    let required = reader.node.require("memory-mib");
-    let required = required
-        .map_err(|refusal| refusal.fix("write memory-mib = <N>, the RAM to boot with, in MiB"));
-    reader.keep(required)?;
-    let boot = read_mib(reader, "memory-mib");
-    let min = read_mib(reader, "memory-min-mib");
-    let max = read_mib(reader, "memory-max-mib");
-    let boot = boot?;
-    let (min, max) = (min.unwrap_or(boot), max.unwrap_or(boot));
-    if let Some(property) = reader
-        .node
-        .property("memory-min-mib")
-        .filter(|_| min > boot)
-    {
-        reader.refuse(
-            property,
-            format!("is above memory-mib = <{boot}>"),
-            format!("choose at most {boot}, or raise memory-mib"),
-        );
-    }
-    if let Some(property) = reader
-        .node
-        .property("memory-max-mib")
-        .filter(|_| max < boot)
-    {
-        reader.refuse(
-            property,
-            format!("is below memory-mib = <{boot}>"),
-            format!("choose at least {boot}, or lower memory-mib"),
-        );
-    }
-    let room = IPA_LIMIT.0.saturating_sub(RAM_BASE.0);
-    if let Some(property) = reader
-        .node
-        .property("memory-max-mib")
-        .or(reader.node.property("memory-mib"))
-        && u64::from(max).saturating_mul(MIB) > room
-    {
-        reader.refuse(
-            property,
-            "is beyond the guest's address space",
-            format!("choose at most {}", room >> 20),
-        );
-        return None;
-    }
-    let bytes = |mib: u32| u64::from(mib).saturating_mul(MIB);
-    Some(MemoryConfig {
-        boot_bytes: bytes(boot),
-        min_bytes: bytes(min),
-        max_bytes: bytes(max),
-    })
-}
-
-fn read_cpus(reader: &mut Reader<'_, '_>, board: &Board) -> Option<CpuConfig> {
-    let boot = reader.number("cpus").unwrap_or(1);
-    let min = reader.number("cpus-min").unwrap_or(boot);
-    let max = reader.number("cpus-max").unwrap_or(boot);
-    let most = u32::try_from(MAX_VCPUS).unwrap_or(u32::MAX);
-    for (name, value) in [("cpus", boot), ("cpus-min", min), ("cpus-max", max)] {
-        if let Some(property) = reader
-            .node
-            .property(name)
-            .filter(|_| !(1..=most).contains(&value))
-        {
-            reader.refuse(
-                property,
-                "is no number of CPUs a guest can have",
-                format!("choose one from 1 to {most}"),
-            );
-        }
-    }
-    if let Some(property) = reader.node.property("cpus-min").filter(|_| min > boot) {
-        reader.refuse(
-            property,
-            format!("is above cpus = <{boot}>"),
-            format!("choose at most {boot}, or raise cpus"),
-        );
-    }
-    if let Some(property) = reader.node.property("cpus-max").filter(|_| max < boot) {
-        reader.refuse(
-            property,
-            format!("is below cpus = <{boot}>"),
-            format!("choose at least {boot}, or lower cpus"),
-        );
-    }
-    let list = read_cpu_list(reader, board, boot)?;
-    Some(CpuConfig {
-        boot,
-        min,
-        max,
-        list,
-    })
-}
-
-fn read_cpu_list(reader: &mut Reader<'_, '_>, board: &Board, boot: u32) -> Option<Vec<u32>> {
-    let Some(property) = reader.node.property("cpu-list") else {
-        return Some(Vec::new());
-    };
-    let cells = property.cells();
-    let list: Vec<u32> = reader.keep(cells)?.collect();
-    let cores = u32::try_from(board.cores.len()).unwrap_or(u32::MAX);
-    if u32::try_from(list.len()) != Ok(boot) {
-        reader.refuse(
-            property,
-            format!("does not list one core for each of cpus = <{boot}>"),
-            format!("list {boot}"),
-        );
-    }
-    if list.iter().any(|core| *core >= cores) {
-        let last = cores.saturating_sub(1);
-        reader.refuse(
-            property,
-            format!("names a core that the board does not have, it has {cores}"),
-            format!("choose from 0 to {last}"),
-        );
-    }
-    let twice = list
-        .iter()
-        .enumerate()
-        .any(|(index, core)| list.iter().take(index).any(|other| other == core));
-    if twice {
-        reader.refuse(property, "names a core twice", "name each once");
-    }
-    Some(list)
-}
-
 fn check_addresses(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
     if guest.load_address.is_none()
         && let Some(property) = reader.node.property("entry")
@@ -490,31 +239,6 @@ fn check_addresses(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
             DTB_SLOT_BYTES >> 10
         );
         reader.refuse(property, problem, "use a multiple of 8");
-    }
-}
-
-/// A real-time guest's memory and cores never change, so a range of them is a contradiction.
-fn check_realtime(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
-    let MemoryConfig {
-        boot_bytes,
-        min_bytes,
-        max_bytes,
-    } = guest.memory;
-    let CpuConfig { boot, min, max, .. } = guest.cpus;
-    let changing = [
-        ("memory-min-mib", min_bytes != boot_bytes),
-        ("memory-max-mib", max_bytes != boot_bytes),
-        ("cpus-min", min != boot),
-        ("cpus-max", max != boot),
-    ];
-    for (name, differs) in changing {
-        if let Some(property) = reader.node.property(name).filter(|_| differs) {
-            reader.refuse(
-                property,
-                "contradicts realtime, which fixes memory and cores",
-                "remove one of the two",
-            );
-        }
     }
 }
 

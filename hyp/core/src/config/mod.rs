@@ -4,9 +4,11 @@
 //! cores and against the files in the boot archive. All mistakes are collected, not only the first, and every
 //! one is a [`Refusal`]. `docs/binding.md` is the binding for users.
 
+mod amounts;
 mod devices;
 mod guest;
 mod names;
+mod reader;
 #[cfg(test)]
 mod tests;
 

@@ -79,13 +79,12 @@ impl<'t> Property<'t> {
     /// # Errors
     /// The value is not one printable, terminated string.
     pub fn as_str(&self) -> Result<&'t str, Refusal> {
-        match self.strings()?.as_slice() {
-            [text] => Ok(text),
-            _ => Err(self
-                .refuse()
+        let text = self.value.strip_suffix(&[0]).and_then(printable);
+        text.ok_or_else(|| {
+            self.refuse()
                 .problem("is not one string")
-                .fix("write it as \"...\"")),
-        }
+                .fix("write it as \"...\"")
+        })
     }
 
     /// A list of strings.
@@ -148,14 +147,22 @@ impl<'t> Property<'t> {
     }
 }
 
-/// `value` as a list of strings, if it is one: printable UTF-8, not empty, terminated.
+/// `bytes` as text without control characters, NUL included.
+fn printable(bytes: &[u8]) -> Option<&str> {
+    core::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.bytes().any(|byte| byte.is_ascii_control()))
+}
+
+/// `value` as a list of strings, if it is one: each printable and terminated. An empty one counts only
+/// where it is the whole value: `<0>` has four NUL bytes.
 fn strings(value: &[u8]) -> Option<Vec<&str>> {
-    let text = core::str::from_utf8(value.strip_suffix(&[0])?).ok()?;
-    let list: Vec<&str> = text.split('\0').collect();
-    let printable = |text: &&str| !text.chars().any(char::is_control);
-    // An empty string is one only when it is the whole value: `<0>` has four NUL bytes.
-    let plausible = value.len() == 1 || list.iter().all(|text| !text.is_empty() && printable(text));
-    plausible.then_some(list)
+    let text = value.strip_suffix(&[0])?;
+    let list: Vec<&str> = text
+        .split(|&byte| byte == 0)
+        .map(printable)
+        .collect::<Option<_>>()?;
+    (text.is_empty() || list.iter().all(|entry| !entry.is_empty())).then_some(list)
 }
 
 impl<'t> Node<'t> {

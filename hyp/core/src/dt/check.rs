@@ -1,11 +1,11 @@
-//! The structural check in front of the `fdt` crate: after it, that crate's node and property walk
-//! cannot panic, whatever the blob holds (DT specification v0.4, chapter 5).
+//! The one pass over a blob: checks its structure and fills the index as it goes (DT specification
+//! v0.4, chapter 5).
 //!
-//! One pass over the structure block and one over the strings block; padding is never looked at.
+//! Boot counts instructions, so nothing is read twice and padding never. The `fdt` crate has the header
+//! and the reservations; its own walk over nodes parses each property twice and panics on malformed
+//! trees, so here it only serves the tests, which compare the two.
 
-use alloc::vec::Vec;
-
-use super::BlobError;
+use super::{BlobError, DeviceTree, Entry};
 
 const MAGIC: u32 = 0xd00d_feed;
 const HEADER_BYTES: usize = 40;
@@ -15,7 +15,7 @@ const PROP: u32 = 3;
 const NOP: u32 = 4;
 const END: u32 = 9;
 
-/// Deepest node accepted; the `fdt` crate keeps 64 levels, real boards use about 8.
+/// Deepest node accepted; real boards use about 8.
 const MAX_DEPTH: usize = 32;
 /// Most nodes accepted; a Raspberry Pi 4 has about 350.
 const MAX_NODES: usize = 4096;
@@ -23,17 +23,6 @@ const MAX_NODES: usize = 4096;
 const MAX_RESERVATIONS: usize = 64;
 /// Longest name of a node with its unit address.
 const MAX_NAME: usize = 127;
-
-/// Where one node stands in the tree. Nodes are numbered in the order of the structure block.
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
-    /// Number of the parent; the root is its own.
-    pub parent: u32,
-    /// Number of the first node behind this one's descendants.
-    pub end: u32,
-    /// Properties of this node alone.
-    pub properties: u32,
-}
 
 /// Header fields that matter, widened.
 struct Header {
@@ -98,8 +87,8 @@ fn check_reservations(blob: &[u8], start: usize) -> Result<(), BlobError> {
     end.map(|_| ()).ok_or(BlobError::BadReservations)
 }
 
-/// Checks `blob`; on success says the shape of the tree, one entry a node.
-pub(super) fn check(blob: &[u8]) -> Result<Vec<Shape>, BlobError> {
+/// Checks `blob` and indexes its nodes and properties.
+pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
     let header = header(blob)?;
     let blob = blob.get(..header.total).ok_or(BlobError::TooShort)?;
     check_reservations(blob, header.reservations)?;
@@ -108,100 +97,144 @@ pub(super) fn check(blob: &[u8]) -> Result<Vec<Shape>, BlobError> {
         |(start, size): (usize, usize)| blob.get(start..).and_then(|rest| rest.get(..size));
     let strings = section(header.strings).ok_or(BlobError::BadLayout)?;
     let structure = section(header.structure).ok_or(BlobError::BadLayout)?;
-    if !strings.is_ascii() {
-        return Err(BlobError::BadName);
-    }
-    // A name that starts at or before the last NUL is terminated.
-    let names_end = strings
-        .iter()
-        .rposition(|&byte| byte == 0)
-        .map_or(0, |last| last.saturating_add(1));
-    walk(structure, names_end)
+    let strings = core::str::from_utf8(strings)
+        .ok()
+        .filter(|text| text.is_ascii())
+        .ok_or(BlobError::BadName)?;
+    let mut walk = Walk {
+        structure,
+        strings,
+        at: 0,
+        tree: DeviceTree::default(),
+    };
+    walk.run()?;
+    Ok(walk.tree)
 }
 
-fn walk(structure: &[u8], names_end: usize) -> Result<Vec<Shape>, BlobError> {
-    let mut shapes: Vec<Shape> = Vec::with_capacity(64);
-    let mut open: heapless::Vec<u32, MAX_DEPTH> = heapless::Vec::new();
-    let mut at = 0_usize;
-    // Whether the open node may still have properties: they stand before its children.
-    let mut properties_allowed = false;
-    let bad = |at: usize| BlobError::BadStructure { offset: at };
-    loop {
-        let token_at = at;
-        let token = word(structure, at).ok_or(bad(token_at))?;
-        at = at.saturating_add(4);
-        match token {
-            BEGIN_NODE => {
-                if open.is_empty() && !shapes.is_empty() {
-                    return Err(bad(token_at));
+/// The state of the pass.
+struct Walk<'a> {
+    structure: &'a [u8],
+    strings: &'a str,
+    /// Offset of the next token.
+    at: usize,
+    tree: DeviceTree<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn run(&mut self) -> Result<(), BlobError> {
+        let mut open: heapless::Vec<u32, MAX_DEPTH> = heapless::Vec::new();
+        // Whether the open node may still have properties: they stand before its children.
+        let mut properties_allowed = false;
+        loop {
+            let bad = BlobError::BadStructure { offset: self.at };
+            match self.word().ok_or(bad)? {
+                BEGIN_NODE => {
+                    let is_root = self.tree.nodes.is_empty();
+                    if open.is_empty() && !is_root {
+                        return Err(bad);
+                    }
+                    let number = self.begin_node(open.last().copied().unwrap_or(0), is_root)?;
+                    open.push(number).map_err(|_| BlobError::TooDeep)?;
+                    properties_allowed = true;
                 }
-                at = skip_name(structure, at, open.is_empty())?;
-                let number = u32::try_from(shapes.len()).map_err(|_| BlobError::TooManyNodes)?;
-                if shapes.len() >= MAX_NODES {
-                    return Err(BlobError::TooManyNodes);
+                PROP if properties_allowed => {
+                    self.property(open.last().copied().ok_or(bad)?, bad)?
                 }
-                shapes.push(Shape {
-                    parent: open.last().copied().unwrap_or(0),
-                    end: 0,
-                    properties: 0,
-                });
-                open.push(number).map_err(|_| BlobError::TooDeep)?;
-                properties_allowed = true;
-            }
-            END_NODE => {
-                let number = open.pop().ok_or(bad(token_at))?;
-                let end = u32::try_from(shapes.len()).map_err(|_| BlobError::TooManyNodes)?;
-                shape_of(&mut shapes, number).ok_or(bad(token_at))?.end = end;
-                properties_allowed = false;
-            }
-            PROP if properties_allowed => {
-                let length = field(structure, at).map_err(|_| bad(token_at))?;
-                let name = field(structure, at.saturating_add(4)).map_err(|_| bad(token_at))?;
-                if name >= names_end {
-                    return Err(BlobError::BadName);
+                END_NODE => {
+                    let number = open.pop().ok_or(bad)?;
+                    let end = count(self.tree.nodes.len())?;
+                    self.tree
+                        .nodes
+                        .get_mut(super::index(number))
+                        .ok_or(bad)?
+                        .end = end;
+                    properties_allowed = false;
                 }
-                let padded = length.checked_next_multiple_of(4).ok_or(bad(token_at))?;
-                at = at
-                    .checked_add(8)
-                    .and_then(|value| value.checked_add(padded))
-                    .ok_or(bad(token_at))?;
-                let number = open.last().copied().ok_or(bad(token_at))?;
-                let shape = shape_of(&mut shapes, number).ok_or(bad(token_at))?;
-                shape.properties = shape.properties.saturating_add(1);
+                NOP => {}
+                END if open.is_empty() && !self.tree.nodes.is_empty() => return Ok(()),
+                _ => return Err(bad),
             }
-            // The `fdt` crate loses what follows one, so a tree that carries any is cleaned first.
-            NOP => return Err(BlobError::Nops),
-            END if open.is_empty() && !shapes.is_empty() => return Ok(shapes),
-            _ => return Err(bad(token_at)),
         }
     }
-}
 
-fn shape_of(shapes: &mut [Shape], number: u32) -> Option<&mut Shape> {
-    shapes.get_mut(usize::try_from(number).ok()?)
-}
-
-/// Checks a node's name at `at`; returns where the next token stands.
-fn skip_name(structure: &[u8], at: usize, is_root: bool) -> Result<usize, BlobError> {
-    let rest = structure
-        .get(at..)
-        .ok_or(BlobError::BadStructure { offset: at })?;
-    let length = rest
-        .iter()
-        .take(MAX_NAME.saturating_add(1))
-        .position(|&byte| byte == 0)
-        .ok_or(BlobError::BadName)?;
-    let name = rest.get(..length).ok_or(BlobError::BadName)?;
-    let graphic = name
-        .iter()
-        .all(|byte| byte.is_ascii_graphic() && *byte != b'/');
-    if !graphic || (name.is_empty() != is_root) {
-        return Err(BlobError::BadName);
+    /// Takes a word off the structure block.
+    fn word(&mut self) -> Option<u32> {
+        let value = word(self.structure, self.at)?;
+        self.at = self.at.checked_add(4)?;
+        Some(value)
     }
-    let padded = length
-        .checked_add(1)
-        .and_then(|bytes| bytes.checked_next_multiple_of(4));
-    padded
-        .and_then(|bytes| at.checked_add(bytes))
-        .ok_or(BlobError::BadName)
+
+    /// Takes `length` bytes and the padding behind them.
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let value = self.structure.get(self.at..)?.get(..length)?;
+        let next = self.at.checked_add(length)?.checked_next_multiple_of(4)?;
+        self.at = next;
+        Some(value)
+    }
+
+    fn begin_node(&mut self, parent: u32, is_root: bool) -> Result<u32, BlobError> {
+        let rest = self.structure.get(self.at..).ok_or(BlobError::BadName)?;
+        let length = rest
+            .iter()
+            .take(MAX_NAME.saturating_add(1))
+            .position(|&byte| byte == 0);
+        let name = length
+            .and_then(|length| self.take(length.saturating_add(1))?.get(..length))
+            .ok_or(BlobError::BadName)?;
+        let graphic = name
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() && *byte != b'/');
+        if !graphic || (name.is_empty() != is_root) {
+            return Err(BlobError::BadName);
+        }
+        let name = core::str::from_utf8(name).map_err(|_| BlobError::BadName)?;
+        if self.tree.nodes.len() >= MAX_NODES {
+            return Err(BlobError::TooManyNodes);
+        }
+        let number = count(self.tree.nodes.len())?;
+        let properties = count(self.tree.properties.len())?;
+        self.tree.nodes.push(Entry {
+            name: if is_root { "/" } else { name },
+            parent,
+            end: 0,
+            first_property: properties,
+            end_property: properties,
+        });
+        Ok(number)
+    }
+
+    fn property(&mut self, node: u32, bad: BlobError) -> Result<(), BlobError> {
+        let mut size = || {
+            self.word()
+                .and_then(|value| usize::try_from(value).ok())
+                .ok_or(bad)
+        };
+        let (length, name_at) = (size()?, size()?);
+        let value = self.take(length).ok_or(bad)?;
+        let name = self.strings.get(name_at..).ok_or(BlobError::BadName)?;
+        let end = name
+            .bytes()
+            .position(|byte| byte == 0)
+            .filter(|end| *end != 0)
+            .ok_or(BlobError::BadName)?;
+        let name = name.get(..end).ok_or(BlobError::BadName)?;
+        if name == "phandle"
+            && let Ok(phandle) = value.try_into()
+        {
+            self.tree.phandles.push((u32::from_be_bytes(phandle), node));
+        }
+        self.tree.properties.push((name, value));
+        let end = count(self.tree.properties.len())?;
+        self.tree
+            .nodes
+            .get_mut(super::index(node))
+            .ok_or(bad)?
+            .end_property = end;
+        Ok(())
+    }
+}
+
+/// A number of nodes or properties as the index keeps it.
+fn count(length: usize) -> Result<u32, BlobError> {
+    u32::try_from(length).map_err(|_| BlobError::TooManyNodes)
 }

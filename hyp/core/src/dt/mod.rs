@@ -1,8 +1,8 @@
 //! Reading device trees: the board's, with the partitions merged in.
 //!
-//! The only module that knows the `fdt` crate. A blob passes `check` first, which makes the crate's
-//! walk panic-free; the walk then runs once and fills an index, so that every later lookup costs
-//! no second parse. Everything read through [`Node`] either has the type asked for or is a
+//! The only module that knows the `fdt` crate and the format. A blob is checked and indexed in one
+//! pass (`check`), after which no lookup parses anything again and nothing can panic, whatever the
+//! blob held. Everything read through [`Node`] either has the type asked for or is a
 //! [`Refusal`] that names node and property.
 
 mod access;
@@ -45,8 +45,6 @@ pub enum BlobError {
     TooDeep,
     /// More than 4096 nodes.
     TooManyNodes,
-    /// Has NOP tokens.
-    Nops,
 }
 
 impl fmt::Display for BlobError {
@@ -66,7 +64,6 @@ impl fmt::Display for BlobError {
             ),
             Self::TooDeep => f.write_str("is nested deeper than 32 levels"),
             Self::TooManyNodes => f.write_str("has more than 4096 nodes"),
-            Self::Nops => f.write_str("has NOP tokens"),
         }
     }
 }
@@ -89,6 +86,7 @@ struct Entry<'a> {
 }
 
 /// A checked and indexed device tree.
+#[derive(Default)]
 pub struct DeviceTree<'a> {
     nodes: Vec<Entry<'a>>,
     properties: Vec<(&'a str, &'a [u8])>,
@@ -108,42 +106,8 @@ impl<'a> DeviceTree<'a> {
     /// # Errors
     /// What is wrong with the blob. No blob makes this panic.
     pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
-        let shapes = check::check(blob)?;
+        let mut tree = check::index(blob)?;
         let fdt = fdt::Fdt::new(blob).map_err(|_| BlobError::BadLayout)?;
-
-        let total = shapes.iter().fold(0_usize, |sum, shape| {
-            sum.saturating_add(index(shape.properties))
-        });
-        let mut tree = Self {
-            nodes: Vec::with_capacity(shapes.len()),
-            properties: Vec::with_capacity(total),
-            phandles: Vec::new(),
-            reservations: Vec::new(),
-        };
-        for (node, shape) in fdt.all_nodes().zip(&shapes) {
-            let number = u32::try_from(tree.nodes.len()).map_err(|_| BlobError::TooManyNodes)?;
-            let first_property =
-                u32::try_from(tree.properties.len()).map_err(|_| BlobError::TooManyNodes)?;
-            for property in node.properties() {
-                if property.name == "phandle"
-                    && let Ok(value) = property.value.try_into()
-                {
-                    tree.phandles.push((u32::from_be_bytes(value), number));
-                }
-                tree.properties.push((property.name, property.value));
-            }
-            tree.nodes.push(Entry {
-                name: node.name,
-                parent: shape.parent,
-                end: shape.end,
-                first_property,
-                end_property: first_property.saturating_add(shape.properties),
-            });
-        }
-        // The crate's walk and the check must have seen the same tree.
-        if tree.nodes.len() != shapes.len() || tree.properties.len() != total {
-            return Err(BlobError::BadLayout);
-        }
         for reservation in fdt.memory_reservations() {
             // The crate hands an address out as a pointer; only its value is used.
             let start = Pa(reservation.address() as u64);
@@ -307,12 +271,17 @@ impl<'t> Node<'t> {
     /// with that base name.
     #[must_use]
     pub fn child(self, name: &str) -> Option<Node<'t>> {
-        let exact = self.children().find(|child| child.name() == name);
-        exact.or_else(|| {
-            (!name.contains('@'))
-                .then(|| self.children().find(|child| child.base_name() == name))
-                .flatten()
-        })
+        let mut by_base_name = None;
+        for child in self.children() {
+            match child.name().strip_prefix(name) {
+                Some("") => return Some(child),
+                Some(unit) if by_base_name.is_none() && unit.starts_with('@') => {
+                    by_base_name = Some(child)
+                }
+                _ => {}
+            }
+        }
+        by_base_name
     }
 
     /// Properties in tree order.

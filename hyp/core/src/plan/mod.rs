@@ -49,10 +49,12 @@ pub struct GuestPlan {
     pub kernel: Kernel,
     /// Where device tree and ramdisk go. The same at each start: it fits the guest's minimum.
     pub placement: Placement,
+    /// The device tree for the first start, with `memory-mib` backed.
+    pub dtb: Vec<u8>,
 }
 
 impl GuestPlan {
-    /// The guest's device tree for a start with `backed_bytes` of RAM from [`RAM_BASE`] on.
+    /// The guest's device tree for a later start, with `backed_bytes` of RAM from [`RAM_BASE`] on.
     ///
     /// # Errors
     /// The tree cannot be written or is too long: the configuration has names no device tree can have.
@@ -109,11 +111,8 @@ impl BootPlan {
         let cores = assign_cores(board, &partitions.guests, &mut problems);
         let mut guests = Vec::with_capacity(partitions.guests.len());
         for (config, cores) in partitions.guests.into_iter().zip(cores) {
-            match plan_guest(config, cores, archive) {
-                Ok(guest) => match guest.device_tree(board, guest.config.memory.boot_bytes) {
-                    Ok(_) => guests.push(guest),
-                    Err(refusal) => problems.push(refusal),
-                },
+            match plan_guest(board, config, cores, archive) {
+                Ok(guest) => guests.push(guest),
                 Err(refusal) => problems.push(refusal),
             }
         }
@@ -195,6 +194,7 @@ fn assign_cores(
 
 /// Finds, recognises and places a guest's files.
 fn plan_guest(
+    board: &Board,
     config: GuestConfig,
     cores: Vec<usize>,
     archive: &Archive<'_>,
@@ -263,14 +263,17 @@ fn plan_guest(
     if kernel.is_linux_sized() {
         memory::check_linux(&config)?;
     }
-    Ok(GuestPlan {
+    let mut guest = GuestPlan {
         config,
         cores,
         kernel_file,
         ramdisk_file,
         kernel,
         placement,
-    })
+        dtb: Vec::new(),
+    };
+    guest.dtb = guest.device_tree(board, guest.config.memory.boot_bytes)?;
+    Ok(guest)
 }
 
 /// What the host's check found.
