@@ -26,6 +26,7 @@ pub mod board;
 pub mod config;
 pub mod console;
 pub mod dt;
+pub mod exit;
 pub mod guest_dt;
 pub mod image;
 pub mod limits;
@@ -35,6 +36,7 @@ pub mod monitor;
 pub mod pl011;
 pub mod plan;
 pub mod refusal;
+pub mod vgic;
 
 #[cfg(test)]
 #[allow(missing_docs, dead_code)]

@@ -1,0 +1,415 @@
+//! The registers with one field per interrupt, which GICv2's distributor, GICv3's distributor and
+//! GICv3's redistributors have at the same offsets (IHI 0048B.b 4.3, IHI 0069 12.9 and 12.11).
+
+use super::bank::{Bits, bit};
+use super::deliver::vcpu_bit;
+use super::list_register::{HostGic, Trigger};
+use super::{IntId, Version, Vgic};
+
+/// Which banks a frame shows: the rest of the registers are RAZ/WI.
+#[derive(Clone, Copy)]
+pub(super) struct Scope {
+    /// First bank shown.
+    pub first: u32,
+    /// One past the last.
+    pub end: u32,
+}
+
+impl Scope {
+    const fn shows(self, word: u32) -> bool {
+        self.first <= word && word < self.end
+    }
+}
+
+/// `ICFGR` of the SGIs: all edge-triggered, read-only.
+const EDGE_SGIS: u32 = 0xffff;
+
+impl Vgic {
+    /// Reads the word at `offset` (a multiple of 4, below 0xd00, not in ITARGETSR); private banks
+    /// are those of `vcpu`.
+    #[inline]
+    pub(super) fn read_fields<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        scope: Scope,
+        offset: u32,
+        host: &H,
+    ) -> u32 {
+        let index = offset >> 2 & 31;
+        let word = match offset >> 7 {
+            1..=7 => index,
+            8..=15 => offset >> 5 & 31,
+            24 | 25 => offset >> 3 & 31,
+            _ => return 0,
+        };
+        if !scope.shows(word) {
+            return 0;
+        }
+        let bank = self.bank(vcpu, word);
+        match offset >> 7 {
+            1 => bank.group,
+            2 | 3 => bank.enabled,
+            4 | 5 => self.read_pending(own, vcpu, word, host),
+            6 | 7 => self.read_active(own, vcpu, word, host),
+            8..=15 => bank.priorities(index),
+            _ => spread(bank.edge >> (offset >> 2 & 1).wrapping_shl(4)),
+        }
+    }
+
+    /// Writes the bits of `mask` in the word at `offset` (as in [`read_fields`](Self::read_fields)).
+    #[inline]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an access and its context, all in registers"
+    )]
+    pub(super) fn write_fields<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        scope: Scope,
+        offset: u32,
+        mask: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let index = offset >> 2 & 31;
+        let word = match offset >> 7 {
+            1..=7 => index,
+            8..=15 => offset >> 5 & 31,
+            24 | 25 => offset >> 3 & 31,
+            _ => return,
+        };
+        if !scope.shows(word) {
+            return;
+        }
+        match offset >> 7 {
+            1 => self.write_group(own, vcpu, word, value, host),
+            2 => self.set_enabled(own, vcpu, word, value, host),
+            3 => self.clear_enabled(own, vcpu, word, value, host),
+            4 => self.set_pending(own, vcpu, word, value, host),
+            5 => self.clear_pending(own, vcpu, word, value, host),
+            6 => self.bank_mut(vcpu, word).active |= value & !self.bank(vcpu, word).in_lr,
+            7 => self.clear_active(own, vcpu, word, value, host),
+            8..=15 => {
+                self.bank_mut(vcpu, word).set_priorities(index, mask, value);
+                let four = 0xf_u32.wrapping_shl(index.wrapping_shl(2));
+                self.settle(own, vcpu, word, four, host);
+            }
+            _ => self.write_trigger(own, word, offset >> 2 & 1, value, host),
+        }
+    }
+
+    fn write_group<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let bank = self.bank_mut(vcpu, word);
+        let changed = bank.group ^ value;
+        bank.group = value;
+        self.settle(own, vcpu, word, changed, host);
+    }
+
+    #[inline]
+    fn set_enabled<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let bank = self.bank_mut(vcpu, word);
+        let new = value & !bank.enabled;
+        bank.enabled |= new;
+        let linked = new & bank.linked;
+        if linked != 0 {
+            self.follow(own, vcpu, word, linked, host);
+        }
+        self.settle(own, vcpu, word, new, host);
+    }
+
+    #[inline]
+    fn clear_enabled<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let bank = self.bank_mut(vcpu, word);
+        let old = value & bank.enabled;
+        bank.enabled &= !old;
+        let linked = old & bank.linked;
+        if linked != 0 {
+            self.follow(own, vcpu, word, linked, host);
+        }
+        if self.bank(vcpu, word).in_lr & old != 0 {
+            self.unsettled |= self.concerned(vcpu, word, old) & self.on & !vcpu_bit(own);
+            self.settle(own, vcpu, word, old, host);
+        }
+    }
+
+    /// Lets the physical interrupts through to which `mask` of bank `word` is linked, or holds them
+    /// back: those of enabled ones whose target is on pass.
+    pub(super) fn follow<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        mask: u32,
+        host: &mut H,
+    ) {
+        let bank = self.bank(vcpu, word);
+        let linked = mask & bank.linked;
+        let enabled = if word == 0 {
+            bank.enabled
+        } else {
+            bank.enabled & self.reachable(word)
+        };
+        if linked != 0 && word == 0 && vcpu != own {
+            self.vcpu_mut(vcpu).ppis_stale = true;
+            self.kicks |= vcpu_bit(vcpu);
+            return;
+        }
+        for n in Bits(linked) {
+            let pintid = self.pintid_of(IntId::new(word, n));
+            if enabled & bit(n) != 0 {
+                host.enable(pintid)
+            } else {
+                host.disable(pintid)
+            }
+        }
+    }
+
+    /// Does [`follow`](Self::follow) for the PPIs of `own` if another vCPU changed their enables.
+    pub(super) fn refresh_ppis<H: HostGic>(&mut self, own: usize, host: &mut H) {
+        if core::mem::replace(&mut self.vcpu_mut(own).ppis_stale, false) {
+            self.follow(own, own, 0, u32::MAX, host);
+        }
+    }
+
+    /// The SPIs of bank `word` whose target is on.
+    fn reachable(&self, word: u32) -> u32 {
+        Bits(self.on).fold(0, |mask, vcpu| mask | self.routed(vcpu as usize, word))
+    }
+
+    /// GICv2's SGIs are made pending by their own registers only (IHI 0048B.b, 4.3.7).
+    fn pendable(&self, word: u32, value: u32) -> u32 {
+        if word == 0 && self.version == Version::V2 {
+            value & !EDGE_SGIS
+        } else {
+            value
+        }
+    }
+
+    /// ISPENDR. Linked interrupts are made pending in the physical controller, through which they
+    /// come back when they may; those of another vCPU's PPIs are out of reach and ignored.
+    fn set_pending<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let value = self.pendable(word, value);
+        let bank = self.bank_mut(vcpu, word);
+        let linked = value & bank.linked;
+        bank.pending |= value & !linked;
+        if word != 0 || vcpu == own {
+            for n in Bits(linked) {
+                host.pend(self.pintid_of(IntId::new(word, n)));
+            }
+        }
+        self.settle(own, vcpu, word, value & !linked, host);
+    }
+
+    /// ICPENDR.
+    fn clear_pending<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let value = self.pendable(word, value);
+        let bank = self.bank_mut(vcpu, word);
+        let linked = value & bank.linked;
+        let left = linked & bank.pending;
+        bank.pending &= !value;
+        bank.cancel_pending |= value & bank.in_lr;
+        if word != 0 || vcpu == own {
+            for n in Bits(linked) {
+                let pintid = self.pintid_of(IntId::new(word, n));
+                host.unpend(pintid);
+                if left & bit(n) != 0 {
+                    host.deactivate(pintid);
+                }
+            }
+        } else {
+            // Only its own core can deactivate a PPI.
+            self.bank_mut(vcpu, word).pending |= left;
+        }
+        self.settle(own, vcpu, word, value, host);
+    }
+
+    /// ICACTIVER.
+    fn clear_active<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let bank = self.bank_mut(vcpu, word);
+        bank.active &= !value;
+        bank.cancel_active |= value & bank.in_lr;
+        self.settle(own, vcpu, word, value, host);
+    }
+
+    /// ICFGR of SPIs, half a bank at a time; that of SGIs and PPIs is read-only.
+    fn write_trigger<H: HostGic>(
+        &mut self,
+        own: usize,
+        word: u32,
+        half: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        if word == 0 {
+            return;
+        }
+        let shift = half.wrapping_shl(4);
+        let edge = gather(value).wrapping_shl(shift);
+        let bank = self.bank_mut(own, word);
+        let changed = (bank.edge ^ edge) & 0xffff_u32.wrapping_shl(shift);
+        bank.edge ^= changed;
+        let (linked, enabled, edge) = (bank.linked & changed, bank.enabled, bank.edge);
+        let enabled = enabled & self.reachable(word);
+        for n in Bits(linked) {
+            let pintid = self.pintid_of(IntId::new(word, n));
+            host.disable(pintid);
+            host.set_trigger(
+                pintid,
+                if edge & bit(n) != 0 {
+                    Trigger::Edge
+                } else {
+                    Trigger::Level
+                },
+            );
+            if enabled & bit(n) != 0 {
+                host.enable(pintid);
+            }
+        }
+        self.settle(own, own, word, changed, host);
+    }
+
+    fn read_pending<H: HostGic>(&mut self, own: usize, vcpu: usize, word: u32, host: &H) -> u32 {
+        let bank = self.bank(vcpu, word);
+        let mut pending = bank.asserted();
+        if word != 0 || vcpu == own {
+            for n in Bits(bank.linked & !pending) {
+                if host.is_pending(self.pintid_of(IntId::new(word, n))) {
+                    pending |= bit(n);
+                }
+            }
+        }
+        pending | self.in_list_registers(own, vcpu, word, host).0
+    }
+
+    fn read_active<H: HostGic>(&mut self, own: usize, vcpu: usize, word: u32, host: &H) -> u32 {
+        self.bank(vcpu, word).active | self.in_list_registers(own, vcpu, word, host).1
+    }
+
+    /// Pending and active bits of bank `word` that are in list registers: the own core's as they
+    /// are, others' as last seen, with a kick so that the next read is newer.
+    fn in_list_registers<H: HostGic>(
+        &mut self,
+        own: usize,
+        vcpu: usize,
+        word: u32,
+        host: &H,
+    ) -> (u32, u32) {
+        let (mut pending, mut active) = (0, 0);
+        for b in Bits(self.bank(vcpu, word).in_lr) {
+            let id = IntId::new(word, b);
+            let holder = self.holder_of(vcpu, id);
+            let held = self.vcpu(holder);
+            let Some(n) = Bits(held.used).find(|&n| self.lr_intid(holder, n) == id) else {
+                continue;
+            };
+            let (is_pending, is_active) = if holder == own {
+                let state = host.read_lr(n).state;
+                (state.is_pending(), state.is_active())
+            } else {
+                let seen = (
+                    held.seen_pending & bit(n) != 0,
+                    held.seen_active & bit(n) != 0,
+                );
+                self.vcpu_mut(holder).reconcile = true;
+                self.kicks |= vcpu_bit(holder);
+                seen
+            };
+            pending |= if is_pending { bit(b) } else { 0 };
+            active |= if is_active { bit(b) } else { 0 };
+        }
+        (pending, active)
+    }
+
+    /// `GICD_CTLR`'s group enables.
+    pub(super) fn write_control<H: HostGic>(&mut self, own: usize, value: u32, host: &mut H) {
+        let control = value & 3;
+        if control == self.control {
+            return;
+        }
+        self.control = control;
+        let all_if = |on: bool| if on { u32::MAX } else { 0 };
+        self.forward = [all_if(control & 1 != 0), all_if(control & 2 != 0)];
+        for vcpu in Bits(self.on) {
+            self.vcpu_mut(vcpu as usize).reconcile = true;
+        }
+        self.unsettled |= self.on & !vcpu_bit(own);
+        self.settle_vcpus(own, self.on, host);
+    }
+}
+
+/// Half a bank's bits as `ICFGR` shows them: bit n at 2n + 1.
+const fn spread(half: u32) -> u32 {
+    let mut x = half & 0xffff;
+    x = (x | x << 8) & 0x00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f;
+    x = (x | x << 2) & 0x3333_3333;
+    x = (x | x << 1) & 0x5555_5555;
+    x << 1
+}
+
+/// The reverse of [`spread`].
+const fn gather(config: u32) -> u32 {
+    let mut x = config >> 1 & 0x5555_5555;
+    x = (x | x >> 1) & 0x3333_3333;
+    x = (x | x >> 2) & 0x0f0f_0f0f;
+    x = (x | x >> 4) & 0x00ff_00ff;
+    (x | x >> 8) & 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trigger_fields_round_trip() {
+        for half in 0..=0xffff {
+            assert_eq!(gather(spread(half)), half);
+            assert_eq!(spread(half) & 0x5555_5555, 0);
+        }
+        assert_eq!(spread(0x8001), 0x8000_0002);
+    }
+}

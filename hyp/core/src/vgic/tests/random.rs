@@ -1,0 +1,278 @@
+//! Random accesses and random lives.
+
+use super::super::*;
+use super::machine::{Machine, ppi_name};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn version() -> impl Strategy<Value = Version> {
+    prop_oneof![Just(Version::V2), Just(Version::V3)]
+}
+
+fn width() -> impl Strategy<Value = Width> {
+    prop_oneof![
+        Just(Width::Byte),
+        Just(Width::Half),
+        Just(Width::Word),
+        Just(Width::Double)
+    ]
+}
+
+proptest! {
+    /// G1, G3: whatever is written wherever, no physical interrupt but the linked ones is touched,
+    /// nobody is kicked who does not exist, and reading everything back does no harm.
+    #[test]
+    fn accesses_touch_only_own_interrupts(
+        version in version(),
+        accesses in prop::collection::vec(
+            (0..3_usize, any::<bool>(), 0_u32..0x8_0000, width(), any::<u64>()), 1..200),
+    ) {
+        let mut m = Machine::ready(version, 3, 4);
+        prop_assert!(m.vgic.link_spi(IntId(50), 121));
+        for (vcpu, redistributor, offset, width, value) in accesses {
+            let (frame, limit) = if redistributor {
+                (Frame::Redistributors, 0x8_0000)
+            } else {
+                (Frame::Distributor, if version == Version::V2 { 0x1000 } else { 0x1_0000 })
+            };
+            // Half of the accesses go where the registers are.
+            let offset = if value & 1 == 0 { offset % limit } else { (offset % limit) & !0xf003 };
+            m.write(vcpu, frame, offset, width, value);
+            let _ = m.read(vcpu, frame, offset, width);
+            m.deliver_kicks();
+        }
+        prop_assert!(m.physical.touched.iter().all(|id| [27, 30, 121].contains(id)));
+        prop_assert_eq!(m.read32(0, 4) & 0x1f, 3);
+    }
+}
+
+/// One step of a life.
+#[derive(Clone, Debug)]
+enum Step {
+    Sgi { from: usize, id: u8, targets: u8 },
+    Edge { by: usize, id: u8 },
+    Timer { vcpu: usize },
+    Device,
+    Acknowledge { vcpu: usize },
+    End { vcpu: usize },
+    Kicks,
+    Enable { by: usize, id: u8 },
+    Disable { by: usize, id: u8 },
+    Route { by: usize, id: u8, to: u8 },
+    Priority { by: usize, id: u8, value: u8 },
+    Line { by: usize, high: bool },
+}
+
+fn step(vcpus: usize) -> impl Strategy<Value = Step> {
+    let v = move || 0..vcpus;
+    let edge = || 64..72_u8;
+    prop_oneof![
+        (v(), 0..16_u8, any::<u8>()).prop_map(|(from, id, targets)| Step::Sgi {
+            from,
+            id,
+            targets
+        }),
+        (v(), edge()).prop_map(|(by, id)| Step::Edge { by, id }),
+        v().prop_map(|vcpu| Step::Timer { vcpu }),
+        Just(Step::Device),
+        v().prop_map(|vcpu| Step::Acknowledge { vcpu }),
+        v().prop_map(|vcpu| Step::Acknowledge { vcpu }),
+        v().prop_map(|vcpu| Step::End { vcpu }),
+        Just(Step::Kicks),
+        (v(), edge()).prop_map(|(by, id)| Step::Enable { by, id }),
+        (v(), edge()).prop_map(|(by, id)| Step::Disable { by, id }),
+        (v(), edge(), 0..vcpus).prop_map(|(by, id, to)| Step::Route {
+            by,
+            id,
+            to: u8::try_from(to).unwrap()
+        }),
+        (v(), edge(), any::<u8>()).prop_map(|(by, id, value)| Step::Priority { by, id, value }),
+        (v(), any::<bool>()).prop_map(|(by, high)| Step::Line { by, high }),
+    ]
+}
+
+/// What must still be taken, per vCPU and SGI and sender, or per edge SPI (any vCPU).
+#[derive(Default)]
+struct Owed(BTreeMap<(Option<usize>, u8, u8), Debt>);
+
+/// One take at least if `due`; `spare` more are right because a kick was on the way, so that the
+/// earlier interrupt may have been acknowledged before the later one reached it.
+#[derive(Default, Debug)]
+struct Debt {
+    due: bool,
+    spare: usize,
+}
+
+impl Owed {
+    fn send(&mut self, vcpu: Option<usize>, id: u8, source: u8, kick_on_the_way: bool) {
+        let debt = self.0.entry((vcpu, id, source)).or_default();
+        debt.spare += usize::from(debt.due && kick_on_the_way);
+        debt.due = true;
+    }
+
+    fn take(&mut self, vcpu: usize, id: u8, source: u8) -> Result<(), TestCaseError> {
+        let key = match id {
+            0..16 => (Some(vcpu), id, source),
+            64..72 => (None, id, 0),
+            _ => return Ok(()),
+        };
+        let debt = self.0.entry(key).or_default();
+        prop_assert!(
+            debt.due || debt.spare > 0,
+            "vCPU {vcpu} took {id} from {source}: nobody sent it"
+        );
+        if !std::mem::take(&mut debt.due) {
+            debt.spare -= 1;
+        }
+        Ok(())
+    }
+}
+
+fn route(m: &mut Machine, by: usize, id: u8, to: u8) {
+    match m.vgic.version() {
+        Version::V2 => m.write(
+            by,
+            Frame::Distributor,
+            0x800 + u32::from(id),
+            Width::Byte,
+            1 << to,
+        ),
+        Version::V3 => {
+            m.write(
+                by,
+                Frame::Distributor,
+                0x6000 + 8 * u32::from(id),
+                Width::Double,
+                u64::from(to),
+            );
+        }
+    }
+}
+
+fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut m = Machine::ready(version, vcpus, lrs);
+    prop_assert!(m.vgic.link_spi(IntId(50), 121));
+    route(&mut m, 0, 50, 0);
+    m.write32(0, 0x104, 1 << 18);
+    for word in 0..2 {
+        m.write32(0, 0xc10 + 4 * word, u32::MAX);
+    }
+    let mut owed = Owed::default();
+    let bit = |id: u8| 1 << (id & 31);
+    for step in steps {
+        match step {
+            Step::Sgi { from, id, targets } => {
+                m.send_sgi(from, id, targets);
+                for vcpu in (0..vcpus).filter(|v| targets >> v & 1 != 0) {
+                    let source = if version == Version::V2 {
+                        u8::try_from(from).unwrap()
+                    } else {
+                        0
+                    };
+                    owed.send(Some(vcpu), id, source, m.kicked != 0);
+                }
+            }
+            Step::Edge { by, id } => {
+                m.set_line(by, id, Line::Low);
+                m.set_line(by, id, Line::High);
+                owed.send(None, id, 0, m.kicked != 0);
+            }
+            Step::Timer { vcpu } => {
+                m.fire_ppi(vcpu, 27);
+            }
+            Step::Device => {
+                m.fire_spi(121, 50);
+            }
+            Step::Acknowledge { vcpu } => {
+                if let Some((id, source)) = m.acknowledge(vcpu) {
+                    owed.take(vcpu, id, source)?;
+                }
+                m.maintain(vcpu);
+            }
+            Step::End { vcpu } => {
+                if !m.running[vcpu].is_empty() {
+                    m.end(vcpu);
+                }
+            }
+            Step::Kicks => m.deliver_kicks(),
+            Step::Enable { by, id } => m.write32(by, 0x108, bit(id)),
+            Step::Disable { by, id } => m.write32(by, 0x188, bit(id)),
+            Step::Route { by, id, to } => route(&mut m, by, id, to),
+            Step::Priority { by, id, value } => {
+                m.write(
+                    by,
+                    Frame::Distributor,
+                    0x400 + u32::from(id),
+                    Width::Byte,
+                    u64::from(value),
+                );
+            }
+            Step::Line { by, high } => {
+                m.set_line(by, 33, if high { Line::High } else { Line::Low })
+            }
+        }
+    }
+    // Calm: all enabled, everything ended, and all that is owed comes, once.
+    m.set_line(0, 33, Line::Low);
+    m.write32(0, 0x108, u32::MAX);
+    m.deliver_kicks();
+    for vcpu in 0..vcpus {
+        while !m.running[vcpu].is_empty() {
+            m.end(vcpu);
+        }
+    }
+    for (vcpu, id, source) in m.drain() {
+        owed.take(vcpu, id, source)?;
+        prop_assert_ne!(id, 33, "its line is low");
+    }
+    owed.0.retain(|_, debt| debt.due);
+    prop_assert!(owed.0.is_empty(), "never delivered: {:?}", owed.0);
+    prop_assert!(
+        m.lrs
+            .iter()
+            .flatten()
+            .all(|lr| lr.state == LrState::Invalid)
+    );
+    prop_assert!(
+        m.physical.active.is_empty(),
+        "left active: {:?}",
+        m.physical.active
+    );
+    prop_assert!(m.maintenance.iter().all(|w| *w == Maintenance::default()));
+    // And the machine is not worn out.
+    prop_assert!(m.fire_ppi(0, 27) && m.fire_spi(121, 50));
+    prop_assert!(m.physical.enabled.contains(&ppi_name(vcpus - 1, 27)));
+    m.set_line(0, 33, Line::High);
+    let mut last: Vec<u8> = Vec::new();
+    m.deliver_kicks();
+    while let Some((id, _)) = m.acknowledge(0) {
+        last.push(id);
+        if id == 33 {
+            m.set_line(0, 33, Line::Low);
+        }
+        m.end(0);
+    }
+    last.sort_unstable();
+    prop_assert_eq!(last, [27, 33, 50]);
+    Ok(())
+}
+
+proptest! {
+    /// Every interrupt that is sent and enabled is taken exactly once, in any interleaving.
+    #[test]
+    fn nothing_is_lost_or_doubled_with_two_vcpus(
+        version in version(),
+        lrs in 2..5_usize,
+        steps in prop::collection::vec(step(2), 1..120),
+    ) {
+        live(version, 2, lrs, steps)?;
+    }
+
+    #[test]
+    fn nothing_is_lost_or_doubled_with_eight_vcpus(
+        version in version(),
+        steps in prop::collection::vec(step(8), 1..120),
+    ) {
+        live(version, 8, 4, steps)?;
+    }
+}
