@@ -56,7 +56,12 @@ pub(super) fn check(node: Node<'_>, known: &[Known], problems: &mut Vec<Refusal>
                     .filter(|known| known.supported)
                     .map(|known| known.name);
                 let fix = nearest
-                    .min_by_key(|name| distance(name, property.name))
+                    .min_by_key(|name| {
+                        (
+                            !name.starts_with(property.name),
+                            distance(name, property.name),
+                        )
+                    })
                     .filter(|name| is_near(name, property.name))
                     .map_or_else(
                         || "remove it; docs/binding.md lists all properties".into(),
