@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::Program;
+use crate::status::Status;
 
 /// How long to wait for something that should come soon. Generous: the emulator may share two cores with a build.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks at the status: looking costs the guests time.
+const STATUS_PAUSE: Duration = Duration::from_millis(250);
 /// Lines of the console that an error shows.
 const EXCERPT_LINES: usize = 24;
 /// What no healthy board ever says: the hypervisor's own end, or a Linux guest's.
-const DISASTERS: [&str; 3] = ["ballast: panic", "Kernel panic", "Internal error: Oops"];
+const DISASTERS: [&str; 3] = ["[ballast] panic", "Kernel panic", "Internal error: Oops"];
 
 /// What the physical console shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,19 +162,58 @@ impl Console {
         })
     }
 
-    /// Runs a command of the monitor and gives its answer.
+    /// Runs a command of the monitor and gives its answer, less prompts and Ballast's own messages.
     pub fn monitor(&mut self, command: &str) -> Result<String> {
-        const PROMPT: &str = "ballast> ";
         if self.view != View::Monitor {
             self.send("\x1dm")?;
             self.view = View::Monitor;
-            self.expect(PROMPT)?;
         }
-        self.send(&format!("{command}\r"))?;
+        // A prompt may be shown anew at any time, so the answer ends where the next, unknown, command is refused.
+        self.commands += 1;
+        let mark = format!("end{}", self.commands);
+        self.send(&format!("{command}\r{mark}\r"))?;
         let answer = self
-            .expect(PROMPT)
+            .expect(&format!("unknown command '{mark}'"))
             .with_context(|| format!("monitor command `{command}`"))?;
-        Ok(plain(answer.split_once('\n').map_or("", |(_, rest)| rest)))
+        self.expect("\n")?;
+        let own = |line: &&str| !line.starts_with("ballast> ") && !line.starts_with("[ballast]");
+        let answer = plain(&answer);
+        let echo = answer
+            .find(&format!("ballast> {command}\n"))
+            .map_or(0, |at| at + command.len() + 10);
+        Ok(answer[echo..]
+            .lines()
+            .filter(own)
+            .filter(|l| !l.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n"))
+    }
+
+    /// What the monitor's `status` says now.
+    pub fn status(&mut self) -> Result<Status> {
+        let answer = self.monitor("status")?;
+        Status::parse(&answer).with_context(|| format!("`status` answered:\n{answer}"))
+    }
+
+    /// Asks for the status until `reached` holds and gives it.
+    pub fn wait_for_status(
+        &mut self,
+        what: &str,
+        reached: impl Fn(&Status) -> bool,
+    ) -> Result<Status> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let status = self.status()?;
+            if reached(&status) {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "waited {:?} in vain for {what}; the status is still:\n{status}",
+                self.patience
+            );
+            thread::sleep(STATUS_PAUSE);
+        }
     }
 
     /// Switches the console to one guest.
@@ -360,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_disaster_ends_the_wait_at_once() {
-        let error = script("echo 'ballast: panic: frame'; sleep 60")
+        let error = script("echo '[ballast] panic: frame'; sleep 60")
             .expect("x")
             .unwrap_err()
             .to_string();

@@ -13,6 +13,7 @@ mod process;
 mod qemu;
 mod run;
 mod setup;
+mod status;
 mod suite;
 
 use std::path::PathBuf;

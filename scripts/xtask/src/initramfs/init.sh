@@ -6,7 +6,7 @@ stty columns 1000
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-mount -t tmpfs -o size=100% tmpfs /tmp
+mount -t tmpfs -o size=0 tmpfs /tmp
 # Kernel messages stay in the log: on the console they would cut into what a test reads.
 dmesg -n 1
 [ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko

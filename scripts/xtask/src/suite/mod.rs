@@ -3,6 +3,9 @@
 mod bare_metal;
 mod host;
 mod linux;
+mod memory;
+mod monitor;
+mod refusals;
 mod scenario;
 
 use std::process::ExitCode;
@@ -49,10 +52,14 @@ impl Tally {
 
 /// Every scenario, in the order in which they are run: a broken boot shows first.
 fn scenarios() -> Vec<Scenario> {
-    [bare_metal::scenarios(), linux::scenarios()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let groups = [
+        bare_metal::scenarios(),
+        refusals::scenarios(),
+        linux::scenarios(),
+        monitor::scenarios(),
+        memory::scenarios(),
+    ];
+    groups.into_iter().flatten().collect()
 }
 
 /// `cargo xtask test`.

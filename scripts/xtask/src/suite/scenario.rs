@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::archive::Image;
 use crate::artefacts;
+use crate::check;
 use crate::console::Console;
 use crate::paths;
 use crate::qemu::{Board, Serial};
@@ -21,6 +22,7 @@ pub struct Guest {
     kernel: Kernel,
     bootargs: String,
     properties: Vec<String>,
+    number: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,7 @@ impl Guest {
             kernel: Kernel::BareMetal,
             bootargs: format!("test={test}"),
             properties: Vec::new(),
+            number: None,
         }
     }
 
@@ -48,6 +51,7 @@ impl Guest {
             kernel: Kernel::Linux,
             bootargs,
             properties: Vec::new(),
+            number: None,
         }
     }
 
@@ -80,7 +84,14 @@ impl Guest {
         self
     }
 
-    fn source(&self, number: usize) -> String {
+    /// Its number, where that is not its place in the list.
+    pub fn number(mut self, number: usize) -> Self {
+        self.number = Some(number);
+        self
+    }
+
+    fn source(&self, place: usize) -> String {
+        let number = self.number.unwrap_or(place);
         let images = match self.kernel {
             Kernel::BareMetal => "kernel = \"bare-metal\";",
             Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";",
@@ -139,6 +150,7 @@ pub struct Scenario {
     extra: Vec<String>,
     guests: Vec<Guest>,
     source: Option<String>,
+    refusal: Option<&'static str>,
     script: Script,
 }
 
@@ -158,6 +170,7 @@ impl Scenario {
             extra: Vec::new(),
             guests: Vec::new(),
             source: None,
+            refusal: None,
             script: Box::new(script),
         }
     }
@@ -189,6 +202,12 @@ impl Scenario {
     /// Partitions given as they are, in place of those made from the guests.
     pub fn partitions(mut self, source: impl Into<String>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// The host's check must refuse these partitions too, naming this.
+    pub fn refused(mut self, naming: &'static str) -> Self {
+        self.refusal = Some(naming);
         self
     }
 
@@ -226,13 +245,21 @@ impl Scenario {
             ram_mib: self.ram_mib,
             extra,
         };
-        let boot = run::prepare(
-            &board,
-            &source,
-            &images.used_by(&overlay),
-            images.hypervisor.clone(),
-            &dir,
-        )?;
+        let used = images.used_by(&overlay);
+        let boot = run::prepare(&board, &source, &used, images.hypervisor.clone(), &dir)?;
+        let report = check::judge(&board, &boot.dtb, &used, &boot.kernel)?;
+        let said: Vec<String> = report.refusals.iter().map(ToString::to_string).collect();
+        match self.refusal {
+            None => ensure!(
+                said.is_empty(),
+                "the host's check refuses these partitions: {}",
+                said.join("; ")
+            ),
+            Some(word) => ensure!(
+                said.iter().any(|refusal| refusal.contains(word)),
+                "the host's check should have refused these partitions naming {word}, but said: {said:?}"
+            ),
+        }
         let command = board.command(&boot, Serial::Pipe);
         paths::write(&dir.join("command"), command.line() + "\n")?;
         let mut console = Console::start(command, &dir.join("console.log"))?;

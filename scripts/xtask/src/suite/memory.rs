@@ -1,0 +1,204 @@
+//! Memory that moves between running Linux guests.
+
+use anyhow::{Result, ensure};
+
+use super::{Guest, Scenario};
+use crate::console::Console;
+
+/// Moving by hand, growing, reset while inflated, module reload, and a guest that does not answer.
+pub fn scenarios() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for gic in [2, 3] {
+        all.push(two_guests(
+            format!("memory-moves-and-returns-gic{gic}"),
+            gic,
+            moves_and_returns,
+        ));
+    }
+    all.push(two_guests("memory-fifty-moves", 3, fifty_moves));
+    all.push(two_guests(
+        "memory-reset-while-inflated",
+        3,
+        reset_while_inflated,
+    ));
+    all.push(two_guests("memory-module-reload", 3, module_reload));
+    all.push(ignores_its_target());
+    all
+}
+
+/// Two Linux guests of 512 MiB each, which may grow to 768, on a board that has little more.
+fn two_guests(
+    name: impl Into<String>,
+    gic: u8,
+    script: impl Fn(&mut Console) -> Result<()> + 'static,
+) -> Scenario {
+    let guest = |name: &str| Guest::linux(name).memory(512).memory_bounds(128, 768);
+    Scenario::new(name, gic, move |console| {
+        for guest in [1, 2] {
+            guest_is_up(console, guest)?;
+        }
+        script(console)
+    })
+    .ram(1152)
+    .guest(guest("linux-a"))
+    .guest(guest("linux-b"))
+}
+
+fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
+    console.patience(180).focus(guest)?;
+    console.expect("guest up")?;
+    console.patience(90);
+    console.wait_for_status("the driver to register", |s| {
+        s.guest(guest).get("driver") == "ready"
+    })?;
+    Ok(())
+}
+
+/// Sets a target and waits until the guest has exactly that.
+fn set_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
+    let answer = console.monitor(&format!("mem {guest} {mib}"))?;
+    ensure!(!answer.contains("refused"), "mem {guest} {mib}: {answer}");
+    let what = format!("guest {guest} to have {mib} MiB");
+    console.wait_for_status(&what, |s| s.memory_mib(guest) == mib && s.settled(guest))?;
+    Ok(())
+}
+
+/// What the guest itself says it has, in MiB.
+fn mem_total_mib(console: &mut Console, guest: u8) -> Result<u64> {
+    let kib = console.shell(guest, "awk '/MemTotal/ { print $2 }' /proc/meminfo")?;
+    Ok(kib.trim().parse::<u64>()? >> 10)
+}
+
+/// Fills most of what is free with data that is not zero, reads it back, and frees it.
+fn uses_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
+    let make =
+        format!("yes ballast | dd bs=1M count={mib} iflag=fullblock of=/tmp/data 2>/dev/null");
+    console.shell(guest, &make)?;
+    let sum = format!("yes ballast | dd bs=1M count={mib} iflag=fullblock 2>/dev/null | md5sum");
+    let expected = console.shell(guest, &sum)?;
+    let found = console.shell(guest, "md5sum < /tmp/data; rm /tmp/data")?;
+    ensure!(
+        expected == found,
+        "guest {guest} wrote {mib} MiB and read back something else"
+    );
+    Ok(())
+}
+
+fn moves_and_returns(console: &mut Console) -> Result<()> {
+    let before = console.status()?;
+    set_memory(console, 1, 256)?;
+    set_memory(console, 2, 768)?;
+    let (a, b) = (mem_total_mib(console, 1)?, mem_total_mib(console, 2)?);
+    ensure!(
+        a < 256 && b > 640,
+        "MemTotal is {a} and {b} MiB after 256 MiB have moved"
+    );
+    uses_memory(console, 2, 500)?;
+    set_memory(console, 2, 512)?;
+    set_memory(console, 1, 512)?;
+    uses_memory(console, 1, 300)?;
+    let after = console.status()?;
+    ensure!(
+        before.total_kib() == after.total_kib(),
+        "memory was lost:\n{before}{after}"
+    );
+    Ok(())
+}
+
+fn fifty_moves(console: &mut Console) -> Result<()> {
+    let before = console.status()?;
+    // Content that must survive on both sides while the rest of the memory comes and goes.
+    let keep = "yes keep | dd bs=1M count=40 iflag=fullblock of=/tmp/keep 2>/dev/null";
+    let sum = "md5sum < /tmp/keep";
+    let mut sums = Vec::new();
+    for guest in [1, 2] {
+        console.shell(guest, keep)?;
+        sums.push(console.shell(guest, sum)?);
+    }
+    for _ in 0..50 {
+        set_memory(console, 1, 320)?;
+        set_memory(console, 2, 704)?;
+        set_memory(console, 2, 512)?;
+        set_memory(console, 1, 512)?;
+    }
+    for guest in [1, 2] {
+        ensure!(
+            console.shell(guest, sum)? == sums[usize::from(guest) - 1],
+            "guest {guest} lost data"
+        );
+        let stats = console.monitor(&format!("stats {guest}"))?;
+        let count = |key: &str| {
+            let word = stats
+                .split_whitespace()
+                .find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+            word.and_then(|value| value.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        let (splits, merges) = (count("splits"), count("merges"));
+        ensure!(
+            splits == merges,
+            "guest {guest}: {splits} blocks split and {merges} merged:\n{stats}"
+        );
+    }
+    let after = console.status()?;
+    ensure!(
+        before.total_kib() == after.total_kib(),
+        "memory was lost:\n{before}{after}"
+    );
+    Ok(())
+}
+
+fn reset_while_inflated(console: &mut Console) -> Result<()> {
+    set_memory(console, 1, 256)?;
+    console.shell(2, "echo still here > /tmp/mark")?;
+    console.monitor("reset 1")?;
+    guest_is_up(console, 1)?;
+    let total = mem_total_mib(console, 1)?;
+    ensure!(
+        total < 512,
+        "guest 1 says it has {total} MiB after its reset"
+    );
+    set_memory(console, 1, 512)?;
+    uses_memory(console, 1, 300)?;
+    console.shell(2, "grep -q 'still here' /tmp/mark")?;
+    Ok(())
+}
+
+fn module_reload(console: &mut Console) -> Result<()> {
+    set_memory(console, 1, 320)?;
+    for _ in 0..3 {
+        console.shell(1, "rmmod ballast_balloon")?;
+        console.wait_for_status("the driver to leave", |s| {
+            s.guest(1).get("driver") != "ready"
+        })?;
+        console.shell(1, "insmod /lib/ballast_balloon.ko")?;
+        console.wait_for_status("the driver to come back to its target", |s| {
+            s.guest(1).get("driver") == "ready" && s.settled(1)
+        })?;
+    }
+    set_memory(console, 1, 512)?;
+    uses_memory(console, 1, 300)
+}
+
+/// A guest without a driver keeps what it has, is named for it, and harms nobody.
+fn ignores_its_target() -> Scenario {
+    let guest = |name: &str| Guest::linux(name).memory(256).memory_bounds(128, 512);
+    Scenario::new("memory-ignored-target", 3, |console| {
+        for guest in [1, 2] {
+            console.patience(180).focus(guest)?;
+            console.expect("guest up")?;
+        }
+        console.patience(90).monitor("mem 1 128")?;
+        let status = console.status()?;
+        ensure!(
+            status.memory_mib(1) == 256 && status.guest(1).number("target-mib") == 128,
+            "{status}"
+        );
+        set_memory(console, 2, 128)?;
+        set_memory(console, 2, 256)?;
+        uses_memory(console, 1, 100)
+    })
+    .ram(1024)
+    .guest(guest("deaf").args("noballoon"))
+    .guest(guest("linux"))
+}
