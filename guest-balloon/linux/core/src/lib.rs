@@ -1,2 +1,10 @@
-//! Not yet here.
-#![no_std]
+//! The driver core as the static library inside the Linux module.
+//!
+//! `../ballast.h` is the other side of this boundary and its documentation; the two are kept in step by hand. On
+//! the host this library is empty.
+#![cfg_attr(target_os = "none", no_std)]
+
+#[cfg(target_os = "none")]
+mod boundary;
+#[cfg(target_os = "none")]
+mod front;
