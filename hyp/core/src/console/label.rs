@@ -69,8 +69,16 @@ impl Labels {
         Self::default()
     }
 
-    /// Adds the next guest; one beyond [`MAX_GUESTS`] is ignored (admission has refused it).
-    pub fn push(&mut self, label: Label) {
+    /// Adds the next guest; one beyond [`MAX_GUESTS`] is ignored (admission has refused it). A name
+    /// that another guest has already (`linux@1`, `linux@2`) gets its number behind it.
+    pub fn push(&mut self, mut label: Label) {
+        if self.iter().any(|other| other.name == label.name) {
+            let suffix = [b'@', label.number.wrapping_add(b'0')];
+            label.name.truncate(NAME_BYTES.saturating_sub(suffix.len()));
+            for byte in suffix {
+                let _ = label.name.push(char::from(byte));
+            }
+        }
         let _ = self.0.push(label);
     }
 
@@ -145,6 +153,21 @@ mod tests {
         assert_eq!(Label::new(1, "").name(), "guest");
         assert_eq!(Label::new(1, "a] \x1b[2J").name(), "a????2J");
         assert_eq!(Label::new(1, &"x".repeat(99)).name().len(), NAME_BYTES);
+    }
+
+    #[test]
+    fn no_two_guests_have_one_name() {
+        let mut labels = Labels::new();
+        for number in 1..=9 {
+            labels.push(Label::new(number, &"linux".repeat(7)));
+        }
+        let names: std::collections::HashSet<&str> = labels.iter().map(Label::name).collect();
+        assert_eq!(names.len(), 9);
+        assert!(
+            labels
+                .get(1)
+                .is_some_and(|label| label.name().ends_with("@2"))
+        );
     }
 
     #[test]
