@@ -35,7 +35,9 @@ pub mod machine;
 pub mod monitor;
 pub mod pl011;
 pub mod plan;
+pub mod psci;
 pub mod refusal;
+pub mod smccc;
 pub mod vgic;
 
 #[cfg(test)]
