@@ -11,9 +11,10 @@
 //! lets the lock go, so that the interrupt line reaches the guest's GIC in order.
 
 use crate::console::{Attention, InputRing, OutputRing};
+use crate::exit::Width;
 
 /// Size of the register block in bytes.
-pub const SIZE: u64 = 0x1000;
+pub const SIZE: u32 = 0x1000;
 
 /// Bytes of output kept as history for one guest; half of it may wait to be shown.
 pub const OUTPUT_BYTES: usize = 16 * 1024;
@@ -30,20 +31,20 @@ const IDLE_POLLS: u8 = 4;
 
 /// Register offsets (DDI 0183G, table 3-1).
 mod reg {
-    pub const DR: u64 = 0x000;
-    pub const FR: u64 = 0x018;
-    pub const ILPR: u64 = 0x020;
-    pub const IBRD: u64 = 0x024;
-    pub const FBRD: u64 = 0x028;
-    pub const LCR_H: u64 = 0x02c;
-    pub const CR: u64 = 0x030;
-    pub const IFLS: u64 = 0x034;
-    pub const IMSC: u64 = 0x038;
-    pub const RIS: u64 = 0x03c;
-    pub const MIS: u64 = 0x040;
-    pub const ICR: u64 = 0x044;
-    pub const DMACR: u64 = 0x048;
-    pub const PERIPH_ID0: u64 = 0xfe0;
+    pub const DR: u32 = 0x000;
+    pub const FR: u32 = 0x018;
+    pub const ILPR: u32 = 0x020;
+    pub const IBRD: u32 = 0x024;
+    pub const FBRD: u32 = 0x028;
+    pub const LCR_H: u32 = 0x02c;
+    pub const CR: u32 = 0x030;
+    pub const IFLS: u32 = 0x034;
+    pub const IMSC: u32 = 0x038;
+    pub const RIS: u32 = 0x03c;
+    pub const MIS: u32 = 0x040;
+    pub const ICR: u32 = 0x044;
+    pub const DMACR: u32 = 0x048;
+    pub const PERIPH_ID0: u32 = 0xfe0;
 }
 
 /// PeriphID0-3 and PCellID0-3, one byte each: part 0x011, designer Arm, revision r1p4, whose FIFO
@@ -159,11 +160,11 @@ impl Pl011 {
         (self.mask, self.raw, self.polls) = (0, 0, 0);
     }
 
-    /// A guest's load of `bytes` (1, 2, 4 or 8) at `offset` into the block. Anything has a defined
-    /// result: bytes beyond a register's four, and offsets without a register, read as zero. Only a
-    /// load at DR's own address takes a byte from the FIFO.
+    /// A guest's load at `offset` into the block. Anything has a defined result: bytes beyond a
+    /// register's four, and offsets without a register, read as zero. Only a load at DR's own
+    /// address takes a byte from the FIFO.
     #[must_use]
-    pub fn read(&mut self, offset: u64, bytes: u8) -> u64 {
+    pub fn read(&mut self, offset: u32, width: Width) -> u64 {
         let byte_in_register = offset & 3;
         let value = match offset & !3 {
             reg::DR if byte_in_register == 0 => self.receive_byte(),
@@ -181,13 +182,13 @@ impl Pl011 {
             id if (reg::PERIPH_ID0..SIZE).contains(&id) => identification(id),
             _ => 0,
         };
-        truncate(u64::from(value >> (byte_in_register << 3)), bytes)
+        width.truncate(u64::from(value >> (byte_in_register << 3)))
     }
 
-    /// A guest's store of the low `bytes` (1, 2, 4 or 8) of `value` at `offset`. A store that does
-    /// not start at a register's own address, or hits none or a read-only one, is ignored.
-    pub fn write(&mut self, offset: u64, bytes: u8, value: u64) {
-        let [b0, b1, ..] = truncate(value, bytes).to_le_bytes();
+    /// A guest's store at `offset`. One that does not start at a register's own address, or hits
+    /// none or a read-only one, is ignored.
+    pub fn write(&mut self, offset: u32, width: Width, value: u64) {
+        let [b0, b1, ..] = width.truncate(value).to_le_bytes();
         let half = u16::from_le_bytes([b0, b1]);
         match offset {
             reg::DR => self.send(b0),
@@ -390,18 +391,9 @@ impl Default for Pl011 {
     }
 }
 
-fn identification(offset: u64) -> u32 {
+fn identification(offset: u32) -> u32 {
     let index = usize::try_from(offset.wrapping_sub(reg::PERIPH_ID0) >> 2).unwrap_or(usize::MAX);
     ID.get(index).copied().map_or(0, u32::from)
-}
-
-fn truncate(value: u64, bytes: u8) -> u64 {
-    match bytes {
-        1 => value & 0xff,
-        2 => value & 0xffff,
-        4 => value & 0xffff_ffff,
-        _ => value,
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::console::{Label, Stage};
+use crate::exit::Width;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
     DriverState, GuestState, GuestStats, GuestStatus, HostStatus, PowerAction, Refused,
@@ -115,14 +116,16 @@ impl Bench {
         let mut uart = self.shell.uarts[guest].borrow_mut();
         let dropped = uart.counts().dropped;
         for byte in bytes {
-            uart.write(0, 1, u64::from(*byte));
+            uart.write(0, Width::Byte, u64::from(*byte));
         }
         bytes.len() - (uart.counts().dropped - dropped) as usize
     }
 
     /// What a driver does at the end of a write.
     fn pause(&mut self, guest: usize) {
-        self.shell.uarts[guest].borrow_mut().write(0x38, 2, 0x50);
+        self.shell.uarts[guest]
+            .borrow_mut()
+            .write(0x38, Width::Half, 0x50);
     }
 
     fn say(&mut self, text: &str) {
@@ -158,8 +161,8 @@ impl Bench {
     fn read_input(&self, guest: usize) -> Vec<u8> {
         let mut uart = self.shell.uarts[guest].borrow_mut();
         let mut bytes = Vec::new();
-        while uart.read(0x18, 4) & 0x10 == 0 {
-            bytes.push(u8::try_from(uart.read(0, 4)).unwrap());
+        while uart.read(0x18, Width::Word) & 0x10 == 0 {
+            bytes.push(u8::try_from(uart.read(0, Width::Word)).unwrap());
         }
         bytes
     }
