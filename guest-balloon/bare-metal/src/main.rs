@@ -7,7 +7,10 @@
 #![cfg_attr(not(target_os = "none"), allow(dead_code))]
 
 mod machine;
+mod pages;
 
+#[cfg(target_os = "none")]
+mod balloon;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
@@ -17,9 +20,13 @@ mod exception;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
 mod mmio;
 #[cfg(target_os = "none")]
 mod mmu;
+#[cfg(target_os = "none")]
+mod ram;
 #[cfg(target_os = "none")]
 mod smccc;
 #[cfg(target_os = "none")]

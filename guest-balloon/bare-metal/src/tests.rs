@@ -1,5 +1,6 @@
 //! The tests, by name.
 
+mod balloon;
 mod basic;
 
 use core::fmt::Write;
@@ -39,6 +40,10 @@ pub fn run(machine: &'static Machine) -> ! {
         "smp" => basic::smp(machine),
         "timer" => basic::timer(),
         "ipi" => basic::ipi(machine),
+        "balloon" => balloon::serve(machine),
+        "ignore" => balloon::ignore(machine),
+        "counter" => balloon::counter(machine),
+        "epoch" => balloon::epoch(machine),
         _ => Err(why(format_args!("no such test"))),
     };
     start::finish(name, outcome)

@@ -1,0 +1,95 @@
+//! The only place that touches RAM by address: patterns, zeroes, and memory carved out for tables.
+//!
+//! The pages it is asked about belong to no Rust object: they are the allocator's, between the image and the end
+//! of RAM.
+
+use ballast_balloon::abi::PAGE_SIZE;
+
+const WORDS: u64 = PAGE_SIZE / 8;
+
+/// What a word of an own page holds: different in each place, guest and generation.
+const fn word(address: u64, seed: u64) -> u64 {
+    (address ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// A page that did not hold what it should.
+#[derive(Clone, Copy, Debug)]
+pub struct Mismatch {
+    /// The word's address.
+    pub address: u64,
+    /// What it held.
+    pub found: u64,
+    /// What it should have held.
+    pub expected: u64,
+}
+
+/// Writes the pattern into a page.
+///
+/// # Safety
+/// The page is RAM, mapped, backed, and no Rust object lies in it.
+pub unsafe fn fill(page: u64, seed: u64) {
+    for index in 0..WORDS {
+        let address = page + index * 8;
+        // SAFETY: within the page.
+        unsafe { (address as *mut u64).write_volatile(word(address, seed)) };
+    }
+}
+
+/// Checks that a page holds the pattern.
+///
+/// # Safety
+/// As [`fill`].
+pub unsafe fn verify(page: u64, seed: u64) -> Result<(), Mismatch> {
+    // SAFETY: the caller's promise.
+    unsafe { compare(page, |address| word(address, seed)) }
+}
+
+/// Checks that a page reads zero.
+///
+/// # Safety
+/// As [`fill`].
+pub unsafe fn verify_zero(page: u64) -> Result<(), Mismatch> {
+    // SAFETY: the caller's promise.
+    unsafe { compare(page, |_| 0) }
+}
+
+unsafe fn compare(page: u64, expected: impl Fn(u64) -> u64) -> Result<(), Mismatch> {
+    for index in 0..WORDS {
+        let address = page + index * 8;
+        // SAFETY: within the page, by the caller's promise.
+        let found = unsafe { (address as *const u64).read_volatile() };
+        let expected = expected(address);
+        if found != expected {
+            return Err(Mismatch {
+                address,
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A slice of `len` elements of `value` at `address`, for ever.
+///
+/// # Safety
+/// The memory is RAM, mapped, backed, aligned for `T`, and nobody else uses it from now on.
+pub unsafe fn carve<T: Copy>(address: u64, len: usize, value: T) -> &'static mut [T] {
+    let start = address as *mut T;
+    for index in 0..len {
+        // SAFETY: within the memory, by the caller's promise.
+        unsafe { start.add(index).write(value) };
+    }
+    // SAFETY: written above; nobody else uses it.
+    unsafe { core::slice::from_raw_parts_mut(start, len) }
+}
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __image_end: u8;
+}
+
+/// Where the image lies, `.bss` and stacks included.
+pub fn image() -> core::ops::Range<u64> {
+    (&raw const __image_start) as u64..(&raw const __image_end) as u64
+}
