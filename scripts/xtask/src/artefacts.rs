@@ -11,7 +11,7 @@ use object::{Endianness, elf};
 use crate::initramfs;
 use crate::paths;
 use crate::process::Program;
-use crate::setup::{self, BARE_METAL, Consent, Need};
+use crate::setup::{self, BARE_METAL, Consent, LINUX_GUEST, Need};
 
 /// Builds the hypervisor; gives its arm64 Image.
 pub fn hypervisor() -> Result<PathBuf> {
@@ -154,18 +154,38 @@ pub struct LinuxGuest {
     pub initrd: PathBuf,
 }
 
-/// Debian's kernel from the cache, and an initramfs with the balloon module for it.
+/// Debian's kernel from the cache, and an initramfs with the balloon module and the demo's job.
 pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
-    let module = paths::read(&module(None, consent)?)?;
+    setup::ensure(&[Need::LinuxGuestTarget], consent)?;
+    let module = stripped(&module(None, consent)?)?;
+    let strip = ["--config", "profile.release.strip=\"symbols\""];
+    let workload = paths::read(&cargo_build("ballast-workload", LINUX_GUEST, &strip)?)?;
     let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
-    let files = [initramfs::File {
-        path: "lib/ballast_balloon.ko",
-        permissions: 0o644,
-        data: &module,
-    }];
+    let files = [
+        initramfs::File {
+            path: "lib/ballast_balloon.ko",
+            permissions: 0o644,
+            data: &module,
+        },
+        initramfs::File {
+            path: "bin/workload",
+            permissions: 0o755,
+            data: &workload,
+        },
+    ];
     paths::write(&initrd, initramfs::build(&files)?)?;
     Ok(LinuxGuest {
         kernel: setup::kernel()?.image,
         initrd,
     })
+}
+
+/// A module without its debugging information, which is most of it.
+fn stripped(module: &Path) -> Result<Vec<u8>> {
+    let path = paths::made("ballast")?.join("ballast_balloon.ko");
+    let strip = Program::new("aarch64-linux-gnu-strip")
+        .arg("--strip-debug")
+        .arg("-o");
+    strip.args([&path, &module.to_owned()]).capture()?;
+    paths::read(&path)
 }

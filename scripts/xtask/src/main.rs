@@ -7,8 +7,10 @@ mod archive;
 mod artefacts;
 mod check;
 mod console;
+mod demo;
 mod initramfs;
 mod paths;
+mod plot;
 mod process;
 mod qemu;
 mod run;
@@ -58,6 +60,8 @@ enum Command {
     Run(run::Args),
     /// Judge partitions on this machine as they would be at boot
     Check(check::Args),
+    /// Move memory between two running Linux guests, and show it
+    Demo(demo::Args),
     /// Run every test: on the host, then in QEMU
     Test(suite::Args),
 }
@@ -92,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         }
         Command::Run(args) => return run::run(&args, consent),
         Command::Check(args) => return check::run(&args, consent),
+        Command::Demo(args) => return demo::run(&args, consent),
         Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)

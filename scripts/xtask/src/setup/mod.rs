@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use anyhow::Result;
 
 pub use debian::{busybox, kernel};
-pub use rust::BARE_METAL;
+pub use rust::{BARE_METAL, LINUX_GUEST};
 
 /// Something that a command cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,78 @@
+//! The data of a job whose memory can neither be shared, compressed nor guessed: a pseudo-random stream, and a
+//! checksum over it that the host works out on its own.
+#![forbid(unsafe_code)]
+
+/// Words of 64 bits in one MiB.
+pub const WORDS_PER_MIB: usize = (1 << 20) / 8;
+
+/// A stream of pseudo-random words (SplitMix64: Steele, Lea and Flood, 2014).
+#[derive(Clone, Debug)]
+pub struct Stream(u64);
+
+impl Stream {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+}
+
+impl Iterator for Stream {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Some(word ^ (word >> 31))
+    }
+}
+
+/// A checksum in which order and every bit count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checksum(u64);
+
+impl Checksum {
+    /// Adds words.
+    pub fn add(&mut self, words: impl IntoIterator<Item = u64>) {
+        for word in words {
+            self.0 = (self.0.rotate_left(7) ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// The checksum of `mib` MiB of the stream of `seed`, without keeping them.
+    pub fn expected(mib: usize, seed: u64) -> Self {
+        let mut sum = Self::default();
+        sum.add(Stream::new(seed).take(mib * WORDS_PER_MIB));
+        sum
+    }
+}
+
+impl core::fmt::Display for Checksum {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_or_swapped_word_changes_the_sum() {
+        let words: Vec<u64> = Stream::new(1).take(100).collect();
+        let sum = |words: &[u64]| {
+            let mut sum = Checksum::default();
+            sum.add(words.iter().copied());
+            sum
+        };
+        let whole = sum(&words);
+        let mut changed = words.clone();
+        changed[50] ^= 1;
+        assert_ne!(sum(&changed), whole);
+        let mut swapped = words.clone();
+        swapped.swap(3, 4);
+        assert_ne!(sum(&swapped), whole);
+        assert_eq!(Checksum::expected(0, 1), Checksum::default());
+    }
+}

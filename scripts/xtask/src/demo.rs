@@ -1,0 +1,369 @@
+//! `cargo xtask demo`: memory moves between two running Linux guests, because one of them needs it.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ballast_workload::Checksum;
+
+use crate::archive::Image;
+use crate::artefacts;
+use crate::console::Console;
+use crate::paths;
+use crate::plot::{self, Curve, Event};
+use crate::qemu::{Board, Serial};
+use crate::run;
+use crate::setup::{self, Consent, Need};
+use crate::status::Status;
+
+const A: u8 = 1;
+const B: u8 = 2;
+/// What each guest boots with, in MiB.
+const BOOT_MIB: u64 = 512;
+/// What moves from A to B and back.
+const MOVED_MIB: u64 = 256;
+/// What the job in B needs: more than B boots with, less than B has in the end.
+const JOB_MIB: u64 = 680;
+/// How fast the job fills it, in MiB a second: slow enough to watch.
+const JOB_PACE: u64 = 20;
+/// How much the job has when memory is moved to it.
+const MOVE_AT_MIB: u64 = 160;
+const SEED: u64 = 2026;
+/// What A fills once it has its memory back.
+const USE_MIB: u64 = 400;
+
+/// Arguments of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// GIC architecture version
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: u8,
+}
+
+/// A row of the closing table.
+struct Row {
+    step: &'static str,
+    status: Status,
+    mem_total_mib: [u64; 2],
+    took: Option<Duration>,
+}
+
+/// The demo as it runs.
+struct Demo {
+    console: Console,
+    start: Instant,
+    samples: Vec<(f64, Status)>,
+    events: Vec<Event>,
+    rows: Vec<Row>,
+}
+
+/// `cargo xtask demo`.
+pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
+    setup::ensure(&Need::ALL, consent)?;
+    println!("Building Ballast, its Linux module and the guests' RAM disk");
+    let linux = artefacts::linux_guest(consent)?;
+    let images = [
+        Image::new("linux", linux.kernel),
+        Image::new("linux-initrd", linux.initrd),
+    ];
+    let board = Board {
+        gic: args.gic,
+        cores: 2,
+        ram_mib: 1280,
+        extra: vec!["-no-reboot".to_owned()],
+    };
+    let partitions = paths::root().join("boards/qemu-virt/two-linux.dtso");
+    let dir = paths::made("ballast/demo")?;
+    let boot = run::prepare(&board, &partitions, &images, artefacts::hypervisor()?, &dir)?;
+    println!(
+        "Booting two Linux guests of {BOOT_MIB} MiB on a board with GICv{} and {} MiB",
+        board.gic, board.ram_mib
+    );
+    println!(
+        "(their console is kept in {})",
+        dir.join("console.log").display()
+    );
+    let console = Console::start(board.command(&boot, Serial::Pipe), &dir.join("console.log"))?;
+    let mut demo = Demo {
+        console,
+        start: Instant::now(),
+        samples: Vec::new(),
+        events: Vec::new(),
+        rows: Vec::new(),
+    };
+    let outcome = demo.play();
+    let plot = paths::root().join("memory.svg");
+    paths::write(&plot, demo.plot(board.gic))?;
+    demo.print_table();
+    println!("Memory over time: {}", plot.display());
+    outcome?;
+    println!("All of it held.");
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Demo {
+    fn play(&mut self) -> Result<()> {
+        // Worked out here, without the guests, while they boot.
+        let expected = thread::spawn(|| Checksum::expected(JOB_MIB as usize, SEED));
+        self.boot()?;
+        self.row("both booted", None)?;
+        self.too_big_for_b()?;
+        self.job_with_memory_of_a(expected)?;
+        self.give_back()?;
+        self.power_off()
+    }
+
+    fn boot(&mut self) -> Result<()> {
+        for guest in [A, B] {
+            self.console.patience(240).focus(guest)?;
+            let up = self
+                .console
+                .expect("guest up")
+                .and_then(|_| self.console.expect_line(": "))?;
+            self.tell(&format!("guest {}: {up}", name(guest)));
+        }
+        self.console.patience(120);
+        let ready = |s: &Status| {
+            [A, B]
+                .iter()
+                .all(|guest| s.guest(*guest).get("driver") == "ready")
+        };
+        self.console
+            .wait_for_status("both balloon drivers to register", ready)?;
+        self.sample()?;
+        Ok(())
+    }
+
+    /// The job is no sham: with what B boots with, the kernel kills it.
+    fn too_big_for_b(&mut self) -> Result<()> {
+        self.tell(&format!(
+            "B runs a job that needs {JOB_MIB} MiB, with the {BOOT_MIB} MiB it booted with"
+        ));
+        let (status, _) = self
+            .console
+            .shell_status(B, &format!("workload {JOB_MIB} 10000 {SEED}"))?;
+        ensure!(
+            status != 0,
+            "the job should not have fitted into {BOOT_MIB} MiB"
+        );
+        self.tell(&format!(
+            "... and Linux kills it for lack of memory (exit status {status})"
+        ));
+        self.sample()?;
+        Ok(())
+    }
+
+    fn job_with_memory_of_a(&mut self, expected: thread::JoinHandle<Checksum>) -> Result<()> {
+        self.tell("B starts the job again; this time it will get memory while it runs");
+        self.console.shell(
+            B,
+            &format!("workload {JOB_MIB} {JOB_PACE} {SEED} > /tmp/job 2>&1 &"),
+        )?;
+        self.wait_for_job(|filled| filled >= MOVE_AT_MIB)?;
+        self.move_memory("A gives", A, BOOT_MIB - MOVED_MIB)?;
+        self.move_memory("B gets", B, BOOT_MIB + MOVED_MIB)?;
+        self.wait_for_job(|filled| filled >= JOB_MIB)?;
+        let sum = self.wait_for_checksum()?;
+        let expected = expected
+            .join()
+            .ok()
+            .context("working out the checksum")?
+            .to_string();
+        ensure!(
+            sum == expected,
+            "the job's checksum is {sum}, and should be {expected}"
+        );
+        self.tell(&format!(
+            "The job has finished; its checksum {sum} is right"
+        ));
+        self.row("job finished", None)
+    }
+
+    fn give_back(&mut self) -> Result<()> {
+        self.move_memory("B gives back", B, BOOT_MIB)?;
+        self.move_memory("A gets back", A, BOOT_MIB)?;
+        let dirty = self
+            .console
+            .shell(A, "cat /sys/bus/platform/drivers/ballast*/*/pages_not_zero")?;
+        ensure!(
+            dirty.trim() == "0",
+            "A got {} pages that were not zero",
+            dirty.trim()
+        );
+        self.tell("A has checked that every page it got back reads zero");
+        let sum = self
+            .console
+            .shell(A, &format!("workload {USE_MIB} 10000 {SEED}"))?;
+        let expected = Checksum::expected(USE_MIB as usize, SEED).to_string();
+        ensure!(
+            sum.contains(&expected),
+            "A filled {USE_MIB} MiB and read back something else:\n{sum}"
+        );
+        self.tell(&format!("A has filled {USE_MIB} MiB and read them back"));
+        self.row("A uses it", None)
+    }
+
+    fn power_off(&mut self) -> Result<()> {
+        for guest in [A, B] {
+            self.console.focus(guest)?;
+            self.console.send("poweroff -f\r")?;
+        }
+        self.console.expect_power_off()?;
+        self.tell("Both guests have powered off, and so has the board");
+        Ok(())
+    }
+
+    /// Sets a target and follows the guest until it is there.
+    fn move_memory(&mut self, step: &'static str, guest: u8, mib: u64) -> Result<()> {
+        let begin = Instant::now();
+        self.tell(&format!(
+            "ballast> mem {} {mib}",
+            name(guest).to_lowercase()
+        ));
+        self.events.push(Event {
+            at: self.seconds(),
+            what: format!("{step} {MOVED_MIB} MiB"),
+        });
+        let answer = self.console.monitor(&format!("mem {guest} {mib}"))?;
+        ensure!(!answer.contains("refused"), "the monitor said: {answer}");
+        let deadline = begin + Duration::from_secs(120);
+        loop {
+            let status = self.sample()?;
+            if status.memory_mib(guest) == mib && status.settled(guest) {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "guest {} is not at {mib} MiB after two minutes:\n{status}",
+                name(guest)
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        let took = begin.elapsed();
+        self.tell(&format!(
+            "guest {} has {mib} MiB after {:.1} s",
+            name(guest),
+            took.as_secs_f32()
+        ));
+        self.row(step, Some(took))
+    }
+
+    /// Follows the job until it has filled enough.
+    fn wait_for_job(&mut self, enough: impl Fn(u64) -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(240);
+        loop {
+            let said = self.console.shell(B, "tail -n 1 /tmp/job")?;
+            let filled = said
+                .split_whitespace()
+                .nth(1)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0);
+            if said.starts_with("checksum") || enough(filled) {
+                self.tell(&format!("job in B: {}", said.trim()));
+                return Ok(());
+            }
+            let running = self.console.shell_status(B, "pidof workload")?.0 == 0;
+            ensure!(
+                running || said.starts_with("filled"),
+                "the job in B has died: {said}"
+            );
+            ensure!(
+                Instant::now() < deadline,
+                "the job in B does not get on: {said}"
+            );
+            self.sample()?;
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    fn wait_for_checksum(&mut self) -> Result<String> {
+        let script = "while pidof workload >/dev/null; do sleep 1; done; cat /tmp/job";
+        let said = self.console.shell(B, script)?;
+        let sum = said.lines().find_map(|line| line.strip_prefix("checksum "));
+        Ok(sum
+            .with_context(|| format!("the job in B was killed:\n{said}"))?
+            .trim()
+            .to_owned())
+    }
+
+    fn sample(&mut self) -> Result<Status> {
+        let status = self.console.status()?;
+        self.samples.push((self.seconds(), status.clone()));
+        Ok(status)
+    }
+
+    fn row(&mut self, step: &'static str, took: Option<Duration>) -> Result<()> {
+        let status = self.sample()?;
+        let mut mem_total_mib = [0; 2];
+        for (guest, total) in [A, B].into_iter().zip(&mut mem_total_mib) {
+            let kib = self
+                .console
+                .shell(guest, "awk '/MemTotal/ { print $2 }' /proc/meminfo")?;
+            *total = kib
+                .trim()
+                .parse::<u64>()
+                .with_context(|| format!("MemTotal: {kib}"))?
+                >> 10;
+        }
+        self.rows.push(Row {
+            step,
+            status,
+            mem_total_mib,
+            took,
+        });
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    fn tell(&self, what: &str) {
+        println!("[{:6.1} s] {what}", self.seconds());
+    }
+
+    fn print_table(&self) {
+        println!("\n                   accounted by Ballast, MiB       MemTotal, MiB    time of");
+        println!("step                    A       B    free           A       B      the move");
+        for row in &self.rows {
+            let took = row
+                .took
+                .map_or(String::new(), |t| format!("{:.1} s", t.as_secs_f32()));
+            println!(
+                "{:<17}{:>8}{:>8}{:>8}    {:>8}{:>8}{:>14}",
+                row.step,
+                row.status.memory_mib(A),
+                row.status.memory_mib(B),
+                row.status.host().number("free-mib"),
+                row.mem_total_mib[0],
+                row.mem_total_mib[1],
+                took
+            );
+        }
+        println!("(wall time under emulation, which says little of hardware)\n");
+    }
+
+    fn plot(&self, gic: u8) -> String {
+        let curve = |name: &str, value: &dyn Fn(&Status) -> u64| Curve {
+            name: name.to_owned(),
+            points: self
+                .samples
+                .iter()
+                .map(|(t, status)| (*t, value(status) as f64))
+                .collect(),
+        };
+        let curves = [
+            curve("guest A", &|s| s.memory_mib(A)),
+            curve("guest B", &|s| s.memory_mib(B)),
+            curve("free", &|s| s.host().number("free-mib")),
+        ];
+        let title =
+            format!("Memory of two Linux guests, as Ballast accounts it (QEMU virt, GICv{gic})");
+        plot::memory_over_time(&title, &curves, &self.events)
+    }
+}
+
+fn name(guest: u8) -> &'static str {
+    if guest == A { "A" } else { "B" }
+}
