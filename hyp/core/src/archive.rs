@@ -158,6 +158,7 @@ fn member(bytes: &[u8], start: usize) -> Result<Member<'_>, ArchiveError> {
     let name = name
         .strip_suffix(&[0])
         .and_then(|name| core::str::from_utf8(name).ok())
+        .filter(|name| !name.chars().any(char::is_control))
         .ok_or(malformed)?;
     // Name and data are each padded to four bytes from the archive's start.
     let data_start = name_end.checked_next_multiple_of(4).ok_or(malformed)?;

@@ -177,3 +177,74 @@ pub fn arm64_image(bytes: usize, text_offset: u64, image_size: u64, flags: u64) 
     image[0x38..0x3c].copy_from_slice(b"ARM\x64");
     image
 }
+
+/// A seeded source of mutations: the same on every run.
+pub struct Mutator(pub u64);
+
+impl Mutator {
+    fn next(&mut self) -> u64 {
+        // xorshift64* (Vigna 2016).
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
+    }
+
+    /// Changes `bytes` in one to four places.
+    pub fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len());
+            let aligned = at & !3;
+            match self.below(7) {
+                0 | 1 => bytes[at] = self.next().to_le_bytes()[0],
+                2 => bytes[at] ^= 1 << self.below(8),
+                3 => {
+                    let edges = [
+                        0,
+                        1,
+                        2,
+                        3,
+                        4,
+                        9,
+                        0x7f,
+                        0xffff,
+                        0x7fff_ffff,
+                        0x8000_0000,
+                        u32::MAX,
+                    ];
+                    let value = edges[self.below(edges.len())];
+                    if let Some(word) = bytes.get_mut(aligned..aligned + 4) {
+                        word.copy_from_slice(&value.to_be_bytes());
+                    }
+                }
+                4 => {
+                    let from = self.below(bytes.len()) & !3;
+                    let length = (4 * self.below(16))
+                        .min(bytes.len() - from)
+                        .min(bytes.len() - aligned);
+                    bytes.copy_within(from..from + length, aligned);
+                }
+                5 => {
+                    let length = (4 * self.below(8)).min(bytes.len() - aligned);
+                    bytes.drain(aligned..aligned + length);
+                }
+                _ => bytes.truncate(at.max(1)),
+            }
+            if bytes.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// How many mutations a test does: `BALLAST_FUZZ`, else `short`.
+pub fn rounds(short: u32) -> u32 {
+    std::env::var("BALLAST_FUZZ")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(short)
+}

@@ -214,10 +214,12 @@ impl<'a> Walk<'a> {
         let name = self.strings.get(name_at..).ok_or(BlobError::BadName)?;
         let end = name
             .bytes()
-            .position(|byte| byte == 0)
-            .filter(|end| *end != 0)
+            .position(|byte| !byte.is_ascii_graphic())
             .ok_or(BlobError::BadName)?;
-        let name = name.get(..end).ok_or(BlobError::BadName)?;
+        let (name, rest) = name.split_at_checked(end).ok_or(BlobError::BadName)?;
+        if name.is_empty() || !rest.starts_with('\0') {
+            return Err(BlobError::BadName);
+        }
         if name == "phandle"
             && let Ok(phandle) = value.try_into()
         {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::addr::{MIB, Pa};
-use crate::testing::{TWO_LINUX, archive, arm64_image};
+use crate::testing::{Guest, Mutator, TWO_LINUX, archive, arm64_image, cells, rounds, text};
 
 /// What Ballast holds in these tests.
 const HELD: [PaRange; 1] = [PaRange {
@@ -52,5 +52,63 @@ fn two_linux_guests_of_the_example() {
             start: Pa(0x6000_0000),
             size: 512 * MIB
         }]
+    );
+}
+
+/// No device tree and no archive makes the boot panic, and each is either started with or refused
+/// with words. `BALLAST_FUZZ=200000` for a long run.
+#[test]
+fn mutations_end_in_a_plan_or_an_answer() {
+    let everything = crate::testing::merge(&[
+        Guest::new("b", 2).with("devices", text(&["/pl061@9030000"])),
+        Guest::new("a", 1)
+            .with("cpus", cells(&[2]))
+            .with("cpu-list", cells(&[2, 3]))
+            .with("devices", text(&["/pl031@9010000"]))
+            .with("extra-ram", cells(&[0, 0, 0, 0x1000]))
+            .with("raz-windows", cells(&[0, 0x0a00_0000, 0, 0x1000]))
+            .with("dtb-address", cells(&[0, 0x4300_0000])),
+    ]);
+    let kernel = arm64_image(4096, 0, 1 << 20, 0);
+    let files = archive(&[
+        ("linux", &kernel),
+        ("linux-initrd", b"x"),
+        ("rtos", &kernel),
+    ]);
+    let mut mutator = Mutator(0x08a1_1a57);
+    let mut started = 0;
+    let rounds = rounds(20_000);
+    for round in 0..rounds {
+        let mut dtb = [TWO_LINUX, &everything][(round % 2) as usize].to_vec();
+        let mut files = files.clone();
+        match round % 8 {
+            7 => mutator.mutate(&mut files),
+            _ => mutator.mutate(&mut dtb),
+        }
+        let report = check(&dtb, Some(&files), &HELD);
+        match report.plan {
+            Some(plan) => {
+                assert!(report.refusals.is_empty());
+                for guest in &plan.guests {
+                    DeviceTree::new(&guest.dtb).unwrap();
+                }
+                started += 1;
+            }
+            None => {
+                for refusal in report.refusals.iter().chain(&report.warnings) {
+                    assert!(
+                        !refusal.node.is_empty() && !refusal.problem.is_empty(),
+                        "{refusal:?}"
+                    );
+                    assert!(!refusal.to_string().contains('\n'), "{refusal:?}");
+                }
+                assert!(!report.refusals.is_empty());
+            }
+        }
+    }
+    // Both outcomes are reached, or the test says nothing.
+    assert!(
+        started > rounds / 20 && started < rounds * 19 / 20,
+        "{started} of {rounds} started"
     );
 }
