@@ -248,3 +248,30 @@ pub fn rounds(short: u32) -> u32 {
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(short)
 }
+
+/// A node of a tree made by a test.
+pub struct Branch(
+    pub &'static str,
+    pub Vec<(&'static str, Value)>,
+    pub Vec<Branch>,
+);
+
+fn write(fdt: &mut FdtWriter, Branch(name, properties, children): &Branch) {
+    let open = fdt.begin_node(name).unwrap();
+    for (name, value) in properties {
+        fdt.property(name, &value.0).unwrap();
+    }
+    children.iter().for_each(|child| write(fdt, child));
+    fdt.end_node(open).unwrap();
+}
+
+/// A blob with this root and these reservations (address, size).
+pub fn blob(root: &Branch, reservations: &[(u64, u64)]) -> Vec<u8> {
+    let entries: Vec<_> = reservations
+        .iter()
+        .map(|(start, size)| vm_fdt::FdtReserveEntry::new(*start, *size).unwrap())
+        .collect();
+    let mut fdt = FdtWriter::new_with_mem_reserv(&entries).unwrap();
+    write(&mut fdt, root);
+    fdt.finish().unwrap()
+}

@@ -8,7 +8,7 @@ use super::Node;
 use crate::refusal::Refusal;
 
 /// A property of a node.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Property<'t> {
     /// The node it belongs to.
     pub node: Node<'t>,
