@@ -1,10 +1,6 @@
-#![allow(missing_docs)]
-
 use super::*;
 use crate::addr::{MIB, Pa};
-
-const VIRT_V2: &[u8] = include_bytes!("../../tests/data/qemu-virt-gicv2.dtb");
-const VIRT_V3: &[u8] = include_bytes!("../../tests/data/qemu-virt-gicv3.dtb");
+use crate::testing::{Branch, VIRT_V2, VIRT_V3, blob, cells, flag, text};
 
 fn range(start: u64, size: u64) -> PaRange {
     PaRange {
@@ -97,4 +93,245 @@ fn subtract_takes_whole_pages() {
         [range(0x4000_2000, 0x1f_d000), range(0x8000_0000, 0x1000)]
     );
     assert!(subtract(&ram, &[range(0, u64::MAX)]).is_empty());
+}
+
+/// A Raspberry Pi 4 of 8 GiB as its firmware describes it, shortened.
+fn pi(cpus: Vec<Branch>) -> Branch {
+    let uart = Branch(
+        "serial@7e201000",
+        vec![
+            ("compatible", text(&["arm,pl011", "arm,primecell"])),
+            ("reg", cells(&[0x7e20_1000, 0x200])),
+            ("interrupts", cells(&[0, 121, 4])),
+        ],
+        vec![],
+    );
+    let gic = Branch(
+        "interrupt-controller@40041000",
+        vec![
+            ("compatible", text(&["arm,gic-400"])),
+            ("interrupt-controller", flag()),
+            (
+                "reg",
+                cells(&[
+                    0x4004_1000,
+                    0x1000,
+                    0x4004_2000,
+                    0x2000,
+                    0x4004_4000,
+                    0x2000,
+                    0x4004_6000,
+                    0x2000,
+                ]),
+            ),
+            ("interrupts", cells(&[1, 9, 0xf04])),
+            ("phandle", cells(&[1])),
+        ],
+        vec![],
+    );
+    let soc = Branch(
+        "soc",
+        vec![
+            ("#address-cells", cells(&[1])),
+            ("#size-cells", cells(&[1])),
+            (
+                "ranges",
+                cells(&[
+                    0x7e00_0000,
+                    0,
+                    0xfe00_0000,
+                    0x180_0000,
+                    0x4000_0000,
+                    0,
+                    0xff80_0000,
+                    0x80_0000,
+                ]),
+            ),
+        ],
+        vec![uart, gic],
+    );
+    let timer = Branch(
+        "timer",
+        vec![
+            ("compatible", text(&["arm,armv8-timer"])),
+            (
+                "interrupts",
+                cells(&[1, 13, 0xf08, 1, 14, 0xf08, 1, 11, 0xf08, 1, 10, 0xf08]),
+            ),
+        ],
+        vec![],
+    );
+    let memory = |name, reg: &[u32]| {
+        Branch(
+            name,
+            vec![("device_type", text(&["memory"])), ("reg", cells(reg))],
+            vec![],
+        )
+    };
+    let reserved = Branch(
+        "reserved-memory",
+        vec![
+            ("#address-cells", cells(&[2])),
+            ("#size-cells", cells(&[1])),
+            ("ranges", flag()),
+        ],
+        vec![
+            Branch(
+                "nvram@3ef63000",
+                vec![("reg", cells(&[0, 0x3ef6_3000, 0x80]))],
+                vec![],
+            ),
+            Branch("linux,cma", vec![("size", cells(&[0x400_0000]))], vec![]),
+        ],
+    );
+    let chosen = Branch(
+        "chosen",
+        vec![
+            ("stdout-path", text(&["serial0:115200n8"])),
+            ("linux,initrd-start", cells(&[0x2e00_0000])),
+            ("linux,initrd-end", cells(&[0, 0x2e80_0000])),
+        ],
+        vec![],
+    );
+    let cpu_bus = vec![
+        ("#address-cells", cells(&[1])),
+        ("#size-cells", cells(&[0])),
+    ];
+    Branch(
+        "",
+        vec![
+            ("model", text(&["Raspberry Pi 4 Model B Rev 1.4"])),
+            ("#address-cells", cells(&[2])),
+            ("#size-cells", cells(&[1])),
+            ("interrupt-parent", cells(&[1])),
+        ],
+        vec![
+            Branch(
+                "aliases",
+                vec![("serial0", text(&["/soc/serial@7e201000"]))],
+                vec![],
+            ),
+            chosen,
+            memory(
+                "memory@0",
+                &[0, 0, 0x3b40_0000, 0, 0x4000_0000, 0xbc00_0000],
+            ),
+            memory(
+                "memory@100000000",
+                &[1, 0, 0x8000_0000, 1, 0x8000_0000, 0x8000_0000],
+            ),
+            reserved,
+            soc,
+            timer,
+            Branch("cpus", cpu_bus, cpus),
+        ],
+    )
+}
+
+fn pi_core(name: &'static str, number: u32) -> Branch {
+    let properties = vec![
+        ("reg", cells(&[number])),
+        ("enable-method", text(&["spin-table"])),
+        ("cpu-release-addr", cells(&[0, 0xd8 + 8 * number])),
+        ("compatible", text(&["arm,cortex-a72"])),
+    ];
+    Branch(name, properties, vec![])
+}
+
+#[test]
+fn a_board_unlike_qemu() {
+    let root = pi(vec![
+        pi_core("cpu@0", 0),
+        pi_core("cpu@1", 1),
+        Branch("l2-cache0", vec![], vec![]),
+    ]);
+    let board = board(&blob(&root, &[(0, 0x1000), (0x3b40_0800, 0x100)]));
+    assert_eq!(board.model, "Raspberry Pi 4 Model B Rev 1.4");
+    let ram = [
+        range(0, 0x3b40_0000),
+        range(0x4000_0000, 0xbc00_0000),
+        range(0x1_0000_0000, 0x1_0000_0000),
+    ];
+    assert_eq!(board.ram, ram);
+    let reserved = [
+        range(0, 0x1000),
+        range(0x3b40_0000, 0x1000),
+        range(0x3ef6_3000, 0x1000),
+    ];
+    assert_eq!(board.reserved, reserved);
+    assert_eq!(board.initrd, Some(range(0x2e00_0000, 0x80_0000)));
+    assert_eq!(board.cores[1].enable, EnableMethod::SpinTable(0xe0));
+    assert_eq!((board.cores.len(), board.psci), (2, None));
+    let console = board.console.unwrap();
+    assert_eq!(
+        (console.registers, console.intid, console.clock_hz),
+        (range(0xfe20_1000, 0x200), Some(153), None)
+    );
+    assert_eq!(
+        board.gic.blocks().iter().map(|block| block.start.0).min(),
+        Some(0xff84_1000)
+    );
+}
+
+fn refused(root: &Branch) -> String {
+    Board::from_dt(&DeviceTree::new(&blob(root, &[])).unwrap())
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn boards_that_cannot_be_used() {
+    let good = || pi(vec![pi_core("cpu@0", 0)]);
+    let without = |name: &str| {
+        let mut root = good();
+        root.2.retain(|child| child.0 != name);
+        refused(&root)
+    };
+    assert_eq!(without("cpus"), "/cpus: is missing");
+    assert_eq!(
+        without("timer"),
+        "device tree: has no node compatible with \"arm,armv8-timer\""
+    );
+    assert_eq!(
+        without("soc"),
+        "device tree: has no interrupt controller that is a GICv2 or a GICv3; use a board with one of these"
+    );
+    let mut root = good();
+    root.2.retain(|child| !child.0.starts_with("memory"));
+    assert_eq!(refused(&root), "/memory: is missing or has no range");
+
+    let twin = pi(vec![pi_core("cpu@0", 0), pi_core("cpu@1", 0)]);
+    assert_eq!(
+        refused(&twin),
+        "/cpus/cpu@1: reg = <0>: is no affinity of MPIDR_EL1, or another core's"
+    );
+    let mut unknown = pi_core("cpu@0", 0);
+    unknown.1[1].1 = text(&["mailbox"]);
+    assert_eq!(
+        refused(&pi(vec![unknown])),
+        "/cpus/cpu@0: enable-method: is \"mailbox\", which Ballast does not know; use psci or spin-table"
+    );
+    // QEMU without virtualization=on: no GICH and GICV, no maintenance interrupt.
+    let mut plain = good();
+    let gic = &mut plain.2[5].2[1].1;
+    gic.retain(|(name, _)| *name != "interrupts");
+    assert_eq!(
+        refused(&plain),
+        "/soc/interrupt-controller@40041000: interrupts: has no maintenance interrupt, so no virtualization \
+         extensions; on QEMU virt add virtualization=on to -M"
+    );
+}
+
+#[test]
+fn cores_beyond_the_limit_stay_off() {
+    const NAMES: [&str; 10] = [
+        "cpu@0", "cpu@1", "cpu@2", "cpu@3", "cpu@4", "cpu@5", "cpu@6", "cpu@7", "cpu@8", "cpu@9",
+    ];
+    let root = pi(NAMES
+        .iter()
+        .zip(0..)
+        .map(|(name, number)| pi_core(name, number))
+        .collect());
+    let board = board(&blob(&root, &[]));
+    assert_eq!((board.cores.len(), board.unused_cores), (8, 2));
 }

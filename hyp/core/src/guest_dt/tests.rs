@@ -1,1 +1,180 @@
+use super::*;
+use crate::addr::{Ipa, MIB, Pa, PaRange};
+use crate::board::{Board, Gic};
+use crate::config::Partitions;
+use crate::dt::DeviceTree;
+use crate::testing::{Guest, VIRT_V3, cells, header, merge_into, text};
 
+fn machine(gic_version: u8) -> GuestMachine<'static> {
+    GuestMachine {
+        name: "linux-a",
+        gic_version,
+        cpus: 3,
+        cpu_compatible: "arm,cortex-a72",
+        max_bytes: 512 * MIB,
+        backed_bytes: 256 * MIB,
+        extra_ram: &[IpaRange {
+            start: Ipa(0),
+            size: 0x10_0000,
+        }],
+        bootargs: "console=ttyAMA0",
+        ramdisk: Some(IpaRange {
+            start: Ipa(0x4400_0000),
+            size: 0x1234,
+        }),
+        devices: &[],
+    }
+}
+
+fn range(start: u64, size: u64) -> PaRange {
+    PaRange {
+        start: Pa(start),
+        size,
+    }
+}
+
+/// What is written is a board to the code that reads boards.
+#[test]
+fn reads_back() {
+    let dtb = build(&machine(3)).unwrap();
+    let tree = DeviceTree::new(&dtb).unwrap();
+    assert_eq!(tree.root().str("model"), Ok(Some("Ballast guest linux-a")));
+    assert!(tree.root().is_compatible("linux,dummy-virt"));
+    let chosen = tree.find("/chosen").unwrap();
+    assert_eq!(chosen.str("bootargs"), Ok(Some("console=ttyAMA0")));
+    assert_eq!(chosen.u64("linux,initrd-start"), Ok(Some(0x4400_0000)));
+    assert_eq!(chosen.u64("linux,initrd-end"), Ok(Some(0x4400_1234)));
+    let memory: Vec<_> = tree
+        .root()
+        .children()
+        .filter(|node| node.base_name() == "memory")
+        .map(|node| node.regions().unwrap()[0])
+        .collect();
+    assert_eq!(memory, [range(0x4000_0000, 512 * MIB), range(0, 0x10_0000)]);
+    let cpus: Vec<_> = tree
+        .find("/cpus")
+        .unwrap()
+        .children()
+        .map(|cpu| cpu.reg().unwrap()[0].start)
+        .collect();
+    assert_eq!(cpus, [0, 1, 2]);
+    let gic = crate::board::gic_node(&tree).unwrap();
+    assert_eq!(
+        gic.regions().unwrap(),
+        [range(0x800_0000, 0x1_0000), range(0x80a_0000, 3 * 0x2_0000)]
+    );
+    let console = crate::board::find_console(&tree).unwrap();
+    assert_eq!(
+        (console.registers.start, console.intid, console.clock_hz),
+        (Pa(0x900_0000), Some(33), Some(24_000_000))
+    );
+    assert_eq!(tree.find("/psci").unwrap().str("method"), Ok(Some("hvc")));
+    let timer: Vec<_> = tree
+        .find("/timer")
+        .unwrap()
+        .interrupts(gic)
+        .unwrap()
+        .iter()
+        .map(|one| (one.intid, one.level))
+        .collect();
+    assert_eq!(timer, [(29, true), (30, true), (27, true), (26, true)]);
+}
+
+#[test]
+fn gicv2() {
+    let dtb = build(&machine(2)).unwrap();
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let gic = crate::board::gic_node(&tree).unwrap();
+    assert_eq!(
+        gic.regions().unwrap(),
+        [range(0x800_0000, 0x1000), range(0x801_0000, 0x2000)]
+    );
+    // The flags name the three CPUs and a level.
+    let timer = tree.find("/timer").unwrap().property("interrupts").unwrap();
+    assert_eq!(timer.cells().unwrap().nth(2), Some(0x704));
+}
+
+#[test]
+fn what_is_not_backed_belongs_to_the_balloon() {
+    let dtb = build(&machine(3)).unwrap();
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let balloon = tree
+        .root()
+        .children()
+        .find(|node| node.is_compatible("ballast,balloon"))
+        .unwrap();
+    let gic = crate::board::gic_node(&tree).unwrap();
+    let interrupt = balloon.interrupts(gic).unwrap()[0];
+    assert_eq!(
+        (interrupt.intid, interrupt.level, balloon.str("method")),
+        (44, true, Ok(Some("hvc")))
+    );
+    let region = tree
+        .by_phandle(balloon.u32("memory-region").unwrap().unwrap())
+        .unwrap();
+    assert!(region.is_compatible("ballast,boot-balloon") && region.property("no-map").is_none());
+    assert_eq!(region.parent().unwrap().name(), "reserved-memory");
+    assert_eq!(region.regions().unwrap(), [range(0x5000_0000, 256 * MIB)]);
+
+    let full = GuestMachine {
+        backed_bytes: 512 * MIB,
+        ..machine(3)
+    };
+    let dtb = build(&full).unwrap();
+    let tree = DeviceTree::new(&dtb).unwrap();
+    assert_eq!(tree.find("/reserved-memory"), None);
+    assert!(
+        tree.find("/balloon")
+            .unwrap()
+            .property("memory-region")
+            .is_none()
+    );
+}
+
+/// A device of the board keeps its place, interrupts, clock rates and what is its own.
+#[test]
+fn devices_of_the_board() {
+    let guest = Guest::new("rtos", 1)
+        .with("devices", text(&["/pl061@9030000"]))
+        .with("cpus", cells(&[2]));
+    let merged = merge_into(VIRT_V3, &header(), &[guest]);
+    let tree = DeviceTree::new(&merged).unwrap();
+    let board = Board::from_dt(&tree).unwrap();
+    assert!(matches!(board.gic, Gic::V3 { .. }));
+    let partitions = Partitions::parse(&tree, &board).unwrap();
+    let devices = &partitions.guests[0].devices;
+    let dtb = build(&GuestMachine {
+        devices,
+        ..machine(3)
+    })
+    .unwrap();
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let gpio = tree.find("/pl061@9030000").unwrap();
+    assert_eq!(gpio.regions().unwrap(), [range(0x903_0000, 0x1000)]);
+    let gic = crate::board::gic_node(&tree).unwrap();
+    assert_eq!(gpio.interrupts(gic).unwrap()[0].intid, 39);
+    assert_eq!(gpio.u32("#gpio-cells"), Ok(Some(2)));
+    assert!(gpio.is_compatible("arm,primecell") && gpio.property("phandle").is_none());
+    let clock = tree
+        .by_phandle(gpio.u32("clocks").unwrap().unwrap())
+        .unwrap();
+    assert_eq!(
+        (
+            clock.is_compatible("fixed-clock"),
+            clock.u32("clock-frequency")
+        ),
+        (true, Ok(Some(24_000_000)))
+    );
+    assert_eq!(gpio.str("clock-names"), Ok(Some("apb_pclk")));
+}
+
+#[test]
+fn text_that_no_tree_can_hold_is_an_error() {
+    assert!(
+        build(&GuestMachine {
+            bootargs: "a\0b",
+            ..machine(3)
+        })
+        .is_err()
+    );
+}
