@@ -27,6 +27,7 @@ pub mod config;
 pub mod console;
 pub mod dt;
 pub mod exit;
+pub mod fault;
 pub mod guest_dt;
 pub mod image;
 pub mod limits;
@@ -38,6 +39,7 @@ pub mod plan;
 pub mod psci;
 pub mod refusal;
 pub mod smccc;
+pub mod sysreg;
 pub mod vgic;
 
 #[cfg(test)]
