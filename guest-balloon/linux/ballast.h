@@ -7,6 +7,7 @@
 #ifndef BALLAST_H
 #define BALLAST_H
 
+#include <linux/atomic.h>
 #include <linux/types.h>
 
 /* --- The driver core. One call at a time: ballast->lock. May sleep. --- */
@@ -90,5 +91,8 @@ int ballast_pages_init(u64 floor_pages);
 void ballast_pages_exit(void);
 /* While true, ballast_front_hold() gets runs that this module has not taken itself. */
 void ballast_pages_adopting(bool adopting);
+/* Look at each page that comes back, and count those that do not read zero. */
+extern bool ballast_verify;
+extern atomic_long_t ballast_pages_not_zero;
 
 #endif

@@ -27,6 +27,8 @@
 static unsigned int floor_mib;
 module_param(floor_mib, uint, 0444);
 MODULE_PARM_DESC(floor_mib, "Available memory that the balloon leaves the guest, MiB (default: 1/16 of its RAM, at least 16)");
+module_param_named(verify, ballast_verify, bool, 0644);
+MODULE_PARM_DESC(verify, "check that each page that comes back reads zero");
 
 struct ballast {
 	struct device *dev;
@@ -157,6 +159,12 @@ static ssize_t state_show(struct device *dev, struct device_attribute *attr, cha
 }
 static DEVICE_ATTR_RO(state);
 
+static ssize_t pages_not_zero_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ballast_pages_not_zero));
+}
+static DEVICE_ATTR_RO(pages_not_zero);
+
 static struct attribute *ballast_attrs[] = {
 	&dev_attr_state.attr,
 	&dev_attr_reserved_pages.attr,
@@ -172,6 +180,7 @@ static struct attribute *ballast_attrs[] = {
 	&dev_attr_floor_reached.attr,
 	&dev_attr_no_memory.attr,
 	&dev_attr_refused.attr,
+	&dev_attr_pages_not_zero.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(ballast);

@@ -23,6 +23,7 @@
 #include <linux/of.h>
 #include <linux/of_address.h>
 #include <linux/shrinker.h>
+#include <linux/string.h>
 #include <linux/version.h>
 
 #include "ballast.h"
@@ -38,7 +39,9 @@
 #define GFP_NONE (GFP_LIGHT & ~__GFP_DIRECT_RECLAIM)
 
 #define RUN_TAKEN 0
-#define RUN_ADOPTED 1
+#define RUN_ADOPTED BIT(0)
+/* It was held and is on its way back, so Ballast has scrubbed it. */
+#define RUN_RETURNS BIT(1)
 
 enum { PAGES_1, PAGES_16, PAGES_512, ORDERS };
 static const unsigned int order_of[ORDERS] = { 0, 4, 9 };
@@ -51,6 +54,8 @@ static struct { u64 ipa, pages; } ram[MAX_RAM_RANGES];
 static u32 ram_ranges;
 static u64 floor_pages;
 static bool adopting;
+bool ballast_verify;
+atomic_long_t ballast_pages_not_zero;
 /* Somebody reclaims memory: set by the shrinker, in any context. */
 static atomic_t reclaim_seen;
 
@@ -161,10 +166,15 @@ u32 ballast_front_take(u32 order, u64 *ipas, u32 runs, bool *strained)
 void ballast_front_give(u64 ipa, u32 order)
 {
 	struct page *page = phys_to_page(ipa);
-	bool is_adopted = page_private(page) == RUN_ADOPTED;
+	bool is_adopted = page_private(page) & RUN_ADOPTED;
+	bool returns = page_private(page) & RUN_RETURNS;
 	unsigned long i;
 
 	set_page_private(page, 0);
+	if (returns && ballast_verify)
+		for (i = 0; i < 1UL << order; i++)
+			if (memchr_inv(page_address(page + i), 0, PAGE_SIZE))
+				atomic_long_inc(&ballast_pages_not_zero);
 	for (i = 0; i < 1UL << order; i++) {
 		__ClearPageOffline(page + i);
 		if (is_adopted) {
@@ -232,8 +242,10 @@ bool ballast_front_pick(u32 order, u64 *ipa)
 {
 	struct page *page = pick(index_of(order));
 
-	if (page)
+	if (page) {
+		set_page_private(page, page_private(page) | RUN_RETURNS);
 		*ipa = page_to_phys(page);
+	}
 	return page;
 }
 

@@ -22,9 +22,9 @@ const B: u8 = 2;
 /// What each guest boots with, in MiB.
 const BOOT_MIB: u64 = 512;
 /// What moves from A to B and back.
-const MOVED_MIB: u64 = 256;
+const MOVED_MIB: u64 = 288;
 /// What the job in B needs: more than B boots with, less than B has in the end.
-const JOB_MIB: u64 = 680;
+const JOB_MIB: u64 = 700;
 /// How fast the job fills it, in MiB a second: slow enough to watch.
 const JOB_PACE: u64 = 20;
 /// How much the job has when memory is moved to it.
@@ -185,7 +185,7 @@ impl Demo {
         self.move_memory("A gets back", A, BOOT_MIB)?;
         let dirty = self
             .console
-            .shell(A, "cat /sys/bus/platform/drivers/ballast*/*/pages_not_zero")?;
+            .shell(A, "cat /sys/bus/platform/devices/*balloon*/pages_not_zero")?;
         ensure!(
             dirty.trim() == "0",
             "A got {} pages that were not zero",

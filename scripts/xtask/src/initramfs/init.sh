@@ -9,7 +9,7 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=0 tmpfs /tmp
 # Kernel messages stay in the log: on the console they would cut into what a test reads.
 dmesg -n 1
-[ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko
+[ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko verify=1
 [ -x /sbin/job ] && . /sbin/job
 echo "guest up: Linux $(uname -r), $(nproc) CPU, $(awk '/MemTotal/ { print $2 }' /proc/meminfo) KiB"
 cd /tmp

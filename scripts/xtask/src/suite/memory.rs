@@ -1,6 +1,7 @@
 //! Memory that moves between running Linux guests.
 
 use anyhow::{Result, ensure};
+use ballast_workload::Checksum;
 
 use super::{Guest, Scenario};
 use crate::console::Console;
@@ -69,17 +70,28 @@ fn mem_total_mib(console: &mut Console, guest: u8) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? >> 10)
 }
 
-/// Fills most of what is free with data that is not zero, reads it back, and frees it.
-fn uses_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
-    let make =
-        format!("yes ballast | dd bs=1M count={mib} iflag=fullblock of=/tmp/data 2>/dev/null");
-    console.shell(guest, &make)?;
-    let sum = format!("yes ballast | dd bs=1M count={mib} iflag=fullblock 2>/dev/null | md5sum");
-    let expected = console.shell(guest, &sum)?;
-    let found = console.shell(guest, "md5sum < /tmp/data; rm /tmp/data")?;
+/// Fills memory with data that is not zero, reads all of it back, and frees it.
+fn uses_memory(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
+    const SEED: u64 = 7;
+    let said = console.shell(guest, &format!("workload {mib} 100000 {SEED}"))?;
+    let expected = Checksum::expected(mib, SEED).to_string();
     ensure!(
-        expected == found,
-        "guest {guest} wrote {mib} MiB and read back something else"
+        said.contains(&expected),
+        "guest {guest} wrote {mib} MiB and read back something else:\n{said}"
+    );
+    Ok(())
+}
+
+/// Every page that the guest got back has read zero.
+fn only_zeroes_came(console: &mut Console, guest: u8) -> Result<()> {
+    let count = console.shell(
+        guest,
+        "cat /sys/bus/platform/devices/*balloon*/pages_not_zero",
+    )?;
+    ensure!(
+        count.trim() == "0",
+        "guest {guest} got {} pages that were not zero",
+        count.trim()
     );
     Ok(())
 }
@@ -96,6 +108,8 @@ fn moves_and_returns(console: &mut Console) -> Result<()> {
     uses_memory(console, 2, 500)?;
     set_memory(console, 2, 512)?;
     set_memory(console, 1, 512)?;
+    only_zeroes_came(console, 1)?;
+    only_zeroes_came(console, 2)?;
     uses_memory(console, 1, 300)?;
     let after = console.status()?;
     ensure!(
@@ -171,7 +185,7 @@ fn module_reload(console: &mut Console) -> Result<()> {
         console.wait_for_status("the driver to leave", |s| {
             s.guest(1).get("driver") != "ready"
         })?;
-        console.shell(1, "insmod /lib/ballast_balloon.ko")?;
+        console.shell(1, "insmod /lib/ballast_balloon.ko verify=1")?;
         console.wait_for_status("the driver to come back to its target", |s| {
             s.guest(1).get("driver") == "ready" && s.settled(1)
         })?;
