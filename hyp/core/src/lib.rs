@@ -22,12 +22,14 @@ extern crate alloc;
 
 pub mod addr;
 pub mod archive;
+pub mod balloon;
 pub mod board;
 pub mod config;
 pub mod console;
 pub mod dt;
 pub mod exit;
 pub mod fault;
+pub mod frames;
 pub mod guest_dt;
 pub mod image;
 pub mod limits;
@@ -39,6 +41,7 @@ pub mod plan;
 pub mod psci;
 pub mod refusal;
 pub mod smccc;
+pub mod stage2;
 pub mod sysreg;
 pub mod vgic;
 

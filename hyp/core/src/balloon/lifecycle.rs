@@ -1,0 +1,267 @@
+//! A guest's memory outside of hypercalls: its start, its reset and its end; and the scrubbing that
+//! idle cores do.
+
+use spin::mutex::TicketMutex;
+
+use super::budget::{self, Budget};
+use super::hw::Hardware;
+use super::reserve::Reserve;
+use super::{GuestMemory, Ledger, TableRecord};
+use crate::addr::{GIB, PAGES_PER_BLOCK, Pa};
+use crate::frames::handover::Unmapped;
+use crate::frames::{GuestSet, Pool};
+use crate::stage2::{Descriptor, Memory};
+
+/// A rebuild in progress: first what is kept moves to the start of RAM and the rest goes to the
+/// pool, then what is missing comes from the pool.
+pub(super) struct Rebuild {
+    goal_blocks: u32,
+    /// Blocks looked at so far.
+    scanned: u32,
+    /// Blocks backed from the start of RAM on.
+    kept: u32,
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Set when it is finished: the pages that are backed, from the start of RAM on.
+    pub backed_pages: Option<u64>,
+    /// Guests whose sequence is to be bumped.
+    pub wake: GuestSet,
+}
+
+/// What one [`scrub_step`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scrubbed {
+    /// Something was scrubbed: there may be more.
+    pub worked: bool,
+    /// Guests whose sequence is to be bumped.
+    pub wake: GuestSet,
+}
+
+/// Scrubs up to `most_pages` dirty free pages, for a core that has nothing else to do. `hw` may be
+/// any guest's: only its [`Hardware::scrub`] is used.
+pub fn scrub_step(pool: &TicketMutex<Pool>, hw: &mut impl Hardware, most_pages: u16) -> Scrubbed {
+    let claim = pool.lock().claim_dirty(most_pages.max(1));
+    let Some(dirty) = claim else {
+        return Scrubbed {
+            worked: false,
+            wake: GuestSet::EMPTY,
+        };
+    };
+    let zero = dirty.scrub(hw);
+    let mut pool = pool.lock();
+    pool.put_zero(zero);
+    Scrubbed {
+        worked: true,
+        wake: pool.take_wanting(),
+    }
+}
+
+impl GuestMemory {
+    /// At boot, before any guest runs: backs up to `pages` (a multiple of 512) from the start of RAM on
+    /// with free zero blocks, by 1 GiB entries where both addresses allow it. Returns the pages backed.
+    pub fn boot_assign(&self, pool: &mut Pool, pages: u64) -> u64 {
+        const GIB_BLOCKS: u32 = PAGES_PER_BLOCK as u32;
+        let Some(mut ledger) = self.ledger.try_lock() else {
+            return 0;
+        };
+        let guest = self.guest();
+        let mut at = self.ram.block() as u32;
+        let goal = (pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
+        let end = at + goal;
+        let mut gib = (end - at >= GIB_BLOCKS)
+            .then(|| pool.find_free_gib())
+            .flatten();
+        while at < end {
+            if at.is_multiple_of(GIB_BLOCKS)
+                && end - at >= GIB_BLOCKS
+                && let Some(pa) = gib
+            {
+                let whole = (0..GIB_BLOCKS).all(|block| {
+                    let pa = Pa(pa.0 + u64::from(block) * (GIB / u64::from(GIB_BLOCKS)));
+                    pool.take_block_at(pa, guest, at + block).is_some()
+                });
+                debug_assert!(whole);
+                self.stage2.close_gib(at / GIB_BLOCKS, pa);
+                at += GIB_BLOCKS;
+                gib = pool.find_free_gib();
+                continue;
+            }
+            let Some(pa) = pool.take_zero_block(guest, at) else {
+                break;
+            };
+            self.stage2.map(at, Descriptor::block(pa, Memory::Normal));
+            at += 1;
+        }
+        ledger.backed_pages = (u64::from(at) - self.ram.block()) * PAGES_PER_BLOCK as u64;
+        ledger.backed_pages
+    }
+
+    /// Begins to make the memory what a boot finds: `goal_pages` from the start of RAM on (0: the
+    /// guest stops for good). All its vCPUs must have stopped, and hypercalls are DENIED until the
+    /// rebuild is finished. The driver is forgotten. Returns false, and has done nothing, while a call is in
+    /// progress.
+    ///
+    /// The guest's whole blocks stay its own, with what they hold, and move together; pages of split
+    /// blocks go to the pool, and so does what it has too much.
+    pub fn begin_rebuild(&self, pool: &TicketMutex<Pool>, goal_pages: u64) -> bool {
+        let Some(mut ledger) = self.ledger.try_lock() else {
+            return false;
+        };
+        pool.lock().clear_wanting(self.guest());
+        ledger.driver = None;
+        ledger.epoch = ledger.epoch.wrapping_add(1);
+        let goal_blocks = (goal_pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
+        ledger.rebuild = Some(Rebuild {
+            goal_blocks,
+            scanned: 0,
+            kept: 0,
+        });
+        true
+    }
+
+    /// Does a bounded piece of the rebuild. VTTBR_EL2 holds the guest's VMID, as for any
+    /// [`Hardware::invalidate_guest`].
+    pub fn rebuild_step(&self, pool: &TicketMutex<Pool>, hw: &mut impl Hardware) -> Progress {
+        let unfinished = Progress {
+            backed_pages: None,
+            wake: GuestSet::EMPTY,
+        };
+        let Some(mut ledger) = self.ledger.try_lock() else {
+            return unfinished;
+        };
+        let Ledger {
+            batch,
+            tables,
+            backed_pages,
+            rebuild,
+            ..
+        } = &mut *ledger;
+        let Some(state) = rebuild else {
+            return Progress {
+                backed_pages: Some(*backed_pages),
+                wake: GuestSet::EMPTY,
+            };
+        };
+        let unmapped = Unmapped::new(self.guest(), batch);
+        let mut work = Reserve {
+            memory: self,
+            pool,
+            hw,
+            unmapped,
+            tables,
+            backed_pages,
+            budget: Budget::new(),
+        };
+        let compact = work.compact(state);
+        work.flush();
+        let Reserve {
+            mut budget,
+            hw,
+            backed_pages,
+            ..
+        } = work;
+        let done = compact && self.fill(state, pool, hw, &mut budget, backed_pages);
+        let wake = pool.lock().take_wanting();
+        if !done {
+            return Progress { wake, ..unfinished };
+        }
+        // Blocks have moved: nothing of the old translation may be left when the guest runs again.
+        hw.invalidate_guest();
+        let backed_pages = Some(*backed_pages);
+        *rebuild = None;
+        Progress { backed_pages, wake }
+    }
+
+    /// Fills up from the pool; false while there is more to do.
+    fn fill(
+        &self,
+        state: &mut Rebuild,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        budget: &mut Budget,
+        backed_pages: &mut u64,
+    ) -> bool {
+        while state.kept < state.goal_blocks {
+            if !budget.covers(budget::ENTRY) {
+                return false;
+            }
+            budget.spend(budget::ENTRY);
+            let ipa_block = self.ram.block() as u32 + state.kept;
+            let mut section = pool.lock();
+            if let Some(pa) = section.take_zero_block(self.guest(), ipa_block) {
+                drop(section);
+                self.stage2
+                    .map(ipa_block, Descriptor::block(pa, Memory::Normal));
+                *backed_pages += PAGES_PER_BLOCK as u64;
+                state.kept += 1;
+                continue;
+            }
+            let most = budget.scrub_pages();
+            if most == 0 {
+                return !section.has_dirty_block();
+            }
+            let claim = section.claim_dirty_block(most);
+            drop(section);
+            let Some(dirty) = claim else { return true };
+            budget.spend(u32::from(dirty.pages()) * budget::SCRUB_PAGE);
+            self.stats.scrubbed_pages.add(u64::from(dirty.pages()));
+            let zero = dirty.scrub(hw);
+            pool.lock().put_zero(zero);
+        }
+        true
+    }
+}
+
+impl<H: Hardware> Reserve<'_, H> {
+    /// Moves whole blocks together and unmaps the rest; false while there is more to do.
+    fn compact(&mut self, state: &mut Rebuild) -> bool {
+        let first = self.memory.ram.block() as u32;
+        while (state.scanned as usize) < self.tables.len() {
+            if !self.budget.covers(budget::UNMAP_TABLE) {
+                return false;
+            }
+            self.budget.spend(budget::LOOK_BLOCK);
+            let from = first + state.scanned;
+            let entry = self.memory.stage2.ram_entry(from);
+            if entry.is_table() {
+                let record = self
+                    .tables
+                    .get(state.scanned as usize)
+                    .copied()
+                    .unwrap_or(TableRecord::default());
+                self.unmap_table(from, entry.output());
+                *self.backed_pages -= u64::from(record.mapped);
+            } else if entry.is_block() {
+                if state.kept < state.goal_blocks {
+                    self.move_block(from, first + state.kept, entry);
+                    state.kept += 1;
+                } else {
+                    self.budget.spend(budget::ENTRY);
+                    self.open_gib(from);
+                    self.memory.stage2.unmap(from);
+                    if self.unmapped.room() == 0 {
+                        self.flush();
+                    }
+                    self.unmapped.push(entry.output(), PAGES_PER_BLOCK as u16);
+                    *self.backed_pages -= PAGES_PER_BLOCK as u64;
+                }
+            }
+            state.scanned += 1;
+        }
+        true
+    }
+
+    fn move_block(&mut self, from: u32, to: u32, entry: Descriptor) {
+        if from == to {
+            return;
+        }
+        self.budget.spend(budget::ENTRY);
+        self.open_gib(from);
+        self.memory.stage2.unmap(from);
+        self.memory.stage2.map(to, entry);
+        self.pool.lock().move_block(entry.output(), to);
+    }
+}

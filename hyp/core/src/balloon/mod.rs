@@ -1,0 +1,424 @@
+//! The balloon's hypervisor side: a guest's memory as it grows and shrinks.
+//!
+//! [`GuestMemory`] is one guest's memory: its stage 2, its target and, behind the lock that is the
+//! guest's *transaction*, the ledger of what is backed. [`GuestMemory::call`] carries out a hypercall
+//! of the interface in `ballast_abi`; the steps outside of hypercalls are [`GuestMemory::boot_assign`],
+//! [`GuestMemory::rebuild_step`] (reset and stop) and [`scrub_step`] (parked and idle cores).
+//!
+//! # Flow
+//!
+//! A hypercall, on the core of the guest that asked:
+//!
+//! ```ignore
+//! let outcome = guest.memory.call(&pool, &mut hardware, x[0] as u32, [x[1], x[2], x[3], x[4]]);
+//! match outcome {
+//!     None => x[0] = NOT_SUPPORTED,            // not one of ours
+//!     Some(outcome) => x[..4].copy_from_slice(&outcome.registers),
+//! }
+//! set_line(guest, BALLOON_INTID, guest.memory.target.is_pending());
+//! for other in outcome.wake.iter() {           // found nothing free before; there is now
+//!     guests[other].memory.target.bump();
+//!     set_line(other, BALLOON_INTID, true);
+//! }
+//! ```
+//!
+//! A stage-2 abort (EC 0x20 or 0x24), with no lock at all:
+//!
+//! ```ignore
+//! // HPFAR_EL2 gives the page, FAR_EL2 the offset.
+//! if fault.is_translation() && guest.memory.stage2.judge(&mut window, ipa) == Verdict::Refault {
+//!     return;                                  // it was in transition: the access is done again
+//! }
+//! // otherwise: a device model if ISV, else inject a synchronous external abort
+//! ```
+//!
+//! The monitor sets `guest.memory.target.set_reserve_pages(max - target, deadline)` and raises the
+//! line. A parked core runs `while scrub_step(...).worked {}` with a look at ISR_EL1 in between. To
+//! reset or stop a guest, once all its vCPUs have stopped: `begin_rebuild(goal)`, then `rebuild_step`
+//! until it says how much is backed; the device tree of the next boot is made from that.
+//!
+//! # Rules
+//!
+//! * What a call touches is bounded: see [`budget`]. x1 < n is normal, and so is x1 = 0 (a large page
+//!   is being scrubbed): the driver calls again.
+//! * The list is copied once, then judged; statuses are written to it at the end.
+//! * A wrong epoch does nothing. Two calls at once: one is BUSY. No call waits for another guest but in
+//!   the pool's short sections.
+//! * Frames change owner only through the states in [`crate::frames::handover`].
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "page counts within the guest's maximum (below 2^27) that was checked by `GuestMemory::new`"
+    )
+)]
+
+pub mod budget;
+pub mod hw;
+mod lifecycle;
+mod query;
+mod release;
+mod reserve;
+mod target;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status, feature, function};
+pub use lifecycle::{Progress, Scrubbed, scrub_step};
+use spin::mutex::{SpinMutex, TicketMutex};
+pub use target::{Counter, Fetched, Report, Reported, Stats, Target};
+
+use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::frames::handover::BATCH_RUNS;
+use crate::frames::{GuestId, GuestSet, Pool};
+use crate::stage2::{Layout, LayoutError, Stage2, Table};
+use hw::Hardware;
+
+/// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryConfig {
+    /// The guest.
+    pub guest: GuestId,
+    /// What it boots with, and what PRESSURE may bring it back to.
+    pub memory_pages: u64,
+    /// RESERVE never takes it below this.
+    pub min_pages: u64,
+    /// It gives whole 2 MiB blocks only.
+    pub whole_blocks_only: bool,
+    /// CPU targets are given (`FEATURES`).
+    pub cpu_targets: bool,
+}
+
+/// One guest's memory. See the [module](self).
+pub struct GuestMemory {
+    /// The translation; traps read it without a lock.
+    pub stage2: Stage2,
+    /// What the guest is asked for.
+    pub target: Target,
+    /// What the guest last said of itself.
+    pub report: Report,
+    /// What its calls have done.
+    pub stats: Stats,
+    config: MemoryConfig,
+    ram: Ipa,
+    max_pages: u64,
+    ledger: SpinMutex<Ledger>,
+}
+
+/// What only the holder of the transaction sees.
+struct Ledger {
+    driver: Option<Driver>,
+    epoch: u32,
+    backed_pages: u64,
+    /// For each 2 MiB of RAM that has a level-3 table: what is in it.
+    tables: Box<[TableRecord]>,
+    /// The list, as copied in.
+    list: Box<[u64; LIST_ENTRIES]>,
+    /// Storage for the batch of unmapped pages, and for a table on its way.
+    batch: Box<[u64; BATCH_RUNS]>,
+    rebuild: Option<lifecycle::Rebuild>,
+}
+
+/// The driver that said HELLO last.
+#[derive(Clone, Copy)]
+struct Driver {
+    list_ipa: Ipa,
+    list: Pa,
+}
+
+/// What is in one level-3 table of RAM.
+#[derive(Clone, Copy, Default)]
+struct TableRecord {
+    /// Valid entries; never 0 while the table exists.
+    mapped: u16,
+    /// Those that are not the page's home frame.
+    away: u16,
+    /// The table lies in the home block of its 2 MiB: see [`crate::frames`].
+    home: bool,
+}
+
+/// What a hypercall comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// x0 to x3.
+    pub registers: [u64; 4],
+    /// Guests whose sequence is to be bumped.
+    pub wake: GuestSet,
+}
+
+impl Outcome {
+    const fn new(status: Status, results: [u64; 3]) -> Self {
+        let [x1, x2, x3] = results;
+        Self {
+            registers: [status.to_register(), x1, x2, x3],
+            wake: GuestSet::EMPTY,
+        }
+    }
+
+    const fn status(status: Status) -> Self {
+        Self::new(status, [0; 3])
+    }
+}
+
+/// The pages one list entry names, checked.
+#[derive(Clone, Copy)]
+struct Span {
+    order: Order,
+    /// IPA / 2 MiB.
+    ipa_block: u32,
+    /// First page within its 2 MiB.
+    first: u16,
+    pages: u16,
+}
+
+impl Span {
+    const fn ipa(self) -> Ipa {
+        Ipa(((self.ipa_block as u64) << BLOCK_SHIFT) + self.first as u64 * PAGE_SIZE)
+    }
+
+    /// Index of the order in the statistics.
+    const fn class(self) -> usize {
+        match self.order {
+            Order::Page => 0,
+            Order::Pages16 => 1,
+            Order::Block => 2,
+        }
+    }
+}
+
+impl GuestMemory {
+    /// The memory of a guest with this `layout`, nothing of it backed. `pa_of` as for [`Stage2::new`].
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn new(
+        config: MemoryConfig,
+        layout: &Layout<'_>,
+        pa_of: impl Fn(&Table) -> Pa,
+    ) -> Result<Self, LayoutError> {
+        let stage2 = Stage2::new(layout, pa_of)?;
+        let max_pages = layout.ram_bytes / PAGE_SIZE;
+        let blocks = (layout.ram_bytes / BLOCK_SIZE) as usize;
+        let target = Target::default();
+        target.set_reserve_pages(max_pages.saturating_sub(config.memory_pages), 0);
+        Ok(Self {
+            stage2,
+            target,
+            report: Report::default(),
+            stats: Stats::default(),
+            config,
+            ram: layout.ram,
+            max_pages,
+            ledger: SpinMutex::new(Ledger {
+                driver: None,
+                epoch: 0,
+                backed_pages: 0,
+                tables: vec![TableRecord::default(); blocks].into_boxed_slice(),
+                list: Box::new([0; LIST_ENTRIES]),
+                batch: Box::new([0; BATCH_RUNS]),
+                rebuild: None,
+            }),
+        })
+    }
+
+    /// The guest.
+    #[must_use]
+    pub const fn guest(&self) -> GuestId {
+        self.config.guest
+    }
+
+    /// The most pages it may have.
+    #[must_use]
+    pub const fn max_pages(&self) -> u64 {
+        self.max_pages
+    }
+
+    /// Pages backed now; `None` while a call is in progress.
+    #[must_use]
+    pub fn backed_pages(&self) -> Option<u64> {
+        Some(self.ledger.try_lock()?.backed_pages)
+    }
+
+    /// Carries out the hypercall `function` (w0) with the arguments in x1 to x4; `None` if it is not
+    /// one of this interface.
+    pub fn call(
+        &self,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        function: u32,
+        args: [u64; 4],
+    ) -> Option<Outcome> {
+        let [x1, x2, x3, x4] = args;
+        Some(match function {
+            function::RESERVE | function::RELEASE => match self.transaction() {
+                Ok(mut ledger) => {
+                    self.move_list(&mut ledger, pool, hw, function == function::RESERVE, x1, x2)
+                }
+                Err(status) => Outcome::status(status),
+            },
+            function::TARGET => {
+                let target = self.target.fetch();
+                let word = u64::from(target.cpus) << 32 | u64::from(target.sequence);
+                Outcome::new(
+                    Status::Success,
+                    [target.reserve_pages, word, target.deadline],
+                )
+            }
+            function::HELLO => match self.transaction() {
+                Ok(mut ledger) => self.hello(&mut ledger, hw, x1, x2),
+                Err(status) => Outcome::status(status),
+            },
+            function::QUERY => match self.transaction() {
+                Ok(ledger) => self.query(&ledger, hw, Ipa(x1)),
+                Err(status) => Outcome::status(status),
+            },
+            function::PRESSURE => {
+                // What the guest was configured with it may have back, if it is there.
+                let need = x1.min(u64::from(pool.lock().counts().free()));
+                let floor = self.max_pages.saturating_sub(self.config.memory_pages);
+                Outcome::new(Status::Success, [self.target.relieve(need, floor), 0, 0])
+            }
+            function::REPORT if x3 > 1000 => Outcome::status(Status::InvalidParameters),
+            function::REPORT => {
+                let pressure = x3 as u32;
+                self.report.set(Reported {
+                    free_pages: x1,
+                    available_pages: x2,
+                    pressure,
+                    refaults: x4,
+                });
+                Outcome::status(Status::Success)
+            }
+            function::VERSION => {
+                Outcome::new(Status::Success, [u64::from(ballast_abi::VERSION), 0, 0])
+            }
+            function::FEATURES => {
+                let cpus = if self.config.cpu_targets {
+                    feature::CPUS
+                } else {
+                    0
+                };
+                let features = feature::MEMORY | feature::PRESSURE | feature::REPORT | cpus;
+                Outcome::new(Status::Success, [features, 0, 0])
+            }
+            function::UID => {
+                let [w0, w1, w2, w3] = ballast_abi::UID;
+                let registers = [u64::from(w0), u64::from(w1), u64::from(w2), u64::from(w3)];
+                Outcome {
+                    registers,
+                    wake: GuestSet::EMPTY,
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    /// The guest's transaction; BUSY while another call has it, DENIED while the guest is rebuilt.
+    fn transaction(&self) -> Result<spin::mutex::SpinMutexGuard<'_, Ledger>, Status> {
+        let ledger = self.ledger.try_lock().ok_or(Status::Busy)?;
+        if ledger.rebuild.is_some() {
+            Err(Status::Denied)
+        } else {
+            Ok(ledger)
+        }
+    }
+
+    fn hello(&self, ledger: &mut Ledger, hw: &mut impl Hardware, list: u64, flags: u64) -> Outcome {
+        if flags != 0 {
+            return Outcome::status(Status::InvalidParameters);
+        }
+        let list_ipa = Ipa(list);
+        let offset = list.wrapping_sub(self.ram.0);
+        if !list_ipa.is_aligned(PAGE_SIZE) || offset >= self.max_pages * PAGE_SIZE {
+            return Outcome::status(Status::InvalidAddress);
+        }
+        let Some(list) = self.stage2.translate(hw, list_ipa) else {
+            return Outcome::status(Status::InvalidAddress);
+        };
+        ledger.driver = Some(Driver { list_ipa, list });
+        ledger.epoch = ledger.epoch.wrapping_add(1);
+        let missing = self.max_pages - ledger.backed_pages;
+        Outcome::new(Status::Success, [u64::from(ledger.epoch), missing, 0])
+    }
+
+    /// RESERVE and RELEASE.
+    fn move_list(
+        &self,
+        ledger: &mut Ledger,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        is_reserve: bool,
+        n: u64,
+        epoch: u64,
+    ) -> Outcome {
+        let Some(driver) = ledger.driver else {
+            return Outcome::status(Status::NoDriver);
+        };
+        if epoch != u64::from(ledger.epoch) {
+            return Outcome::status(Status::WrongEpoch);
+        }
+        if n == 0 || n > LIST_ENTRIES as u64 {
+            return Outcome::status(Status::InvalidParameters);
+        }
+        self.stats.calls.add(1);
+        let Ledger {
+            list,
+            batch,
+            tables,
+            backed_pages,
+            ..
+        } = ledger;
+        let Some(entries) = list.get_mut(..n as usize) else {
+            return Outcome::status(Status::InvalidParameters);
+        };
+        hw.read_page(driver.list, entries);
+        let before = *backed_pages;
+        let (consumed, wake) = if is_reserve {
+            self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
+        } else {
+            (
+                self.release(pool, hw, entries, batch, tables, backed_pages),
+                GuestSet::EMPTY,
+            )
+        };
+        hw.write_page(driver.list, entries.get(..consumed).unwrap_or(&[]));
+        hw.publish_tables();
+        let pages = before.abs_diff(*backed_pages);
+        Outcome {
+            wake,
+            ..Outcome::new(Status::Success, [consumed as u64, pages, 0])
+        }
+    }
+
+    /// The pages an entry names, if it is well formed and within the guest's maximum.
+    #[inline]
+    fn span(&self, entry: Entry) -> Result<Span, EntryStatus> {
+        let ipa = Ipa(entry.ipa());
+        let Some(order) = entry.order().filter(|_| entry.is_well_formed()) else {
+            return Err(EntryStatus::Malformed);
+        };
+        if !ipa.is_aligned(order.bytes()) {
+            return Err(EntryStatus::Unaligned);
+        }
+        // RAM is whole blocks, so an aligned span that begins in it ends in it.
+        if ipa.0.wrapping_sub(self.ram.0) >= self.max_pages * PAGE_SIZE {
+            return Err(EntryStatus::OutOfRange);
+        }
+        let first = ipa.page() as u16 & (PAGES_PER_BLOCK as u16 - 1);
+        Ok(Span {
+            order,
+            ipa_block: ipa.block() as u32,
+            first,
+            pages: order.pages() as u16,
+        })
+    }
+
+    /// The index of a block's [`TableRecord`].
+    const fn record(&self, ipa_block: u32) -> usize {
+        (ipa_block as usize).wrapping_sub(self.ram.block() as usize)
+    }
+}

@@ -1,0 +1,52 @@
+//! QUERY: what is backed.
+
+use ballast_abi::Status;
+
+use super::budget::{self, Budget};
+use super::hw::Hardware;
+use super::{GuestMemory, Ledger, Outcome};
+use crate::addr::{Ipa, PAGE_SIZE, PAGES_PER_BLOCK};
+use crate::stage2::Descriptor;
+
+impl GuestMemory {
+    /// Whether the page at `ipa` is backed, and how many from it on are in the same state.
+    pub(super) fn query(&self, ledger: &Ledger, hw: &mut impl Hardware, ipa: Ipa) -> Outcome {
+        let end = self.ram.page() + self.max_pages;
+        if ipa.0 < self.ram.0 || ipa.page() >= end || !ipa.is_aligned(PAGE_SIZE) {
+            return Outcome::status(Status::InvalidParameters);
+        }
+        let mut budget = Budget::new();
+        let backed = self.stage2.translate(hw, ipa).is_some();
+        let mut page = ipa.page();
+        while page < end && !budget.is_spent() {
+            budget.spend(budget::LOOK_BLOCK);
+            let ipa_block = (page >> 9) as u32;
+            let entry = self.stage2.ram_entry(ipa_block);
+            let block_end = (page | (PAGES_PER_BLOCK as u64 - 1)) + 1;
+            let record = ledger.tables.get(self.record(ipa_block));
+            let is_whole = !entry.is_table()
+                || record.is_some_and(|record| usize::from(record.mapped) == PAGES_PER_BLOCK);
+            if is_whole {
+                if entry.is_valid() != backed {
+                    break;
+                }
+                page = block_end;
+                continue;
+            }
+            let start = page;
+            while page < block_end {
+                let entry =
+                    Descriptor(hw.read(entry.output(), page as usize & (PAGES_PER_BLOCK - 1)));
+                if entry.is_valid() != backed {
+                    break;
+                }
+                page += 1;
+            }
+            budget.spend((page - start) as u32 * budget::LOOK_PAGE);
+            if page < block_end {
+                break;
+            }
+        }
+        Outcome::new(Status::Success, [u64::from(backed), page - ipa.page(), 0])
+    }
+}

@@ -1,0 +1,256 @@
+//! RESERVE: pages go from the guest to the pool.
+
+use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES};
+use spin::mutex::TicketMutex;
+
+use super::budget::{self, Budget};
+use super::hw::Hardware;
+use super::{Driver, GuestMemory, Span, TableRecord};
+use crate::addr::{PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::frames::handover::{BATCH_RUNS, Unmapped};
+use crate::frames::{GuestSet, Pool, home_frame};
+use crate::stage2::{Descriptor, Memory};
+
+/// Runs that one entry, other than a split block's order 9, may add: 16 pages and a table.
+const RUNS_PER_ENTRY: usize = 17;
+
+pub(super) struct Reserve<'a, H> {
+    pub memory: &'a GuestMemory,
+    pub pool: &'a TicketMutex<Pool>,
+    pub hw: &'a mut H,
+    pub unmapped: Unmapped<'a>,
+    pub tables: &'a mut [TableRecord],
+    pub backed_pages: &'a mut u64,
+    pub budget: Budget,
+}
+
+impl GuestMemory {
+    /// Reserves the pages of `entries` until the work bound; returns how many were consumed and who
+    /// waits for what is free now.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the ledger's parts, borrowed apart"
+    )]
+    pub(super) fn reserve(
+        &self,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        driver: Driver,
+        entries: &mut [u64],
+        batch: &mut [u64; BATCH_RUNS],
+        tables: &mut [TableRecord],
+        backed_pages: &mut u64,
+    ) -> (usize, GuestSet) {
+        const { assert!(LIST_ENTRIES <= u16::MAX as usize) }
+        let unmapped = Unmapped::new(self.guest(), batch);
+        let mut work = Reserve {
+            memory: self,
+            pool,
+            hw,
+            unmapped,
+            tables,
+            backed_pages,
+            budget: Budget::new(),
+        };
+        let mut consumed = 0;
+        for entry in entries.iter_mut() {
+            let given = Entry(*entry);
+            let Some(status) = work.entry(given, driver) else {
+                break;
+            };
+            *entry = given.with_status(status).0;
+            consumed += 1;
+            if work.budget.is_spent() {
+                break;
+            }
+        }
+        work.flush();
+        (consumed, pool.lock().take_wanting())
+    }
+}
+
+impl<H: Hardware> Reserve<'_, H> {
+    /// One entry; `None` if it is too much for what is left of the budget.
+    #[inline]
+    fn entry(&mut self, entry: Entry, driver: Driver) -> Option<EntryStatus> {
+        self.budget.spend(budget::ENTRY);
+        let span = match self.memory.span(entry) {
+            Ok(span) => span,
+            Err(status) => return Some(status),
+        };
+        let status = self.span(span, driver)?;
+        if status == EntryStatus::Done {
+            *self.backed_pages -= u64::from(span.pages);
+            if let Some(count) = self.memory.stats.reserved.get(span.class()) {
+                count.add(1);
+            }
+        }
+        Some(status)
+    }
+
+    #[inline]
+    fn span(&mut self, span: Span, driver: Driver) -> Option<EntryStatus> {
+        let config = &self.memory.config;
+        let is_block = usize::from(span.pages) == PAGES_PER_BLOCK;
+        if config.whole_blocks_only && !is_block {
+            return Some(EntryStatus::WrongOrder);
+        }
+        if driver.list_ipa.0.wrapping_sub(span.ipa().0) < u64::from(span.pages) * PAGE_SIZE {
+            return Some(EntryStatus::Pinned);
+        }
+        let entry = self.memory.stage2.ram_entry(span.ipa_block);
+        if !entry.is_valid() {
+            return Some(EntryStatus::NotBacked);
+        }
+        if *self.backed_pages < config.min_pages + u64::from(span.pages) {
+            return Some(EntryStatus::BelowMinimum);
+        }
+        if self.unmapped.room() < RUNS_PER_ENTRY {
+            self.flush();
+        }
+        match (entry.is_block(), is_block) {
+            (true, true) => {
+                self.open_gib(span.ipa_block);
+                self.memory.stage2.unmap(span.ipa_block);
+                self.unmapped.push(entry.output(), span.pages);
+            }
+            (true, false) => self.split(span, entry.output()),
+            (false, false) => return Some(self.pages(span, entry.output())),
+            (false, true) => {
+                if self
+                    .tables
+                    .get(self.memory.record(span.ipa_block))
+                    .is_none_or(|table| table.mapped != span.pages)
+                {
+                    return Some(EntryStatus::NotBacked);
+                }
+                if !self.budget.covers(budget::UNMAP_TABLE) {
+                    return None;
+                }
+                self.unmap_table(span.ipa_block, entry.output());
+            }
+        }
+        Some(EntryStatus::Done)
+    }
+
+    /// Pages of a block that is split already.
+    #[inline]
+    fn pages(&mut self, span: Span, table: Pa) -> EntryStatus {
+        let Some(record) = self.tables.get_mut(self.memory.record(span.ipa_block)) else {
+            return EntryStatus::NotBacked;
+        };
+        let mut pages = [Descriptor::NOT_OWNED; 16];
+        let first = usize::from(span.first);
+        for (index, page) in (first..).zip(pages.iter_mut().take(usize::from(span.pages))) {
+            *page = Descriptor(self.hw.read(table, index));
+            if !page.is_valid() {
+                return EntryStatus::NotBacked;
+            }
+        }
+        if span.pages == 1 {
+            self.hw.write(table, first, Descriptor::NOT_OWNED.0);
+        } else {
+            self.budget.spend(16 * budget::RUN_PAGE);
+            self.hw.fill(
+                table,
+                first,
+                usize::from(span.pages),
+                Descriptor::NOT_OWNED.0,
+                0,
+            );
+        }
+        for (index, page) in (span.first..).zip(pages.iter().take(usize::from(span.pages))) {
+            let pa = page.output();
+            record.away -= u16::from(!record.home || pa != home_frame(table, index));
+            self.unmapped.push(pa, 1);
+        }
+        record.mapped -= span.pages;
+        if record.mapped == 0 {
+            self.drop_table(span.ipa_block, table);
+        }
+        EntryStatus::Done
+    }
+
+    /// The first pages to leave a block. The first of their frames becomes the level-3 table: the
+    /// guest pays for the split.
+    fn split(&mut self, span: Span, block: Pa) {
+        self.open_gib(span.ipa_block);
+        self.budget.spend(budget::SPLIT);
+        let Some(broken) = self.memory.stage2.break_entry(span.ipa_block) else {
+            return;
+        };
+        let clean = broken.invalidate(self.hw);
+        let table = home_frame(block, span.first);
+        self.pool.lock().split_block(table);
+        self.hw.fill(
+            table,
+            0,
+            PAGES_PER_BLOCK,
+            Descriptor::page(block, Memory::Normal).0,
+            PAGE_SIZE,
+        );
+        self.hw.fill(
+            table,
+            usize::from(span.first),
+            usize::from(span.pages),
+            Descriptor::NOT_OWNED.0,
+            0,
+        );
+        clean.make(Descriptor::table(table), self.hw);
+        if span.pages > 1 {
+            self.unmapped
+                .push(home_frame(block, span.first + 1), span.pages - 1);
+        }
+        if let Some(record) = self.tables.get_mut(self.memory.record(span.ipa_block)) {
+            *record = TableRecord {
+                mapped: PAGES_PER_BLOCK as u16 - span.pages,
+                away: 0,
+                home: true,
+            };
+        }
+        self.memory.stats.splits.add(1);
+        self.memory.stats.invalidations.add(1);
+    }
+
+    /// Everything in a level-3 table, and the table.
+    pub(super) fn unmap_table(&mut self, ipa_block: u32, table: Pa) {
+        self.budget.spend(budget::UNMAP_TABLE);
+        // No walk gets past the level-2 entry from here on: the pages need not be cleared one by one.
+        self.memory.stage2.unmap(ipa_block);
+        for index in 0..PAGES_PER_BLOCK {
+            let page = Descriptor(self.hw.read(table, index));
+            if self.unmapped.room() < RUNS_PER_ENTRY {
+                self.flush();
+            }
+            if page.is_valid() {
+                self.unmapped.push(page.output(), 1);
+            }
+        }
+        self.drop_table(ipa_block, table);
+    }
+
+    /// Takes a table out of use that maps nothing, or whose pages were all unmapped with it.
+    fn drop_table(&mut self, ipa_block: u32, table: Pa) {
+        self.memory.stage2.unmap(ipa_block);
+        self.memory.stage2.retire_table();
+        self.unmapped.push_table(table);
+        if let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) {
+            *record = TableRecord::default();
+        }
+    }
+
+    pub(super) fn open_gib(&mut self, ipa_block: u32) {
+        if self.memory.stage2.open_gib(ipa_block, self.hw) {
+            self.budget.spend(budget::OPEN_GIB);
+            self.memory.stats.invalidations.add(1);
+        }
+    }
+
+    /// Makes what was unmapped so far unreachable, and frees it.
+    pub(super) fn flush(&mut self) {
+        if !self.unmapped.is_empty() {
+            self.unmapped.invalidate(self.hw).free(self.pool);
+            self.memory.stats.invalidations.add(1);
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! Fake hardware and guests that touch their memory through a fake TLB.
+//!
+//! Memory is a word array per page, absent pages being zero. Each guest has a TLB that keeps what it
+//! has once translated until `invalidate_guest`. Every access checks that the frame it reaches is the
+//! guest's own in the frame table, and that it holds what the guest last wrote there: so a missing
+//! invalidation, a missing scrub or a frame with two owners shows up as a failed access.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use ballast_abi::{Entry, EntryStatus, Order, Status, function};
+use spin::mutex::TicketMutex;
+
+use crate::addr::{BLOCK_SIZE, Ipa, MIB, PAGE_SIZE, Pa, PaRange};
+use crate::balloon::hw::{Hardware, Window};
+use crate::balloon::{GuestMemory, MemoryConfig, Outcome, scrub_step};
+use crate::frames::{BootFrames, GuestId, GuestSet, Owner, Pool};
+use crate::stage2::Layout;
+
+pub const RAM: Ipa = Ipa(0x4000_0000);
+
+type Page = Box<[u64; 512]>;
+
+#[derive(Default)]
+pub struct Machine {
+    pub memory: HashMap<u64, Page>,
+    /// Per guest: what its cores' TLBs may hold, IPA page to PA page.
+    pub tlb: HashMap<usize, HashMap<u64, u64>>,
+    /// TLB invalidations are lost: for the test that shows that the checks see it.
+    pub lose_invalidations: bool,
+    /// Scrubs are lost, likewise.
+    pub lose_scrubs: bool,
+    pub invalidations: u64,
+    pub scrubbed: u64,
+}
+
+#[derive(Clone)]
+pub struct FakeHw {
+    pub guest: usize,
+    pub machine: Rc<RefCell<Machine>>,
+}
+
+impl FakeHw {
+    fn page<R>(&self, page: Pa, f: impl FnOnce(&mut [u64; 512]) -> R) -> R {
+        assert!(page.is_aligned(PAGE_SIZE));
+        f(self
+            .machine
+            .borrow_mut()
+            .memory
+            .entry(page.page())
+            .or_insert_with(|| Box::new([0; 512])))
+    }
+}
+
+impl Window for FakeHw {
+    fn read(&mut self, page: Pa, index: usize) -> u64 {
+        self.page(page, |words| words[index])
+    }
+
+    fn write(&mut self, page: Pa, index: usize, word: u64) {
+        self.page(page, |words| words[index] = word);
+    }
+
+    fn fill(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) {
+        self.page(page, |words| {
+            let mut word = first;
+            for slot in &mut words[index..index + count] {
+                *slot = word;
+                word = word.wrapping_add(step);
+            }
+        });
+    }
+
+    fn read_page(&mut self, page: Pa, words: &mut [u64]) {
+        self.page(page, |from| words.copy_from_slice(&from[..words.len()]));
+    }
+
+    fn write_page(&mut self, page: Pa, words: &[u64]) {
+        self.page(page, |to| to[..words.len()].copy_from_slice(words));
+    }
+}
+
+impl Hardware for FakeHw {
+    fn publish_tables(&mut self) {}
+
+    fn invalidate_guest(&mut self) {
+        let mut machine = self.machine.borrow_mut();
+        machine.invalidations += 1;
+        if !machine.lose_invalidations {
+            machine.tlb.remove(&self.guest);
+        }
+    }
+
+    fn scrub(&mut self, first: Pa, pages: usize) {
+        assert!(pages >= 1 && first.page() % 512 + pages as u64 <= 512);
+        let mut machine = self.machine.borrow_mut();
+        machine.scrubbed += pages as u64;
+        if !machine.lose_scrubs {
+            for page in first.page()..first.page() + pages as u64 {
+                machine.memory.remove(&page);
+            }
+        }
+    }
+}
+
+pub struct Guest {
+    pub memory: GuestMemory,
+    pub hw: FakeHw,
+    /// What the guest last wrote at the start of each page it wrote to.
+    pub written: BTreeMap<u64, u64>,
+    pub epoch: u64,
+}
+
+pub struct World {
+    pub pool: TicketMutex<Pool>,
+    pub guests: Vec<Guest>,
+    pub machine: Rc<RefCell<Machine>>,
+    pub ram: Vec<PaRange>,
+    stamp: u64,
+}
+
+/// A guest to be: (boot blocks, maximum blocks, minimum blocks).
+pub type GuestSize = (u64, u64, u64);
+
+pub fn world(ram_blocks: u64, sizes: &[GuestSize]) -> World {
+    let ram = [PaRange {
+        start: Pa(0x8000_0000),
+        size: ram_blocks * BLOCK_SIZE,
+    }];
+    world_over(&ram, &[], sizes)
+}
+
+pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> World {
+    let machine = Rc::new(RefCell::new(Machine::default()));
+    let mut pool = Pool::new(ram, held, BootFrames::Fresh).unwrap();
+    let next_table = RefCell::new(0x10_0000_u64);
+    let guests = sizes.iter().enumerate().map(|(index, &(boot, max, min))| {
+        let config = MemoryConfig {
+            guest: GuestId::new(index).unwrap(),
+            memory_pages: boot * 512,
+            min_pages: min * 512,
+            whole_blocks_only: false,
+            cpu_targets: false,
+        };
+        let layout = Layout {
+            ram: RAM,
+            ram_bytes: max * 2 * MIB,
+            devices: &[],
+        };
+        let memory = GuestMemory::new(config, &layout, |_| {
+            *next_table.borrow_mut() += PAGE_SIZE;
+            Pa(*next_table.borrow())
+        });
+        let memory = memory.unwrap();
+        assert_eq!(memory.boot_assign(&mut pool, boot * 512), boot * 512);
+        let hw = FakeHw {
+            guest: index,
+            machine: machine.clone(),
+        };
+        Guest {
+            memory,
+            hw,
+            written: BTreeMap::new(),
+            epoch: 0,
+        }
+    });
+    let guests = guests.collect();
+    World {
+        pool: TicketMutex::new(pool),
+        guests,
+        machine,
+        ram: ram.to_vec(),
+        stamp: 1,
+    }
+}
+
+pub fn page(number: u64) -> Entry {
+    Entry::new(RAM.0 + number * PAGE_SIZE, Order::Page)
+}
+
+pub fn run(number: u64) -> Entry {
+    Entry::new(RAM.0 + number * PAGE_SIZE, Order::Pages16)
+}
+
+pub fn block(number: u64) -> Entry {
+    Entry::new(RAM.0 + number * BLOCK_SIZE, Order::Block)
+}
+
+impl World {
+    /// The page of the guest's RAM that serves as its list page in these tests: its first.
+    pub fn hello(&mut self, guest: usize) {
+        let outcome = self.call(guest, function::HELLO, [RAM.0, 0, 0, 0]);
+        assert_eq!(status(outcome), Status::Success);
+        self.guests[guest].epoch = outcome.registers[1];
+    }
+
+    pub fn call(&mut self, guest: usize, function: u32, args: [u64; 4]) -> Outcome {
+        let Guest { memory, hw, .. } = &mut self.guests[guest];
+        let outcome = memory
+            .call(&self.pool, hw, function, args)
+            .expect("a function of the interface");
+        for woken in outcome.wake.iter() {
+            self.guests[woken.index()].memory.target.bump();
+        }
+        outcome
+    }
+
+    pub fn set_target(&mut self, guest: usize, backed_pages: u64) {
+        let memory = &self.guests[guest].memory;
+        memory
+            .target
+            .set_reserve_pages(memory.max_pages() - backed_pages, 0);
+    }
+
+    /// One RESERVE or RELEASE over `entries`: the statuses, and how many entries were consumed.
+    pub fn try_move(
+        &mut self,
+        guest: usize,
+        function: u32,
+        entries: &[Entry],
+    ) -> (Vec<EntryStatus>, usize) {
+        let list: Vec<u64> = entries.iter().map(|entry| entry.0).collect();
+        let Guest {
+            memory, hw, epoch, ..
+        } = &mut self.guests[guest];
+        let list_page = memory.stage2.translate(hw, RAM).unwrap();
+        hw.write_page(list_page, &list);
+        let epoch = *epoch;
+        let outcome = self.call(guest, function, [entries.len() as u64, epoch, 0, 0]);
+        assert_eq!(status(outcome), Status::Success);
+        let consumed = outcome.registers[1] as usize;
+        let mut judged = vec![0; entries.len()];
+        self.guests[guest].hw.read_page(list_page, &mut judged);
+        assert_eq!(
+            judged[consumed..],
+            list[consumed..],
+            "what is not consumed is not touched"
+        );
+        let statuses = judged[..consumed]
+            .iter()
+            .map(|&word| Entry(word).status().unwrap())
+            .collect();
+        for (&entry, &status) in entries.iter().zip(&statuses) {
+            if status == EntryStatus::Done {
+                self.note_move(guest, function, entry);
+            }
+        }
+        (statuses, consumed)
+    }
+
+    /// What the guest knows of the pages that moved.
+    fn note_move(&mut self, guest: usize, function: u32, entry: Entry) {
+        let first = entry.ipa() / PAGE_SIZE;
+        for page in first..first + entry.order().unwrap().pages() {
+            let written = &mut self.guests[guest].written;
+            if function == function::RELEASE {
+                written.insert(page, 0);
+            } else {
+                written.remove(&page);
+            }
+        }
+    }
+
+    /// Calls until every entry was consumed, as a driver does.
+    pub fn move_all(&mut self, guest: usize, function: u32, entries: &[Entry]) -> Vec<EntryStatus> {
+        let mut statuses = Vec::new();
+        let mut idle = 0;
+        while statuses.len() < entries.len() {
+            let upto = entries.len().min(statuses.len() + 512);
+            let (more, consumed) = self.try_move(guest, function, &entries[statuses.len()..upto]);
+            idle = if consumed == 0 { idle + 1 } else { 0 };
+            assert!(idle < 8, "no progress");
+            statuses.extend(more);
+        }
+        statuses
+    }
+
+    pub fn reserve(&mut self, guest: usize, entries: &[Entry]) -> Vec<EntryStatus> {
+        self.move_all(guest, function::RESERVE, entries)
+    }
+
+    pub fn release(&mut self, guest: usize, entries: &[Entry]) -> Vec<EntryStatus> {
+        self.move_all(guest, function::RELEASE, entries)
+    }
+
+    /// The guest accesses page `number` of its RAM: reads it, checks that, and writes something new.
+    /// False if it faults.
+    pub fn touch(&mut self, guest: usize, number: u64) -> Result<bool, String> {
+        self.stamp += 1;
+        let stamp = self.stamp << 8 | guest as u64;
+        let Guest {
+            memory,
+            hw,
+            written,
+            ..
+        } = &mut self.guests[guest];
+        let ipa = Ipa(RAM.0 + number * PAGE_SIZE);
+        let cached = hw
+            .machine
+            .borrow()
+            .tlb
+            .get(&guest)
+            .and_then(|tlb| tlb.get(&ipa.page()).copied());
+        let pa = match cached {
+            Some(page) => Pa::from_page(page),
+            None => {
+                let Some(pa) = memory.stage2.translate(hw, ipa) else {
+                    return Ok(false);
+                };
+                hw.machine
+                    .borrow_mut()
+                    .tlb
+                    .entry(guest)
+                    .or_default()
+                    .insert(ipa.page(), pa.page());
+                pa
+            }
+        };
+        let owner = self.pool.lock().owner(pa);
+        let id = GuestId::new(guest).unwrap();
+        if owner != Some(Owner::Guest(id, ipa)) {
+            return Err(format!("guest {guest} at {ipa} reached {pa} of {owner:?}"));
+        }
+        if ipa == RAM {
+            // The list page: Ballast writes there too.
+            return Ok(true);
+        }
+        let last = written.entry(ipa.page()).or_default();
+        let found = hw.page(pa, |words| words[511]);
+        if found != *last {
+            return Err(format!(
+                "guest {guest} read {found:#x} at {ipa}, not {last:#x}"
+            ));
+        }
+        *last = stamp;
+        hw.page(pa, |words| words[511] = stamp);
+        Ok(true)
+    }
+
+    pub fn touch_all(&mut self, guest: usize) -> Result<u64, String> {
+        let pages = self.guests[guest].memory.max_pages();
+        let mut backed = 0;
+        for number in 0..pages {
+            backed += u64::from(self.touch(guest, number)?);
+        }
+        Ok(backed)
+    }
+
+    /// Scrubs all that is dirty, as parked cores would.
+    pub fn scrub_all(&mut self) {
+        let hw = &mut self.guests[0].hw.clone();
+        while scrub_step(&self.pool, hw, 64).worked {}
+    }
+
+    /// Resets (or, with 0, stops) a guest; the pages backed then.
+    pub fn rebuild(&mut self, guest: usize, goal_pages: u64) -> u64 {
+        let Guest { memory, .. } = &self.guests[guest];
+        assert!(memory.begin_rebuild(&self.pool, goal_pages));
+        for _ in 0..100_000 {
+            let Guest { memory, hw, .. } = &mut self.guests[guest];
+            let progress = memory.rebuild_step(&self.pool, hw);
+            self.check();
+            if let Some(pages) = progress.backed_pages {
+                self.forget(guest);
+                return pages;
+            }
+        }
+        panic!("the rebuild does not end");
+    }
+
+    /// The guest's new life knows nothing; what it finds may be its own, but nobody else's.
+    fn forget(&mut self, guest: usize) {
+        let Guest {
+            memory,
+            hw,
+            written,
+            ..
+        } = &mut self.guests[guest];
+        written.clear();
+        for number in 0..memory.max_pages() {
+            let ipa = Ipa(RAM.0 + number * PAGE_SIZE);
+            if let Some(pa) = memory.stage2.translate(hw, ipa) {
+                let found = hw.page(pa, |words| words[511]);
+                assert!(
+                    found == 0 || found & 0xff == guest as u64,
+                    "{found:#x} is another guest's"
+                );
+                written.insert(ipa.page(), found);
+            }
+        }
+    }
+
+    /// Every frame has one owner, the table, stage 2 and the counters agree, and free zero frames hold zeros.
+    pub fn check(&mut self) {
+        let pool = self.pool.lock();
+        let mut expected = crate::frames::Counts::default();
+        for range in &self.ram {
+            for number in range.start.page()..range.end().page() {
+                let pa = Pa::from_page(number);
+                expected.total += 1;
+                match pool.owner(pa).expect("RAM") {
+                    Owner::Hypervisor => {}
+                    Owner::Zero => {
+                        expected.zero += 1;
+                        let machine = self.machine.borrow();
+                        let zero = machine
+                            .memory
+                            .get(&number)
+                            .is_none_or(|page| page.iter().all(|&word| word == 0));
+                        assert!(zero || machine.lose_scrubs, "{pa} is free and not zero");
+                    }
+                    Owner::Dirty => expected.dirty += 1,
+                    Owner::Guest(guest, ipa) => {
+                        expected.guests[guest.index()] += 1;
+                        let Guest { memory, hw, .. } = &mut self.guests[guest.index()];
+                        assert_eq!(
+                            memory.stage2.translate(hw, ipa),
+                            Some(pa),
+                            "{guest:?} {ipa}"
+                        );
+                    }
+                    Owner::Table(guest, _) => expected.tables[guest.index()] += 1,
+                }
+            }
+        }
+        assert_eq!(*pool.counts(), expected);
+        pool.check_lists();
+        for (index, guest) in self.guests.iter_mut().enumerate() {
+            let backed = guest.memory.backed_pages().unwrap();
+            assert_eq!(backed, u64::from(expected.guests[index]), "guest {index}");
+        }
+    }
+
+    /// Guests that wait for memory.
+    pub fn pending(&self) -> GuestSet {
+        let mut set = GuestSet::EMPTY;
+        for guest in &self.guests {
+            if guest.memory.target.is_pending() {
+                set.insert(guest.memory.guest());
+            }
+        }
+        set
+    }
+}
+
+pub fn status(outcome: Outcome) -> Status {
+    Status::from_register(outcome.registers[0]).unwrap()
+}
