@@ -23,7 +23,7 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-const PROPERTIES: [Known; 28] = [
+pub(super) const PROPERTIES: [Known; 28] = [
     Known::now("compatible"),
     Known::now("reg"),
     Known::now("kernel"),

@@ -21,6 +21,11 @@ impl Known {
         }
     }
 
+    #[cfg(test)]
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(super) const fn later(name: &'static str) -> Self {
         Self {
             name,

@@ -592,3 +592,16 @@ mod files {
         assert!(refused_with(sixteen, &[("rtos", &small)]).is_empty());
     }
 }
+
+/// The binding's documentation has every property.
+#[test]
+fn documented() {
+    let binding = include_str!("../../../../docs/binding.md");
+    let guest = guest::PROPERTIES.iter().chain(&GLOBAL_PROPERTIES);
+    for name in guest.map(names::Known::name) {
+        assert!(
+            binding.contains(&format!("`{name}`")),
+            "{name} is not in docs/binding.md"
+        );
+    }
+}

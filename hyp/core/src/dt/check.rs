@@ -7,13 +7,13 @@
 
 use super::{BlobError, DeviceTree, Entry};
 
-const MAGIC: u32 = 0xd00d_feed;
+pub(super) const MAGIC: u32 = 0xd00d_feed;
 const HEADER_BYTES: usize = 40;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
+pub(super) const BEGIN_NODE: u32 = 1;
+pub(super) const END_NODE: u32 = 2;
+pub(super) const PROP: u32 = 3;
 const NOP: u32 = 4;
-const END: u32 = 9;
+pub(super) const END: u32 = 9;
 
 /// Deepest node accepted; real boards use about 8.
 const MAX_DEPTH: usize = 32;
@@ -101,11 +101,15 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
         .ok()
         .filter(|text| text.is_ascii())
         .ok_or(BlobError::BadName)?;
+    let mut tree = DeviceTree::default();
+    // What trees have on the average, so that the index seldom grows.
+    tree.nodes.reserve(structure.len() >> 6);
+    tree.properties.reserve(structure.len() >> 4);
     let mut walk = Walk {
         structure,
         strings,
         at: 0,
-        tree: DeviceTree::default(),
+        tree,
     };
     walk.run()?;
     Ok(walk.tree)

@@ -1,4 +1,4 @@
-//! Reading device trees: the board's, with the partitions merged in.
+//! Reading device trees (the board's, with the partitions merged in) and writing them (the guests').
 //!
 //! The only module that knows the `fdt` crate and the format. A blob is checked and indexed in one
 //! pass (`check`), after which no lookup parses anything again and nothing can panic, whatever the
@@ -10,6 +10,7 @@ mod bus;
 mod check;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,6 +18,7 @@ use core::fmt;
 
 pub use access::Property;
 pub use bus::{BusRange, Interrupt, InterruptKind};
+pub use write::Writer;
 
 use crate::addr::{Pa, PaRange};
 use crate::refusal::Refusal;

@@ -11,15 +11,16 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use ballast_abi::device_tree::{BALLOON_SPI, BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
-use vm_fdt::{Error, FdtWriter};
 
 use crate::addr::IpaRange;
 use crate::config::Device;
+use crate::dt::Writer;
 use crate::machine::{
-    GICC, GICD, GICR_BASE, GICR_STRIDE, RAM_BASE, TIMER_PPIS, UART, UART_CLOCK_HZ, UART_SPI,
+    GICC, GICD, GICR_BASE, GICR_STRIDE, RAM_BASE, SPI_BASE, TIMER_PPIS, UART, UART_CLOCK_HZ,
+    UART_SPI,
 };
 
-/// What the tree describes.
+/// What the tree describes. Texts have no NUL.
 #[derive(Clone, Debug)]
 pub struct GuestMachine<'a> {
     /// Name of the guest, which goes into `model`.
@@ -55,57 +56,37 @@ const EDGE_RISING: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 
 /// Writes the tree.
-///
-/// # Errors
-/// As vm-fdt's writer: a string with NUL, or a name that is none. What the configuration let
-/// through has neither.
-pub fn build(machine: &GuestMachine<'_>) -> Result<Vec<u8>, Error> {
-    let mut fdt = FdtWriter::new()?;
-    let root = fdt.begin_node("")?;
-    fdt.property_u32("#address-cells", 2)?;
-    fdt.property_u32("#size-cells", 2)?;
-    fdt.property_u32("interrupt-parent", GIC_PHANDLE)?;
-    strings(
-        &mut fdt,
-        "compatible",
-        &["ballast,virt", "linux,dummy-virt"],
-    )?;
-    fdt.property_string("model", &format!("Ballast guest {}", machine.name))?;
-
-    chosen(&mut fdt, machine)?;
-    memory(&mut fdt, machine)?;
-    cpus(&mut fdt, machine)?;
-    psci(&mut fdt)?;
-    gic(&mut fdt, machine)?;
-    timer(&mut fdt, machine)?;
-    uart(&mut fdt)?;
-    balloon(&mut fdt, machine)?;
-    devices(&mut fdt, machine.devices)?;
-
-    fdt.end_node(root)?;
-    fdt.finish()
+#[must_use]
+pub fn build(machine: &GuestMachine<'_>) -> Vec<u8> {
+    Writer::tree(|fdt| {
+        fdt.cells("#address-cells", &[2]);
+        fdt.cells("#size-cells", &[2]);
+        fdt.cells("interrupt-parent", &[GIC_PHANDLE]);
+        fdt.texts("compatible", &["ballast,virt", "linux,dummy-virt"]);
+        fdt.text("model", &format!("Ballast guest {}", machine.name));
+        chosen(fdt, machine);
+        memory(fdt, machine);
+        cpus(fdt, machine);
+        psci(fdt);
+        gic(fdt, machine);
+        timer(fdt, machine);
+        uart(fdt);
+        balloon(fdt, machine);
+        devices(fdt, machine.devices);
+    })
 }
 
-fn strings(fdt: &mut FdtWriter, name: &str, list: &[&str]) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    for text in list {
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.push(0);
-    }
-    fdt.property(name, &bytes)
-}
-
-fn chosen(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
-    let node = fdt.begin_node("chosen")?;
-    fdt.property_string("stdout-path", &format!("/pl011@{:x}", UART.start.0))?;
-    if !machine.bootargs.is_empty() {
-        fdt.property_string("bootargs", machine.bootargs)?;
-    }
-    if let Some(ramdisk) = machine.ramdisk {
-        fdt.property_u64("linux,initrd-start", ramdisk.start.0)?;
-        fdt.property_u64("linux,initrd-end", ramdisk.end().0)?;
-    }
-    fdt.end_node(node)
+fn chosen(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
+    fdt.node("chosen", |fdt| {
+        fdt.text("stdout-path", &format!("/pl011@{:x}", UART.start.0));
+        if !machine.bootargs.is_empty() {
+            fdt.text("bootargs", machine.bootargs);
+        }
+        if let Some(ramdisk) = machine.ramdisk {
+            fdt.wide("linux,initrd-start", &[ramdisk.start.0]);
+            fdt.wide("linux,initrd-end", &[ramdisk.end().0]);
+        }
+    });
 }
 
 /// What of the maximum is not backed.
@@ -120,136 +101,136 @@ fn boot_balloon(machine: &GuestMachine<'_>) -> Option<IpaRange> {
     })
 }
 
-fn memory(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
+fn memory(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     let ram = IpaRange {
         start: RAM_BASE,
         size: machine.max_bytes,
     };
     for bank in core::iter::once(&ram).chain(machine.extra_ram) {
-        let node = fdt.begin_node(&format!("memory@{:x}", bank.start.0))?;
-        fdt.property_string("device_type", "memory")?;
-        fdt.property_array_u64("reg", &[bank.start.0, bank.size])?;
-        fdt.end_node(node)?;
+        fdt.node_at("memory", bank.start.0, |fdt| {
+            fdt.text("device_type", "memory");
+            fdt.wide("reg", &[bank.start.0, bank.size]);
+        });
     }
     let Some(balloon) = boot_balloon(machine) else {
-        return Ok(());
+        return;
     };
-    let parent = fdt.begin_node("reserved-memory")?;
-    fdt.property_u32("#address-cells", 2)?;
-    fdt.property_u32("#size-cells", 2)?;
-    fdt.property_null("ranges")?;
-    // No `no-map`: Linux then has page structs and a linear mapping for it, so that the driver can
-    // give the pages to the allocator once they are backed.
-    let node = fdt.begin_node(&format!("boot-balloon@{:x}", balloon.start.0))?;
-    fdt.property_string("compatible", BOOT_BALLOON_COMPATIBLE)?;
-    fdt.property_array_u64("reg", &[balloon.start.0, balloon.size])?;
-    fdt.property_phandle(BOOT_BALLOON_PHANDLE)?;
-    fdt.end_node(node)?;
-    fdt.end_node(parent)
+    fdt.node("reserved-memory", |fdt| {
+        fdt.cells("#address-cells", &[2]);
+        fdt.cells("#size-cells", &[2]);
+        fdt.flag("ranges");
+        // No `no-map`: Linux then has page structs and a linear mapping for it, so that the driver
+        // can give the pages to the allocator once they are backed.
+        fdt.node_at("boot-balloon", balloon.start.0, |fdt| {
+            fdt.text("compatible", BOOT_BALLOON_COMPATIBLE);
+            fdt.wide("reg", &[balloon.start.0, balloon.size]);
+            fdt.cells("phandle", &[BOOT_BALLOON_PHANDLE]);
+        });
+    });
 }
 
-fn cpus(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
-    let parent = fdt.begin_node("cpus")?;
-    fdt.property_u32("#address-cells", 1)?;
-    fdt.property_u32("#size-cells", 0)?;
-    for number in 0..machine.cpus {
-        let node = fdt.begin_node(&format!("cpu@{number:x}"))?;
-        fdt.property_string("device_type", "cpu")?;
-        fdt.property_string("compatible", machine.cpu_compatible)?;
-        fdt.property_u32("reg", number)?;
-        fdt.property_string("enable-method", "psci")?;
-        fdt.end_node(node)?;
-    }
-    fdt.end_node(parent)
+fn cpus(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
+    fdt.node("cpus", |fdt| {
+        fdt.cells("#address-cells", &[1]);
+        fdt.cells("#size-cells", &[0]);
+        for number in 0..machine.cpus {
+            fdt.node_at("cpu", u64::from(number), |fdt| {
+                fdt.text("device_type", "cpu");
+                fdt.text("compatible", machine.cpu_compatible);
+                fdt.cells("reg", &[number]);
+                fdt.text("enable-method", "psci");
+            });
+        }
+    });
 }
 
-fn psci(fdt: &mut FdtWriter) -> Result<(), Error> {
-    let node = fdt.begin_node("psci")?;
-    strings(fdt, "compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
-    fdt.property_string("method", "hvc")?;
-    fdt.end_node(node)
+fn psci(fdt: &mut Writer<'_>) {
+    fdt.node("psci", |fdt| {
+        fdt.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"]);
+        fdt.text("method", "hvc");
+    });
 }
 
-fn gic(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
+fn gic(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     /// Bytes of a GICv2 distributor (IHI 0048B.b, 4.1.2).
     const GICD_V2_BYTES: u64 = 0x1000;
-    let node = fdt.begin_node(&format!("intc@{:x}", GICD.start.0))?;
-    if machine.gic_version == 2 {
-        fdt.property_string("compatible", "arm,cortex-a15-gic")?;
-        fdt.property_array_u64(
-            "reg",
-            &[GICD.start.0, GICD_V2_BYTES, GICC.start.0, GICC.size],
-        )?;
-    } else {
-        let redistributors = GICR_STRIDE.saturating_mul(u64::from(machine.cpus));
-        fdt.property_string("compatible", "arm,gic-v3")?;
-        fdt.property_u32("#redistributor-regions", 1)?;
-        fdt.property_array_u64(
-            "reg",
-            &[GICD.start.0, GICD.size, GICR_BASE.0, redistributors],
-        )?;
-    }
-    fdt.property_null("interrupt-controller")?;
-    fdt.property_u32("#interrupt-cells", 3)?;
-    fdt.property_u32("#address-cells", 2)?;
-    fdt.property_u32("#size-cells", 2)?;
-    fdt.property_null("ranges")?;
-    fdt.property_phandle(GIC_PHANDLE)?;
-    fdt.end_node(node)
+    fdt.node_at("intc", GICD.start.0, |fdt| {
+        if machine.gic_version == 2 {
+            fdt.text("compatible", "arm,cortex-a15-gic");
+            fdt.wide(
+                "reg",
+                &[GICD.start.0, GICD_V2_BYTES, GICC.start.0, GICC.size],
+            );
+        } else {
+            let redistributors = GICR_STRIDE.saturating_mul(u64::from(machine.cpus));
+            fdt.text("compatible", "arm,gic-v3");
+            fdt.cells("#redistributor-regions", &[1]);
+            fdt.wide(
+                "reg",
+                &[GICD.start.0, GICD.size, GICR_BASE.0, redistributors],
+            );
+        }
+        fdt.flag("interrupt-controller");
+        fdt.cells("#interrupt-cells", &[3]);
+        fdt.cells("#address-cells", &[2]);
+        fdt.cells("#size-cells", &[2]);
+        fdt.flag("ranges");
+        fdt.cells("phandle", &[GIC_PHANDLE]);
+    });
 }
 
-fn timer(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
+fn timer(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     // GICv2's binding has the PPI's CPUs in bits 15:8 of the flags.
-    let cpu_mask = if machine.gic_version == 2 {
-        1_u32.wrapping_shl(machine.cpus).wrapping_sub(1) & 0xff
+    let cpus = 1_u32.wrapping_shl(machine.cpus).wrapping_sub(1) & 0xff;
+    let flags = if machine.gic_version == 2 {
+        LEVEL_HIGH | cpus << 8
     } else {
-        0
+        LEVEL_HIGH
     };
-    let flags = LEVEL_HIGH | cpu_mask << 8;
-    let node = fdt.begin_node("timer")?;
-    strings(fdt, "compatible", &["arm,armv8-timer", "arm,armv7-timer"])?;
-    let cells: Vec<u32> = TIMER_PPIS
-        .iter()
-        .flat_map(|ppi| [PPI, *ppi, flags])
-        .collect();
-    fdt.property_array_u32("interrupts", &cells)?;
-    fdt.property_null("always-on")?;
-    fdt.end_node(node)
+    let [secure, physical, virt, hyp] = TIMER_PPIS;
+    fdt.node("timer", |fdt| {
+        fdt.texts("compatible", &["arm,armv8-timer", "arm,armv7-timer"]);
+        let cells = [
+            PPI, secure, flags, PPI, physical, flags, PPI, virt, flags, PPI, hyp, flags,
+        ];
+        fdt.cells("interrupts", &cells);
+        fdt.flag("always-on");
+    });
 }
 
-fn clock(fdt: &mut FdtWriter, name: &str, frequency_hz: u32, phandle: u32) -> Result<(), Error> {
-    let node = fdt.begin_node(name)?;
-    fdt.property_string("compatible", "fixed-clock")?;
-    fdt.property_u32("#clock-cells", 0)?;
-    fdt.property_u32("clock-frequency", frequency_hz)?;
-    fdt.property_phandle(phandle)?;
-    fdt.end_node(node)
+fn clock(fdt: &mut Writer<'_>, name: &str, frequency_hz: u32, phandle: u32) {
+    fdt.node(name, |fdt| {
+        fdt.text("compatible", "fixed-clock");
+        fdt.cells("#clock-cells", &[0]);
+        fdt.cells("clock-frequency", &[frequency_hz]);
+        fdt.cells("phandle", &[phandle]);
+    });
 }
 
-fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
-    clock(fdt, "apb-pclk", UART_CLOCK_HZ, UART_CLOCK_PHANDLE)?;
-    let node = fdt.begin_node(&format!("pl011@{:x}", UART.start.0))?;
-    strings(fdt, "compatible", &["arm,pl011", "arm,primecell"])?;
-    fdt.property_array_u64("reg", &[UART.start.0, UART.size])?;
-    fdt.property_array_u32("interrupts", &[SPI, UART_SPI, LEVEL_HIGH])?;
-    fdt.property_array_u32("clocks", &[UART_CLOCK_PHANDLE, UART_CLOCK_PHANDLE])?;
-    strings(fdt, "clock-names", &["uartclk", "apb_pclk"])?;
-    fdt.end_node(node)
+fn uart(fdt: &mut Writer<'_>) {
+    clock(fdt, "apb-pclk", UART_CLOCK_HZ, UART_CLOCK_PHANDLE);
+    fdt.node_at("pl011", UART.start.0, |fdt| {
+        fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
+        fdt.wide("reg", &[UART.start.0, UART.size]);
+        fdt.cells("interrupts", &[SPI, UART_SPI, LEVEL_HIGH]);
+        fdt.cells("clocks", &[UART_CLOCK_PHANDLE, UART_CLOCK_PHANDLE]);
+        fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
+    });
 }
 
-fn balloon(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Result<(), Error> {
-    let node = fdt.begin_node("balloon")?;
-    fdt.property_string("compatible", COMPATIBLE)?;
-    fdt.property_string("method", "hvc")?;
-    fdt.property_array_u32("interrupts", &[SPI, BALLOON_SPI, LEVEL_HIGH])?;
-    if boot_balloon(machine).is_some() {
-        fdt.property_u32("memory-region", BOOT_BALLOON_PHANDLE)?;
-    }
-    fdt.end_node(node)
+fn balloon(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
+    fdt.node("balloon", |fdt| {
+        fdt.text("compatible", COMPATIBLE);
+        fdt.text("method", "hvc");
+        fdt.cells("interrupts", &[SPI, BALLOON_SPI, LEVEL_HIGH]);
+        if boot_balloon(machine).is_some() {
+            fdt.cells("memory-region", &[BOOT_BALLOON_PHANDLE]);
+        }
+    });
 }
 
 /// The board's devices, where they are on the board (IPA = PA) and with their own interrupts.
-fn devices(fdt: &mut FdtWriter, devices: &[Device]) -> Result<(), Error> {
+fn devices<'d>(fdt: &mut Writer<'d>, devices: &'d [Device]) {
     let mut phandle = DEVICE_CLOCK_PHANDLE;
     for device in devices {
         let mut clocks = Vec::new();
@@ -259,39 +240,37 @@ fn devices(fdt: &mut FdtWriter, devices: &[Device]) -> Result<(), Error> {
                 &format!("device-clock-{phandle}"),
                 *frequency_hz,
                 phandle,
-            )?;
+            );
             clocks.push(phandle);
             phandle = phandle.saturating_add(1);
         }
-        let node = fdt.begin_node(&device.name)?;
-        let reg: Vec<u64> = device
-            .regions
-            .iter()
-            .flat_map(|region| [region.start.0, region.size])
-            .collect();
-        fdt.property_array_u64("reg", &reg)?;
-        if !device.interrupts.is_empty() {
-            let cells = device.interrupts.iter().flat_map(|interrupt| {
-                let number = interrupt.intid.saturating_sub(crate::machine::SPI_BASE);
-                [
-                    SPI,
-                    number,
-                    if interrupt.level {
-                        LEVEL_HIGH
-                    } else {
-                        EDGE_RISING
-                    },
-                ]
-            });
-            fdt.property_array_u32("interrupts", &cells.collect::<Vec<_>>())?;
-        }
-        if !clocks.is_empty() {
-            fdt.property_array_u32("clocks", &clocks)?;
-        }
-        for (name, value) in &device.properties {
-            fdt.property(name, value)?;
-        }
-        fdt.end_node(node)?;
+        fdt.node(&device.name, |fdt| {
+            let reg = device
+                .regions
+                .iter()
+                .flat_map(|region| [region.start.0, region.size]);
+            fdt.wide("reg", &reg.collect::<Vec<_>>());
+            if !device.interrupts.is_empty() {
+                let cells = device.interrupts.iter().flat_map(|interrupt| {
+                    let number = interrupt.intid.saturating_sub(SPI_BASE);
+                    [
+                        SPI,
+                        number,
+                        if interrupt.level {
+                            LEVEL_HIGH
+                        } else {
+                            EDGE_RISING
+                        },
+                    ]
+                });
+                fdt.cells("interrupts", &cells.collect::<Vec<_>>());
+            }
+            if !clocks.is_empty() {
+                fdt.cells("clocks", &clocks);
+            }
+            for (name, value) in &device.properties {
+                fdt.bytes(name, value);
+            }
+        });
     }
-    Ok(())
 }

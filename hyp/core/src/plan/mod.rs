@@ -57,7 +57,7 @@ impl GuestPlan {
     /// The guest's device tree for a later start, with `backed_bytes` of RAM from [`RAM_BASE`] on.
     ///
     /// # Errors
-    /// The tree cannot be written or is too long: the configuration has names no device tree can have.
+    /// The tree is longer than [`DTB_SLOT_BYTES`].
     pub fn device_tree(&self, board: &Board, backed_bytes: u64) -> Result<Vec<u8>, Refusal> {
         let config = &self.config;
         let machine = GuestMachine {
@@ -75,21 +75,17 @@ impl GuestPlan {
             ramdisk: self.placement.ramdisk,
             devices: &config.devices,
         };
-        let refuse = |why: &dyn core::fmt::Display| {
-            let problem = format!("its device tree cannot be written: {why}");
-            Refusal::new(&config.node)
-                .problem(problem)
-                .fix("shorten bootargs, or remove devices")
-        };
-        let dtb = guest_dt::build(&machine).map_err(|error| refuse(&error))?;
+        let dtb = guest_dt::build(&machine);
         if u64::try_from(dtb.len()).is_ok_and(|bytes| bytes <= DTB_SLOT_BYTES) {
-            Ok(dtb)
-        } else {
-            Err(refuse(&format!(
-                "it would be longer than {} KiB",
-                DTB_SLOT_BYTES >> 10
-            )))
+            return Ok(dtb);
         }
+        let problem = format!(
+            "its device tree would be longer than {} KiB",
+            DTB_SLOT_BYTES >> 10
+        );
+        Err(Refusal::new(&config.node)
+            .problem(problem)
+            .fix("remove devices"))
     }
 }
 
