@@ -104,7 +104,8 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
     let mut tree = DeviceTree::default();
     // What trees have on the average, so that the index seldom grows.
     tree.nodes.reserve(structure.len() >> 6);
-    tree.properties.reserve(structure.len() >> 4);
+    tree.properties
+        .reserve((structure.len() >> 5).saturating_add(structure.len() >> 6));
     let mut walk = Walk {
         structure,
         strings,

@@ -3,9 +3,9 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use crate::addr::{BLOCK_SIZE, MIB, PaRange};
+use crate::addr::{BLOCK_SIZE, MIB, Pa, PaRange};
 use crate::board::{Board, subtract};
-use crate::config::{GuestConfig, Partitions};
+use crate::config::GuestConfig;
 use crate::refusal::Refusal;
 
 /// RAM that neither firmware nor Ballast nor the boot archive holds.
@@ -29,32 +29,76 @@ fn guest_bytes(free: &[PaRange]) -> u64 {
     })
 }
 
-/// What a guest takes at boot. Banks beside the RAM count in whole blocks.
-fn demand(guest: &GuestConfig) -> u64 {
-    let blocks = |size: u64| {
-        size.checked_next_multiple_of(BLOCK_SIZE)
-            .unwrap_or(u64::MAX)
-    };
-    guest
-        .extra_ram
-        .iter()
-        .fold(guest.memory.boot_bytes, |sum, bank| {
-            sum.saturating_add(blocks(bank.size))
-        })
+/// Takes the guest's `extra-ram` out of `free`: one piece of RAM a bank, in the configured order. Rests
+/// that make no whole block go first, since guests' RAM cannot use them.
+pub(super) fn take_banks(
+    guest: &GuestConfig,
+    free: &mut Vec<PaRange>,
+    problems: &mut Vec<Refusal>,
+) -> Vec<PaRange> {
+    let mut banks = Vec::with_capacity(guest.extra_ram.len());
+    for bank in &guest.extra_ram {
+        match find_piece(free, bank.size) {
+            Some(piece) => {
+                *free = subtract(free, &[piece]);
+                banks.push(piece);
+            }
+            None => {
+                let problem = format!(
+                    "has a bank of {} KiB, more than the board has in one piece",
+                    bank.size >> 10
+                );
+                let refusal = Refusal::new(&guest.node)
+                    .property("extra-ram")
+                    .problem(problem);
+                problems.push(refusal.fix("make it smaller"));
+            }
+        }
+    }
+    banks
 }
 
-/// The sum of what guests boot with fits. So then does the sum of their minimums.
-pub(super) fn admit(partitions: &Partitions, free: &[PaRange], problems: &mut Vec<Refusal>) {
+/// A piece of `size` bytes: the tightest of the rests before and behind whole blocks, else the end
+/// of the last range that is large enough.
+fn find_piece(free: &[PaRange], size: u64) -> Option<PaRange> {
+    let rests = free.iter().flat_map(|range| {
+        let head = range
+            .start
+            .align_up(BLOCK_SIZE)
+            .unwrap_or(range.end())
+            .min(range.end());
+        let tail = range.end().align_down(BLOCK_SIZE).max(head);
+        [(range.start, head), (tail, range.end())]
+    });
+    let rests = rests.map(|(start, end)| PaRange {
+        start,
+        size: end.0.saturating_sub(start.0),
+    });
+    if let Some(rest) = rests
+        .filter(|rest| rest.size >= size)
+        .min_by_key(|rest| rest.size)
+    {
+        return Some(PaRange {
+            start: rest.start,
+            size,
+        });
+    }
+    let range = free.iter().rev().find(|range| range.size >= size)?;
+    Some(PaRange {
+        start: Pa(range.end().0.saturating_sub(size)),
+        size,
+    })
+}
+
+/// The sum of what guests boot with fits into what is left. So then does the sum of their minimums.
+pub(super) fn admit(guests: &[GuestConfig], free: &[PaRange], problems: &mut Vec<Refusal>) {
     let available = guest_bytes(free);
-    let wanted = partitions
-        .guests
-        .iter()
-        .fold(0_u64, |sum, guest| sum.saturating_add(demand(guest)));
+    let boot = |guest: &GuestConfig| guest.memory.boot_bytes;
+    let wanted = guests.iter().map(boot).fold(0_u64, u64::saturating_add);
     if wanted > available {
-        let each: Vec<_> = partitions
-            .guests
+        let each: Vec<_> = guests
             .iter()
-            .map(|guest| format!("{} {}", guest.name, demand(guest) / MIB))
+            .map(|guest| format!("{} {}", guest.name, boot(guest) / MIB))
             .collect();
         let problem = format!(
             "guests ask for {} MiB ({}), the board has {} MiB for them",
@@ -74,10 +118,9 @@ pub(super) fn admit(partitions: &Partitions, free: &[PaRange], problems: &mut Ve
 }
 
 /// Maximums that no guest can reach, for the page structs they cost.
-pub(super) fn warnings(partitions: &Partitions, free: &[PaRange]) -> Vec<Refusal> {
+pub(super) fn warnings(guests: &[GuestConfig], free: &[PaRange]) -> Vec<Refusal> {
     let available = guest_bytes(free);
-    let above = partitions
-        .guests
+    let above = guests
         .iter()
         .filter(|guest| guest.memory.max_bytes > available);
     let warn = |guest: &GuestConfig| {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::addr::{MIB, Pa};
+use crate::dt::DeviceTree;
 use crate::testing::{Guest, Mutator, TWO_LINUX, archive, arm64_image, cells, rounds, text};
 
 /// What Ballast holds in these tests.
@@ -110,5 +111,45 @@ fn mutations_end_in_a_plan_or_an_answer() {
     assert!(
         started > rounds / 20 && started < rounds * 19 / 20,
         "{started} of {rounds} started"
+    );
+}
+
+#[test]
+fn banks_come_out_of_rests_first() {
+    let banks = cells(&[0, 0, 0, 0x8_0000, 0, 0x1000_0000, 0, 0x30_0000]);
+    let dtb = crate::testing::merge(&[Guest::new("rtos", 1).with("extra-ram", banks)]);
+    let kernel = arm64_image(4096, 0, 1 << 20, 0);
+    // Leaves 1 MiB before the next whole block, which holds the first bank; the second breaks the end.
+    let held = [PaRange {
+        start: Pa(0x4000_0000),
+        size: 3 * MIB,
+    }];
+    let report = check(&dtb, Some(&archive(&[("rtos", &kernel)])), &held);
+    let plan = report.plan.unwrap();
+    let pieces = [(0x4030_0000, 0x8_0000), (0x7fd0_0000, 0x30_0000)];
+    let expected = pieces.map(|(start, size)| PaRange {
+        start: Pa(start),
+        size,
+    });
+    assert_eq!(plan.guests[0].banks, expected);
+    assert_eq!(
+        plan.free,
+        [PaRange {
+            start: Pa(0x4038_0000),
+            size: 0x3f98_0000
+        }]
+    );
+}
+
+#[test]
+fn a_bank_beyond_the_board_is_refused() {
+    let banks = cells(&[2, 0, 0, 0x4000_1000]);
+    let dtb = crate::testing::merge(&[Guest::new("rtos", 1).with("extra-ram", banks)]);
+    let refusals = check(&dtb, None, &[]).refusals;
+    assert_eq!(
+        refusals.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "/ballast/rtos@1: extra-ram: has a bank of 1048580 KiB, more than the board has in one piece; make it smaller"
+        ]
     );
 }

@@ -48,14 +48,25 @@ impl Hardware for Tables {
 
 fn stage2(ram_bytes: u64, devices: &[DeviceMapping]) -> Result<Stage2, LayoutError> {
     let next = core::cell::Cell::new(0x7000_0000);
-    Stage2::new(&Layout { ram: RAM, ram_bytes, devices }, |_| {
-        next.set(next.get() + PAGE_SIZE);
-        Pa(next.get())
-    })
+    Stage2::new(
+        &Layout {
+            ram: RAM,
+            ram_bytes,
+            devices,
+        },
+        |_| {
+            next.set(next.get() + PAGE_SIZE);
+            Pa(next.get())
+        },
+    )
 }
 
 fn device(ipa: u64, pa: u64, bytes: u64) -> DeviceMapping {
-    DeviceMapping { ipa: Ipa(ipa), pa: Pa(pa), bytes }
+    DeviceMapping {
+        ipa: Ipa(ipa),
+        pa: Pa(pa),
+        bytes,
+    }
 }
 
 #[test]
@@ -80,7 +91,10 @@ fn break_before_make_is_asked_for_where_the_architecture_does() {
     let table = Descriptor::table(Pa(0x20_0000));
     assert!(!is_bbm_safe(block, other));
     assert!(!is_bbm_safe(block, table) && !is_bbm_safe(table, block));
-    assert!(!is_bbm_safe(block, Descriptor::block(Pa(0x20_0000), Memory::Device)));
+    assert!(!is_bbm_safe(
+        block,
+        Descriptor::block(Pa(0x20_0000), Memory::Device)
+    ));
     assert!(is_bbm_safe(block, block) && is_bbm_safe(block, Descriptor::IN_TRANSITION));
     assert!(is_bbm_safe(Descriptor::NOT_OWNED, table));
     let read_only = Descriptor(block.0 & !(1 << 7));
@@ -119,10 +133,17 @@ fn devices_are_mapped_and_nothing_else() {
         (u64::MAX, None),
     ] {
         assert_eq!(stage2.translate(tables, Ipa(ipa)), pa.map(Pa), "{ipa:#x}");
-        let verdict = if pa.is_some() { Verdict::Refault } else { Verdict::NotOwned };
+        let verdict = if pa.is_some() {
+            Verdict::Refault
+        } else {
+            Verdict::NotOwned
+        };
         assert_eq!(stage2.judge(tables, Ipa(ipa)), verdict, "{ipa:#x}");
     }
-    assert!(tables.words.is_empty(), "device tables are not guest frames");
+    assert!(
+        tables.words.is_empty(),
+        "device tables are not guest frames"
+    );
 }
 
 #[test]
@@ -132,18 +153,39 @@ fn layouts_that_cannot_be_are_refused() {
     assert_eq!(error(MIB, good), Some(LayoutError::RamAlignment));
     assert_eq!(error(0, good), Some(LayoutError::RamAlignment));
     assert_eq!(error(1 << 39, good), Some(LayoutError::BeyondIpaSpace(RAM)));
-    assert_eq!(error(u64::MAX, good), Some(LayoutError::BeyondIpaSpace(RAM)));
+    assert_eq!(
+        error(u64::MAX, good),
+        Some(LayoutError::BeyondIpaSpace(RAM))
+    );
     let overlap = device(RAM.0 + MIB, 0, 0x1000);
-    assert_eq!(error(64 * MIB, overlap), Some(LayoutError::Overlap(overlap.ipa)));
+    assert_eq!(
+        error(64 * MIB, overlap),
+        Some(LayoutError::Overlap(overlap.ipa))
+    );
     let ragged = device(0x0900_0800, 0, 0x1000);
-    assert_eq!(error(64 * MIB, ragged), Some(LayoutError::DeviceAlignment(ragged.ipa)));
+    assert_eq!(
+        error(64 * MIB, ragged),
+        Some(LayoutError::DeviceAlignment(ragged.ipa))
+    );
     let far = device(1 << 39, 0, 0x1000);
-    assert_eq!(error(64 * MIB, far), Some(LayoutError::BeyondIpaSpace(far.ipa)));
+    assert_eq!(
+        error(64 * MIB, far),
+        Some(LayoutError::BeyondIpaSpace(far.ipa))
+    );
     assert_eq!(error(64 * MIB, good), None);
     let twice = [good, device(0x08ff_f000, 0, 0x2000)];
-    assert_eq!(stage2(64 * MIB, &twice).err(), Some(LayoutError::Overlap(Ipa(0x08ff_f000))));
-    let within = [device(0x0a00_1000, 0, 0x1000), device(0x0a00_0000, 0x20_0000, 2 * MIB)];
-    assert_eq!(stage2(64 * MIB, &within).err(), Some(LayoutError::Overlap(Ipa(0x0a00_0000))));
+    assert_eq!(
+        stage2(64 * MIB, &twice).err(),
+        Some(LayoutError::Overlap(Ipa(0x08ff_f000)))
+    );
+    let within = [
+        device(0x0a00_1000, 0, 0x1000),
+        device(0x0a00_0000, 0x20_0000, 2 * MIB),
+    ];
+    assert_eq!(
+        stage2(64 * MIB, &within).err(),
+        Some(LayoutError::Overlap(Ipa(0x0a00_0000)))
+    );
 }
 
 #[test]
@@ -182,9 +224,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (block.clone(), pa.clone()).prop_map(|(block, pa)| Step::Map(block, pa)),
         block.clone().prop_map(Step::Unmap),
-        (block.clone(), 0x9000_0000..0x9000_0010_u64).prop_map(|(block, table)| Step::Split(block, table << 12)),
+        (block.clone(), 0x9000_0000..0x9000_0010_u64)
+            .prop_map(|(block, table)| Step::Split(block, table << 12)),
         block.clone().prop_map(Step::Merge),
-        (block.clone(), 0..512_usize, pa).prop_map(|(block, page, pa)| Step::MapPage(block, page, pa)),
+        (block.clone(), 0..512_usize, pa)
+            .prop_map(|(block, page, pa)| Step::MapPage(block, page, pa)),
         (block, 0..512_usize).prop_map(|(block, page)| Step::UnmapPage(block, page)),
     ]
 }

@@ -38,8 +38,11 @@ fn entry() -> impl Strategy<Value = Entry> {
 
 /// Whole stretches of single pages, which exercise splits and merges.
 fn stretch() -> impl Strategy<Value = Vec<Entry>> {
-    let stretch = |(block, first, len): (u64, u64, u64)| (first..512.min(first + len)).map(move |n| page(block * 512 + n));
-    let ascending = (0..BLOCKS, 0..512_u64, 1..512_u64).prop_map(move |at| stretch(at).collect::<Vec<_>>());
+    let stretch = |(block, first, len): (u64, u64, u64)| {
+        (first..512.min(first + len)).map(move |n| page(block * 512 + n))
+    };
+    let ascending =
+        (0..BLOCKS, 0..512_u64, 1..512_u64).prop_map(move |at| stretch(at).collect::<Vec<_>>());
     (ascending, any::<bool>()).prop_map(|(mut entries, reverse)| {
         if reverse {
             entries.reverse();
@@ -70,7 +73,11 @@ fn step() -> impl Strategy<Value = Step> {
 /// A guest whose first page is gone (it has no memory at all) has no list page.
 fn is_alive(world: &World, guest: usize) -> bool {
     let guest = &world.guests[guest];
-    guest.memory.stage2.translate(&mut guest.hw.clone(), RAM).is_some()
+    guest
+        .memory
+        .stage2
+        .translate(&mut guest.hw.clone(), RAM)
+        .is_some()
 }
 
 fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
@@ -84,7 +91,10 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
             let statuses = world.release(guest, &entries);
             for (entry, status) in entries.iter().zip(statuses) {
                 let had_it = before.contains_key(&(entry.ipa() / PAGE_SIZE));
-                prop_assert!(!(status == EntryStatus::Done && had_it), "{entry:?} was backed already");
+                prop_assert!(
+                    !(status == EntryStatus::Done && had_it),
+                    "{entry:?} was backed already"
+                );
             }
         }
         Step::Target(guest, pages) => world.set_target(guest, pages),
@@ -106,16 +116,31 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
             let before = world.pool.lock().counts().free();
             let outcome = world.call(guest, function::RESERVE, [20, epoch, 0, 0]);
             prop_assert_eq!(status(outcome), Status::Success);
-            prop_assert_eq!(world.pool.lock().counts().free(), before, "used entries are malformed");
+            prop_assert_eq!(
+                world.pool.lock().counts().free(),
+                before,
+                "used entries are malformed"
+            );
         }
         Step::Query(guest, number) => {
-            let outcome = world.call(guest, function::QUERY, [RAM.0 + number * PAGE_SIZE, 0, 0, 0]);
+            let outcome = world.call(
+                guest,
+                function::QUERY,
+                [RAM.0 + number * PAGE_SIZE, 0, 0, 0],
+            );
             let [_, backed, run, _] = outcome.registers;
             let Guest { memory, hw, .. } = &mut world.guests[guest];
             let mut is_backed = |number: u64| {
-                u64::from(memory.stage2.translate(hw, crate::addr::Ipa(RAM.0 + number * PAGE_SIZE)).is_some())
+                u64::from(
+                    memory
+                        .stage2
+                        .translate(hw, crate::addr::Ipa(RAM.0 + number * PAGE_SIZE))
+                        .is_some(),
+                )
             };
-            prop_assert!(run >= 1 && (number..number + run).all(|number| is_backed(number) == backed));
+            prop_assert!(
+                run >= 1 && (number..number + run).all(|number| is_backed(number) == backed)
+            );
             let end = number + run;
             prop_assert!(end == memory.max_pages() || is_backed(end) != backed);
         }

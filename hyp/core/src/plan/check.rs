@@ -1,0 +1,65 @@
+//! The host's check: the boot's own code over files.
+
+use alloc::vec::Vec;
+
+use super::{BootPlan, admit, memory};
+use crate::addr::PaRange;
+use crate::archive::Archive;
+use crate::board::Board;
+use crate::config::Partitions;
+use crate::dt::DeviceTree;
+use crate::refusal::Refusal;
+
+/// What the host's check found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Mistakes: Ballast would not start.
+    pub refusals: Vec<Refusal>,
+    /// What it would start with but was hardly meant.
+    pub warnings: Vec<Refusal>,
+    /// What would be started, if nothing is refused and an archive was given.
+    pub plan: Option<BootPlan>,
+}
+
+/// Checks a board's device tree with the partitions merged in as the boot would, and the boot
+/// archive if it is given. `held` as for [`BootPlan::new`].
+#[must_use]
+pub fn check(dtb: &[u8], archive: Option<&[u8]>, held: &[PaRange]) -> Report {
+    let mut report = Report::default();
+    match check_into(dtb, archive, held, &mut report) {
+        Ok(plan) => report.plan = plan,
+        Err(mut refusals) => report.refusals.append(&mut refusals),
+    }
+    report
+}
+
+fn check_into(
+    dtb: &[u8],
+    archive: Option<&[u8]>,
+    held: &[PaRange],
+    report: &mut Report,
+) -> Result<Option<BootPlan>, Vec<Refusal>> {
+    let one = |refusal| alloc::vec![refusal];
+    let tree = DeviceTree::new(dtb).map_err(|error| one(error.into()))?;
+    let board = Board::from_dt(&tree).map_err(one)?;
+    let partitions = Partitions::parse(&tree, &board)?;
+    report.warnings = crate::config::neighbours(&partitions.guests, &tree);
+    report.warnings.extend(memory::warnings(
+        &partitions.guests,
+        &memory::free(&board, held),
+    ));
+    match archive {
+        Some(bytes) => {
+            let archive = Archive::new(bytes).map_err(|error| one(error.into()))?;
+            BootPlan::new(&board, partitions, &archive, held).map(Some)
+        }
+        None => {
+            let (_, _, refusals) = admit(&board, &partitions.guests, held);
+            if refusals.is_empty() {
+                Ok(None)
+            } else {
+                Err(refusals)
+            }
+        }
+    }
+}
