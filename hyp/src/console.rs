@@ -1,19 +1,25 @@
 //! The board's console.
 //!
 //! Until the guests run, and when EL2 itself fails, output is written byte by byte, waiting for the
-//! FIFO. In between everything goes through the multiplexer and nothing waits.
+//! FIFO. In between everything goes through the multiplexer, a few bytes at a time, and nothing
+//! waits: what does not fit the FIFO goes out when the UART asks for more.
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_core::board::Console as Description;
+use ballast_core::console::{Console, Labels, Messages, Sources};
+use ballast_core::pl011::Pl011 as GuestUart;
 use spin::mutex::TicketMutex;
 
 use crate::aarch64::mmu;
 use crate::mmio::pl011::Pl011;
+use crate::percpu::PerCpu;
+use crate::system::System;
 
 /// The UART, once it is known.
-pub static UART: TicketMutex<Option<Pl011>> = TicketMutex::new(None);
+static UART: TicketMutex<Option<Pl011>> = TicketMutex::new(None);
 
 /// Maps and starts the console UART.
 pub fn init(description: &Description) {
@@ -50,8 +56,8 @@ pub fn write_waiting(arguments: fmt::Arguments<'_>) {
 
 /// The same when a core may have died holding the lock.
 pub fn write_after_fault(arguments: fmt::Arguments<'_>) {
-    // SAFETY: EL2 has failed; what the lock protected no longer matters more than the report.
     if UART.try_lock().is_none() {
+        // SAFETY: EL2 has failed; what the lock protected no longer matters more than the report.
         unsafe { UART.force_unlock() };
     }
     write_waiting(arguments);
@@ -64,3 +70,183 @@ macro_rules! say {
     };
 }
 pub(crate) use say;
+
+/// Bytes taken from the multiplexer at a time: a PL011's transmit FIFO.
+const CHUNK: usize = 16;
+/// Chunks one call sends at most, and bytes one interrupt takes at most.
+const ROUNDS: usize = 8;
+
+/// The multiplexer with what it has handed out and the FIFO had no room for.
+struct Line {
+    console: Console,
+    chunk: [u8; CHUNK],
+    sent: usize,
+    filled: usize,
+}
+
+/// The console while guests run.
+pub struct Terminal {
+    line: TicketMutex<Line>,
+    messages: TicketMutex<Messages>,
+    /// Somebody had something to show while another core was showing.
+    more: AtomicBool,
+}
+
+impl Terminal {
+    /// A terminal for these guests.
+    pub fn new(labels: Labels, ticks_per_second: u64) -> Self {
+        Self {
+            line: TicketMutex::new(Line {
+                console: Console::new(labels, ticks_per_second),
+                chunk: [0; CHUNK],
+                sent: 0,
+                filled: 0,
+            }),
+            messages: TicketMutex::new(Messages::new()),
+            more: AtomicBool::new(false),
+        }
+    }
+
+    /// A line of the hypervisor's own; shown by the next [`Terminal::pump`].
+    pub fn say(&self, text: fmt::Arguments<'_>) {
+        self.messages.lock().line(text);
+    }
+
+    /// Shows what there is to show, as far as the FIFO takes it; the UART's interrupt does the rest.
+    /// Never waits: if another core is at it, that core is told to look again.
+    pub fn pump(&self, system: &System, cpu: &PerCpu) {
+        self.more.store(true, Ordering::SeqCst);
+        // Twice: the second time for what came while the lock was held. What comes after that finds the
+        // lock free, or its holder yet to look.
+        for _ in 0..2 {
+            let Some(mut line) = self.line.try_lock() else {
+                return;
+            };
+            if self.more.swap(false, Ordering::SeqCst) {
+                self.show(&mut line, system, cpu);
+            }
+            drop(line);
+            if !self.more.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+        if let Some(uart) = UART.lock().as_mut() {
+            uart.set_interrupts(true);
+        }
+    }
+
+    fn show(&self, line: &mut Line, system: &System, cpu: &PerCpu) {
+        let shell = Shell {
+            system,
+            cpu,
+            terminal: self,
+        };
+        let mut uart = UART.lock();
+        let Some(uart) = uart.as_mut() else { return };
+        for _ in 0..ROUNDS {
+            if line.sent == line.filled {
+                line.sent = 0;
+                line.filled = line
+                    .console
+                    .pull(&shell, crate::boot::counter(), &mut line.chunk);
+                if line.filled == 0 {
+                    uart.set_interrupts(false);
+                    return;
+                }
+            }
+            while let Some(byte) = line
+                .chunk
+                .get(line.sent..line.filled)
+                .and_then(|rest| rest.first())
+            {
+                if !uart.try_send(*byte) {
+                    uart.set_interrupts(true);
+                    return;
+                }
+                line.sent += 1;
+            }
+        }
+        uart.set_interrupts(true);
+    }
+
+    /// The UART's interrupt: takes what was typed, sends what waits.
+    pub fn interrupt(&self, system: &System, cpu: &PerCpu) {
+        let mut typed = [0; CHUNK * ROUNDS];
+        let mut count = 0;
+        if let Some(uart) = UART.lock().as_mut() {
+            uart.clear_interrupts();
+            while let Some(slot) = typed.get_mut(count) {
+                let Some(byte) = uart.receive() else { break };
+                *slot = byte;
+                count += 1;
+            }
+        }
+        let shell = Shell {
+            system,
+            cpu,
+            terminal: self,
+        };
+        let now = crate::boot::counter();
+        if count != 0 {
+            let mut line = self.line.lock();
+            for byte in typed.iter().take(count) {
+                line.console.type_byte(&shell, now, *byte);
+            }
+        }
+        self.pump(system, cpu);
+    }
+
+    /// Lets typed bytes interrupt.
+    pub fn listen(&self) {
+        if let Some(uart) = UART.lock().as_mut() {
+            uart.set_interrupts(false);
+        }
+    }
+
+    /// Shows everything, waiting for the FIFO: when the board is about to be turned off.
+    pub fn drain(&self, system: &System) {
+        let cpu = crate::percpu::current();
+        let shell = Shell {
+            system,
+            cpu,
+            terminal: self,
+        };
+        let mut line = self.line.lock();
+        let deadline = crate::boot::counter().wrapping_add(system.frequency);
+        while crate::boot::counter() < deadline {
+            if line.sent == line.filled {
+                let Line { console, chunk, .. } = &mut *line;
+                line.filled = console.pull(&shell, crate::boot::counter(), chunk);
+                line.sent = 0;
+                if line.filled == 0 {
+                    return;
+                }
+            }
+            let byte = line.chunk.get(line.sent).copied().unwrap_or(0);
+            if UART.lock().as_mut().is_none_or(|uart| uart.try_send(byte)) {
+                line.sent += 1;
+            }
+        }
+    }
+}
+
+/// What the multiplexer and the monitor reach of the system, on this core.
+pub struct Shell<'a> {
+    /// The system.
+    pub system: &'a System,
+    /// The calling core.
+    pub cpu: &'a PerCpu,
+    terminal: &'a Terminal,
+}
+
+impl Sources for Shell<'_> {
+    fn uart<R>(&self, guest: usize, f: impl FnOnce(&mut GuestUart) -> R) -> R {
+        // The console names guests by the labels it was made with, one for each guest.
+        let guest = &self.system.guests[guest];
+        guest.with_uart(self.cpu, f).0
+    }
+
+    fn messages<R>(&self, f: impl FnOnce(&mut Messages) -> R) -> R {
+        f(&mut self.terminal.messages.lock())
+    }
+}

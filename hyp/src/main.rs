@@ -9,12 +9,17 @@ extern crate alloc;
 
 mod aarch64;
 mod boot;
+mod calls;
 mod console;
 mod fault;
 mod gic;
+mod guest;
 mod heap;
+mod interrupts;
 mod layout;
 mod mmio;
+mod operator;
 mod percpu;
 mod run;
+mod system;
 mod traps;

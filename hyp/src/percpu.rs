@@ -5,8 +5,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ballast_core::limits::MAX_CORES;
 
+use ballast_core::smccc::Workarounds;
+
+use crate::aarch64::registers::read;
 use crate::aarch64::window::Window;
 use crate::gic::Gic;
+use crate::guest::Guest;
 
 /// Per-core data; TPIDR_EL2 points to it. Only its own core has a reference, so it is not `Sync`.
 #[repr(C)]
@@ -17,21 +21,34 @@ pub struct PerCpu {
     pub index: usize,
     /// The interrupt controller.
     pub gic: &'static Gic,
+    /// What guests are told about this core's speculation.
+    pub workarounds: Workarounds,
     /// The way to guest memory.
     pub window: Window,
-    /// Whether `window` is between [`Window::show`] and [`Window::close`]; none outlives an exit.
-    pub busy: Cell<bool>,
+    /// The vCPU this core is in; `None` while it waits in EL2.
+    pub current: Cell<Option<Current>>,
+}
+
+/// A vCPU on its core.
+#[derive(Clone, Copy)]
+pub struct Current {
+    /// Its guest.
+    pub guest: &'static Guest,
+    /// Its number there.
+    pub vcpu: usize,
 }
 
 impl PerCpu {
     /// Data of core `index`.
     pub fn new(index: usize, gic: &'static Gic, window: Window) -> Self {
+        let workarounds = Workarounds::new(read!("MIDR_EL1"), read!("ID_AA64PFR0_EL1"));
         Self {
+            workarounds,
             emergency_top: crate::layout::emergency_top(index),
             index,
             gic,
             window,
-            busy: Cell::new(false),
+            current: Cell::new(None),
         }
     }
 }
@@ -74,6 +91,24 @@ pub mod request {
     pub const CONSOLE: u32 = 1 << 4;
     /// There are frames to scrub.
     pub const SCRUB: u32 = 1 << 5;
+}
+
+/// The vCPU that a START is for: guest in 15:8, vCPU in 7:0.
+static ASSIGNED: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
+
+/// Names the vCPU that core `core` is to start; `post` follows.
+pub fn assign(core: usize, guest: usize, vcpu: usize) {
+    if let Some(slot) = ASSIGNED.get(core) {
+        slot.store((guest as u32) << 8 | vcpu as u32, Ordering::Relaxed);
+    }
+}
+
+/// (guest, vCPU) as last assigned to core `core`.
+pub fn assigned(core: usize) -> (usize, usize) {
+    let word = ASSIGNED
+        .get(core)
+        .map_or(0, |slot| slot.load(Ordering::Acquire));
+    ((word >> 8) as usize, (word & 0xff) as usize)
 }
 
 /// Leaves `bits` for core `core` and kicks it.

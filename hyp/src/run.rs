@@ -1,8 +1,143 @@
 //! What a core does: run its vCPU, or wait for one.
+//!
+//! A core sleeps in EL2 with interrupts masked; an interrupt still wakes it (DDI 0487, D1.6), and it
+//! looks around: at the interrupt, at what other cores have asked of it, at frames to scrub.
 
-/// A core without a running vCPU: sleeps until it is asked for something.
+use ballast_core::log::{Event, Origin};
+
+use crate::aarch64::registers;
+use crate::guest::Guest;
+use crate::interrupts;
+use crate::layout;
+use crate::percpu::{self, Current, PerCpu, request};
+use crate::system::{self, System};
+
+unsafe extern "C" {
+    fn enter_guest(entry: u64, spsr: u64, x0: u64, frame: u64) -> !;
+    fn restart_core(stack_top: u64) -> !;
+}
+
+/// Core 0, when boot is over: from the boot stack to the core's own.
+pub fn start_core(core: usize) -> ! {
+    // SAFETY: the core's own stack, mapped and unused so far.
+    unsafe { restart_core(layout::stack_top(core)) }
+}
+
+/// A core without a running vCPU.
 pub fn core_loop() -> ! {
-    crate::boot::park()
+    let cpu = percpu::current();
+    loop {
+        let Some(system) = system::get() else {
+            aarch64_cpu::asm::wfe();
+            continue;
+        };
+        interrupts::drain(system, cpu);
+        let requests = percpu::take_requests(cpu.index);
+        serve_parked(system, cpu, requests);
+        if requests == 0 && !interrupts::scrub(system, cpu) {
+            aarch64_cpu::asm::wfi();
+        }
+    }
+}
+
+/// Between two pieces of long work on a parked core: interrupts are served, requests stay.
+pub fn look_around(cpu: &PerCpu) {
+    if let Some(system) = system::get() {
+        interrupts::drain(system, cpu);
+    }
+}
+
+fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
+    if requests & request::CONSOLE != 0 {
+        system.terminal.pump(system, cpu);
+    }
+    if requests & request::LOAD != 0
+        && let Some(guest) = system.holder(cpu.index)
+    {
+        load(system, cpu, guest);
+    }
+    if requests & request::START != 0 {
+        let (guest, vcpu) = percpu::assigned(cpu.index);
+        if let Some(guest) = system.guests.get(guest) {
+            run(system, cpu, guest, vcpu);
+        }
+    }
+}
+
+/// Builds `guest` and enters it on this core, that of its vCPU 0.
+fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
+    match guest.load(system, cpu) {
+        Ok(()) => {
+            guest.loaded();
+            // Every vCPU is off and every core free: both succeed.
+            let _ = (guest.psci.claim(0), guest.free_cores.take(cpu.index));
+            system.record(Event::Started {
+                guest: guest.index as u8,
+                by: guest.asked_by(),
+            });
+            run(system, cpu, guest, 0);
+        }
+        Err(error) => {
+            guest.load_failed();
+            system.record(Event::Stopped {
+                guest: guest.index as u8,
+                by: Origin::Ballast,
+            });
+            system.terminal.say(format_args!(
+                "{}: not started: {error}",
+                guest.plan.config.name
+            ));
+            system.terminal.pump(system, cpu);
+        }
+    }
+}
+
+/// Enters the vCPU with everything in its reset state; returns only if the guest is being stopped.
+fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcpu: usize) {
+    /// EL1h, DAIF masked (Linux `booting.rst`; PSCI DEN0022, 6.4).
+    const SPSR: u64 = 0x3c5;
+    if !guest.enter(system, cpu, vcpu) {
+        guest.psci.set_off(vcpu);
+        guest.free_cores.put(cpu.index);
+        return;
+    }
+    guest.psci.set_on(vcpu);
+    guest.core_of.set(vcpu, Some(cpu.index));
+    registers::load_guest(guest.vttbr(), system.vtcr, vcpu);
+    registers::reset_guest_state();
+    cpu.gic.reset_virtual_interface(true);
+    cpu.current.set(Some(Current { guest, vcpu }));
+    let kicks = {
+        let mut host = guest.host(cpu);
+        guest.vgic.lock().vcpu_on(vcpu, &mut host)
+    };
+    guest.kick(cpu, kicks);
+    let (entry, context) = guest.starts[vcpu].get();
+    let frame = layout::stack_top(cpu.index) - core::mem::size_of::<crate::traps::Frame>() as u64;
+    // SAFETY: registers, stage 2 and the interrupt interface are the guest's; the frame lies at the top
+    // of this core's stack, whose content is given up.
+    unsafe { enter_guest(entry, SPSR, context, frame) }
+}
+
+/// Takes this core out of its vCPU and back to waiting. The caller has dealt with the vCPU's power
+/// state; `after` runs when the core is clean.
+pub fn leave(system: &'static System, cpu: &'static PerCpu, after: impl FnOnce()) -> ! {
+    if let Some(Current { guest, vcpu }) = cpu.current.take() {
+        registers::reset_guest_state();
+        let kicks = {
+            let mut host = guest.host(cpu);
+            guest.vgic.lock().vcpu_off(vcpu, &mut host)
+        };
+        guest.kick(cpu, kicks);
+        cpu.gic.reset_virtual_interface(false);
+        guest.core_of.set(vcpu, None);
+        guest.psci.set_off(vcpu);
+        guest.free_cores.put(cpu.index);
+        after();
+        guest.left(system, cpu, vcpu);
+    }
+    // SAFETY: the core's own stack from the top; nothing on it is needed any more.
+    unsafe { restart_core(layout::stack_top(cpu.index)) }
 }
 
 /// Where `restart_core` continues.

@@ -1,4 +1,22 @@
-//! Exits: where the vectors call Rust.
+//! Exits: where the vectors call Rust. Each ends in resuming the guest, injecting a fault into it,
+//! or stopping it.
+
+use ballast_core::addr::Ipa;
+use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess};
+use ballast_core::fault::{Access, FaultReport};
+use ballast_core::log::{Event, Origin};
+use ballast_core::machine;
+use ballast_core::monitor::ExitCause;
+use ballast_core::stage2;
+use ballast_core::sysreg::{self, Verdict};
+use ballast_core::vgic;
+
+use crate::aarch64::registers::{self, read};
+use crate::guest::hardware::Machine;
+use crate::guest::lifecycle::After;
+use crate::percpu::{self, Current, PerCpu};
+use crate::run;
+use crate::system;
 
 /// The guest's general registers while EL2 works; `vectors.S` knows the layout.
 #[repr(C)]
@@ -8,18 +26,250 @@ pub struct Frame {
     _pad: u64,
 }
 
+impl Frame {
+    /// Register `n`; 31 is the zero register.
+    #[inline]
+    fn get(&self, n: u8) -> u64 {
+        self.x.get(usize::from(n)).copied().unwrap_or(0)
+    }
+
+    /// Sets register `n`; 31 is the zero register.
+    #[inline]
+    fn set(&mut self, n: u8, value: u64) {
+        if let Some(register) = self.x.get_mut(usize::from(n)) {
+            *register = value;
+        }
+    }
+}
+
 /// HVC from AArch64. Only x0-x18 and x30 are saved in `frame`.
 #[unsafe(no_mangle)]
-extern "C" fn rust_hypercall(_frame: &mut Frame, _esr: u64) {}
-
-/// A physical interrupt while a guest runs. Only x0-x18 and x30 are saved in `frame`.
-#[unsafe(no_mangle)]
-extern "C" fn rust_interrupt(_frame: &mut Frame) {}
+extern "C" fn rust_hypercall(frame: &mut Frame, _esr: u64) {
+    let cpu = percpu::current();
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    current.guest.counts[current.vcpu & 7].count(ExitCause::Hvc);
+    crate::calls::call(cpu, current, frame);
+}
 
 /// Any other synchronous exit.
 #[unsafe(no_mangle)]
-extern "C" fn rust_sync(_frame: &mut Frame, _esr: u64) {}
+extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
+    let cpu = percpu::current();
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    let counts = &current.guest.counts[current.vcpu & 7];
+    match exit::decode(esr) {
+        Exit::DataAbort(abort) => data_abort(cpu, current, frame, abort),
+        Exit::System(access) => {
+            counts.count(ExitCause::Sysreg);
+            system_register(cpu, current, frame, access, esr);
+        }
+        Exit::Smc => {
+            counts.count(ExitCause::Smc);
+            registers::step(4);
+            crate::calls::call(cpu, current, frame);
+        }
+        Exit::Hvc => {}
+        Exit::InstructionAbort(abort) => {
+            counts.count(ExitCause::Abort);
+            let ipa = Abort::ipa(read!("HPFAR_EL2"), read!("FAR_EL2"));
+            judge(cpu, current, abort, ipa);
+        }
+        Exit::Wait => {
+            counts.count(ExitCause::Wfx);
+            registers::step(exit::instruction_bytes(esr));
+        }
+        Exit::Undefined => {
+            counts.count(ExitCause::Other);
+            undefined(esr);
+        }
+    }
+}
 
-/// An SError while a guest runs.
+fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: Abort) {
+    let ipa = Abort::ipa(read!("HPFAR_EL2"), read!("FAR_EL2"));
+    if abort.fault() == AccessFault::Translation
+        && let Some(access) = abort.access()
+        && emulate(cpu, current, frame, ipa, access)
+    {
+        registers::step(exit::instruction_bytes(abort.0));
+        return;
+    }
+    current.guest.counts[current.vcpu & 7].count(ExitCause::Abort);
+    judge(cpu, current, abort, ipa);
+}
+
+/// A load or store of a device register that EL2 models. False if nothing is there.
+#[inline]
+fn emulate(
+    cpu: &'static PerCpu,
+    current: Current,
+    frame: &mut Frame,
+    ipa: Ipa,
+    access: DataAccess,
+) -> bool {
+    let Current { guest, vcpu } = current;
+    let counts = &guest.counts[vcpu & 7];
+    let gic = if let Some(offset) = machine::GICD.offset_of(ipa) {
+        Some((vgic::Frame::Distributor, offset))
+    } else if guest.gic_version == vgic::Version::V3 {
+        machine::GICR
+            .offset_of(ipa)
+            .map(|offset| (vgic::Frame::Redistributors, offset))
+    } else {
+        None
+    };
+    if let Some((block, offset)) = gic {
+        counts.count(ExitCause::MmioGic);
+        let mut host = guest.host(cpu);
+        let mut vgic = guest.vgic.lock();
+        let kicks = if access.is_write() {
+            let value = access.stored(frame.get(access.register()));
+            vgic.write(vcpu, block, offset as u32, access.width(), value, &mut host)
+        } else {
+            let read = vgic.read(vcpu, block, offset as u32, access.width(), &mut host);
+            frame.set(access.register(), access.loaded(read.value));
+            read.kicks
+        };
+        drop(vgic);
+        guest.kick(cpu, kicks);
+        return true;
+    }
+    if let Some(offset) = machine::UART.offset_of(ipa) {
+        counts.count(ExitCause::MmioUart);
+        uart(cpu, current, frame, offset as u32, access);
+        return true;
+    }
+    if guest
+        .plan
+        .config
+        .raz_windows
+        .iter()
+        .any(|window| window.offset_of(ipa).is_some())
+    {
+        counts.count(ExitCause::MmioOther);
+        if !access.is_write() {
+            frame.set(access.register(), 0);
+        }
+        return true;
+    }
+    false
+}
+
+fn uart(
+    cpu: &'static PerCpu,
+    current: Current,
+    frame: &mut Frame,
+    offset: u32,
+    access: DataAccess,
+) {
+    let (value, show) = current.guest.with_uart(cpu, |uart| {
+        if access.is_write() {
+            uart.write(
+                offset,
+                access.width(),
+                access.stored(frame.get(access.register())),
+            );
+            None
+        } else {
+            Some(uart.read(offset, access.width()))
+        }
+    });
+    if let Some(value) = value {
+        frame.set(access.register(), access.loaded(value));
+    }
+    if show && let Some(system) = system::get() {
+        system.terminal.pump(system, cpu);
+    }
+}
+
+/// A stage-2 abort that no model answers: retried if the guest owns the page, else injected.
+fn judge(cpu: &'static PerCpu, current: Current, abort: Abort, ipa: Ipa) {
+    let owned = abort.fault() == AccessFault::Translation
+        && current.guest.memory.stage2.judge(&mut Machine(cpu), ipa) == stage2::Verdict::Refault;
+    cpu.window.close();
+    if !owned {
+        inject_abort(abort);
+    }
+}
+
+/// A synchronous external abort for the guest, as from a bus where nothing answers.
+fn inject_abort(abort: Abort) {
+    let access = match exit::decode(abort.0) {
+        Exit::InstructionAbort(_) => Access::Instruction,
+        _ => Access::Data,
+    };
+    registers::inject(registers::context().external_abort(access, abort, read!("FAR_EL2")));
+}
+
+fn undefined(esr: u64) {
+    registers::inject(registers::context().undefined(esr));
+}
+
+/// An access to a system register that traps.
+fn system_register(
+    cpu: &'static PerCpu,
+    current: Current,
+    frame: &mut Frame,
+    access: SystemAccess,
+    esr: u64,
+) {
+    let Current { guest, vcpu } = current;
+    let Some(system) = system::get() else { return };
+    match sysreg::judge(
+        access.system_register(),
+        access.direction(),
+        &system.ids,
+        guest.gic_version,
+    ) {
+        Verdict::SendSgi(register) => {
+            let mut host = guest.host(cpu);
+            let kicks = guest.vgic.lock().write_sgi_register(
+                vcpu,
+                register,
+                frame.get(access.register()),
+                &mut host,
+            );
+            guest.kick(cpu, kicks);
+        }
+        Verdict::Value(value) => frame.set(access.register(), value),
+        Verdict::Ignore => {}
+        Verdict::Undefined => return undefined(esr),
+    }
+    registers::step(4);
+}
+
+/// An SError while a guest runs: of an access it made, but of which is not known, so it cannot be
+/// given back. The guest stops, with a report.
 #[unsafe(no_mangle)]
-extern "C" fn rust_serror(_frame: &mut Frame, _esr: u64) {}
+extern "C" fn rust_serror(_frame: &mut Frame, esr: u64) {
+    let cpu = percpu::current();
+    let (Some(Current { guest, vcpu }), Some(system)) = (cpu.current.get(), system::get()) else {
+        return;
+    };
+    let context = registers::context();
+    let report = FaultReport {
+        vcpu,
+        esr,
+        pc: context.pc,
+        pstate: context.pstate,
+        far: read!("FAR_EL2"),
+        ipa: None,
+        owner: None,
+    };
+    system.record(Event::Fault {
+        guest: guest.index as u8,
+        vcpu: vcpu as u8,
+        syndrome: esr,
+        ipa: 0,
+    });
+    system.terminal.say(format_args!(
+        "{}: stopped: {report}",
+        guest.plan.config.name
+    ));
+    guest.stop(system, cpu, After::Fault, Origin::Ballast);
+    run::leave(system, cpu, || {})
+}

@@ -152,6 +152,18 @@ impl IpaRange {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
+    /// How far into the range `ipa` lies; `None` outside of it.
+    #[inline]
+    #[must_use]
+    pub const fn offset_of(self, ipa: Ipa) -> Option<u64> {
+        let offset = ipa.0.wrapping_sub(self.start.0);
+        if offset < self.size {
+            Some(offset)
+        } else {
+            None
+        }
+    }
+
     /// Whether all of `other` lies within this range.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

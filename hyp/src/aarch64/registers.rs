@@ -1,29 +1,30 @@
 //! System registers: EL2's own set-up for each core, and the state a vCPU starts in.
 
-use core::arch::asm;
-
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTVOFF_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, VBAR_EL2, VMPIDR_EL2, VTCR_EL2,
-    VTTBR_EL2,
+    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2, VBAR_EL2,
+    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
 };
+use ballast_core::fault::{Context, Injection};
+use ballast_core::sysreg::Controls;
 use tock_registers::interfaces::{Readable, Writeable};
 
 unsafe extern "C" {
     static el2_vectors: u8;
 }
 
+/// Writes system registers by their assembler names.
 macro_rules! write {
-    ($($name:literal = $value:expr),* $(,)?) => {
-        // SAFETY: registers of the guest's own state, or of EL2's traps on the guest: none changes how
-        // EL2 itself runs. Which value is right is the caller's subject.
-        unsafe { $(asm!(concat!("msr ", $name, ", {}"), in(reg) $value as u64, options(nomem, nostack, preserves_flags));)* }
+    ($($name:expr => $value:expr),* $(,)?) => {
+        // SAFETY: registers of the guest's own state or of EL2's traps on it: none changes how EL2 itself
+        // runs. Which value is right is the caller's subject.
+        unsafe { $(core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) $value as u64, options(nomem, nostack, preserves_flags));)* }
     };
 }
 
 /// One system register, by its assembler name.
 macro_rules! read {
-    ($name:literal) => {{
+    ($name:expr) => {{
         let value: u64;
         // SAFETY: reading has no side effect on any register this is used for.
         unsafe { core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
@@ -32,8 +33,126 @@ macro_rules! read {
 }
 pub(crate) use read;
 
-/// Vectors and traps of this core; no guest yet.
+/// A function from (CRm, Op2) to the ID register of that encoding.
+macro_rules! id_registers {
+    ($($crm:literal)*) => {
+        /// Reads ID register `S3_0_C0_C<crm>_<op2>`; 0 where there is none (DDI 0487, D22.3.1: the space is read as zero).
+        pub fn read_id(crm: u32, op2: u32) -> u64 {
+            match (crm, op2) {
+                $(
+                    ($crm, 0) => read!(concat!("S3_0_C0_C", $crm, "_0")),
+                    ($crm, 1) => read!(concat!("S3_0_C0_C", $crm, "_1")),
+                    ($crm, 2) => read!(concat!("S3_0_C0_C", $crm, "_2")),
+                    ($crm, 3) => read!(concat!("S3_0_C0_C", $crm, "_3")),
+                    ($crm, 4) => read!(concat!("S3_0_C0_C", $crm, "_4")),
+                    ($crm, 5) => read!(concat!("S3_0_C0_C", $crm, "_5")),
+                    ($crm, 6) => read!(concat!("S3_0_C0_C", $crm, "_6")),
+                    ($crm, 7) => read!(concat!("S3_0_C0_C", $crm, "_7")),
+                )*
+                _ => 0,
+            }
+        }
+    };
+}
+id_registers!(1 2 3 4 5 6 7);
+
+/// Vectors of this core, and the traps for whatever guest it will run.
 pub fn init_core() {
     VBAR_EL2.set((&raw const el2_vectors).expose_provenance() as u64);
+    let pmu = (read_id(5, 0) >> 8) & 0xf;
+    let event_counters = if pmu == 0 || pmu == 0xf {
+        0
+    } else {
+        (read!("PMCR_EL0") >> 11) & 0x1f
+    };
+    let controls = Controls::new(event_counters, read_id);
+    HCR_EL2.set(controls.hcr_el2);
+    MDCR_EL2.set(controls.mdcr_el2);
+    CPTR_EL2.set(controls.cptr_el2);
+    CNTHCTL_EL2.set(controls.cnthctl_el2);
+    CNTVOFF_EL2.set(0);
+    // OSLAR_EL1 opens the OS lock, whose trapped accesses then say so.
+    write!("HSTR_EL2" => controls.hstr_el2, "VPIDR_EL2" => MIDR_EL1.get(), "OSLAR_EL1" => 0);
+    if controls.has_hcrx {
+        write!("S3_4_C1_C2_2" => 0);
+    }
+    if controls.has_fine_grained_traps {
+        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR.
+        write!("S3_4_C1_C1_4" => 0, "S3_4_C1_C1_5" => 0, "S3_4_C1_C1_6" => 0, "S3_4_C3_C1_4" => 0, "S3_4_C3_C1_5" => 0);
+    }
+    reset_guest_state();
     barrier::isb(barrier::SY);
+    super::tlb::invalidate_all_local();
+}
+
+macro_rules! breakpoints {
+    ($($n:literal)*) => {
+        /// Breakpoints and watchpoints off, as many as there are.
+        fn reset_breakpoints() {
+            let features = read_id(5, 0);
+            let (breakpoints, watchpoints) = ((features >> 12) & 0xf, (features >> 20) & 0xf);
+            $(
+                if $n <= breakpoints {
+                    write!(concat!("DBGBCR", $n, "_EL1") => 0, concat!("DBGBVR", $n, "_EL1") => 0);
+                }
+                if $n <= watchpoints {
+                    write!(concat!("DBGWCR", $n, "_EL1") => 0, concat!("DBGWVR", $n, "_EL1") => 0);
+                }
+            )*
+        }
+    };
+}
+breakpoints!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+
+/// Puts everything a guest can see or set on this core into its reset state, so that neither the
+/// former guest's values nor their effects reach the next one. FP and SIMD are `enter_guest`'s.
+pub fn reset_guest_state() {
+    /// RES1 bits of SCTLR_EL1 without any extension; MMU, caches and big endian off (DDI 0487, D19.2.122).
+    const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
+    write!(
+        "SCTLR_EL1" => SCTLR_EL1_RESET, "CPACR_EL1" => 0, "TTBR0_EL1" => 0, "TTBR1_EL1" => 0, "TCR_EL1" => 0,
+        "MAIR_EL1" => 0, "AMAIR_EL1" => 0, "VBAR_EL1" => 0, "AFSR0_EL1" => 0, "AFSR1_EL1" => 0, "ESR_EL1" => 0,
+        "FAR_EL1" => 0, "PAR_EL1" => 0, "ELR_EL1" => 0, "SPSR_EL1" => 0, "SP_EL0" => 0, "SP_EL1" => 0,
+        "CONTEXTIDR_EL1" => 0, "TPIDR_EL0" => 0, "TPIDR_EL1" => 0, "TPIDRRO_EL0" => 0, "CSSELR_EL1" => 0,
+        "CNTKCTL_EL1" => 0, "CNTV_CTL_EL0" => 0, "CNTV_CVAL_EL0" => 0, "CNTP_CTL_EL0" => 0, "CNTP_CVAL_EL0" => 0,
+        "MDSCR_EL1" => 0,
+    );
+    reset_breakpoints();
+    barrier::isb(barrier::SY);
+}
+
+/// Makes this core translate and trap for vCPU `vcpu` of the guest with this stage 2.
+pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
+    /// Bit 31 is RES1 (DDI 0487, D19.2.115 MPIDR_EL1).
+    const MPIDR_RES1: u64 = 1 << 31;
+    VTTBR_EL2.set(vttbr);
+    VTCR_EL2.set(vtcr);
+    VMPIDR_EL2.set(MPIDR_RES1 | vcpu as u64);
+    barrier::isb(barrier::SY);
+}
+
+/// Moves the guest behind the instruction that trapped.
+#[inline]
+pub fn step(bytes: u64) {
+    ELR_EL2.set(ELR_EL2.get().wrapping_add(bytes));
+}
+
+/// The guest at the instruction that trapped.
+pub fn context() -> Context {
+    Context {
+        pc: ELR_EL2.get(),
+        pstate: SPSR_EL2.get(),
+        vbar_el1: read!("VBAR_EL1"),
+        sctlr_el1: read!("SCTLR_EL1"),
+    }
+}
+
+/// Lets the guest continue in its handler.
+pub fn inject(injection: Injection) {
+    ELR_EL2.set(injection.pc);
+    SPSR_EL2.set(injection.pstate);
+    write!("ELR_EL1" => injection.elr_el1, "SPSR_EL1" => injection.spsr_el1, "ESR_EL1" => injection.esr_el1);
+    if let Some(far) = injection.far_el1 {
+        write!("FAR_EL1" => far);
+    }
 }

@@ -10,7 +10,7 @@ use crate::aarch64::mmu;
 use crate::{heap, layout};
 
 /// Heap inside the image, until the memory map is known: enough for a device tree's index.
-const EARLY_HEAP: usize = 0x8000;
+const EARLY_HEAP: usize = 0x20000;
 
 #[repr(align(4096))]
 struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
@@ -39,27 +39,39 @@ pub fn map_device_tree(dtb: Pa) -> &'static [u8] {
 }
 
 /// The memory map, decided.
-pub struct Plan {
-    /// RAM that is neither firmware's nor Ballast's: what guests can have.
-    pub free: Vec<PaRange>,
+pub struct Map {
+    /// What Ballast itself holds: image, heap and the board's device tree.
+    pub held: Vec<PaRange>,
     /// Bytes of RAM that Ballast keeps, the boot archive apart.
     pub own_bytes: u64,
     /// The boot archive, mapped read-only.
     pub archive: &'static [u8],
 }
 
+impl Map {
+    /// Everything in RAM that guests cannot have.
+    pub fn taken(&self, board: &Board) -> Vec<PaRange> {
+        let mut taken = self.held.clone();
+        taken.extend(board.reserved.iter().copied());
+        taken.extend(board.initrd);
+        taken
+    }
+}
+
 /// Places the heap and maps it.
-pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<Plan, Refusal> {
+pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<Map, Refusal> {
     let dtb = PaRange {
         start: mmu::pa_of_data(dtb),
         size: dtb.len() as u64,
     };
-    let mut taken = alloc::vec![image, dtb];
-    taken.extend(board.reserved.iter().copied());
-    taken.extend(board.initrd);
-    let free = subtract(&board.ram, &taken);
+    let mut map = Map {
+        held: alloc::vec![image, dtb],
+        own_bytes: 0,
+        archive: &[],
+    };
+    let free = subtract(&board.ram, &map.taken(board));
     let size = heap_size(board, guests);
-    // The tightest place: what is free right behind something taken wastes no whole block.
+    // Close to the image: what is left of a block that is taken in part wastes no whole one.
     let place = free
         .iter()
         .filter(|range| range.size >= size)
@@ -74,22 +86,17 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
                 .fix("use a board with more memory")
         })?;
     mmu::map_heap(place.start, size);
-    // SAFETY: just mapped, taken out of `free` below, used by nothing else.
+    // SAFETY: just mapped; held, so that nothing else uses it.
     unsafe { heap::init(layout::HEAP_BASE as usize, size as usize) };
-    let own = PaRange {
+    map.held.push(PaRange {
         start: place.start,
         size,
-    };
-    taken.push(own);
-    let archive = board
+    });
+    map.own_bytes = image.size + size;
+    map.archive = board
         .initrd
-        .map_or(&[][..], |range| mmu::map_data(range.start, range.size));
-    let firmware_and_own = subtract(&board.ram, &taken);
-    Ok(Plan {
-        free: firmware_and_own,
-        own_bytes: image.size + size,
-        archive,
-    })
+        .map_or(&[], |range| mmu::map_data(range.start, range.size));
+    Ok(map)
 }
 
 /// Frame table, stacks, guests' tables and rings, and room for boot.
@@ -100,7 +107,7 @@ fn heap_size(board: &Board, guests: usize) -> u64 {
     const PER_CORE: u64 = 56 << 10;
     const PER_GUEST: u64 = 96 << 10;
     let frames = board.ram.iter().map(|range| range.size).sum::<u64>() / PAGE_SIZE;
-    // Four bytes and two bits a frame, 64 bytes a block.
+    // Four bytes and two bits a frame, and less than 64 bytes a block.
     let table = frames * 4 + frames / 4 + frames / 8;
     let size = BASE + table + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64;
     size.next_multiple_of(PAGE_SIZE)

@@ -4,16 +4,33 @@
 mod memory;
 mod smp;
 
-use ballast_core::addr::Pa;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ballast_core::addr::{PAGE_SIZE, Pa, PaRange};
+use ballast_core::archive::Archive;
 use ballast_core::board::{self, Board};
+use ballast_core::config::Partitions;
+use ballast_core::console::{Label, Labels};
 use ballast_core::dt::DeviceTree;
+use ballast_core::frames::{BootFrames, Pool};
+use ballast_core::limits::MAX_CORES;
+use ballast_core::log::{Event, EventLog, Origin};
+use ballast_core::plan::BootPlan;
 use ballast_core::refusal::Refusal;
+use ballast_core::stage2;
+use ballast_core::sysreg::IdRegisters;
+use ballast_core::vgic;
+use spin::mutex::TicketMutex;
 
-use crate::aarch64::{firmware, mmu};
-use crate::console::{self, say};
+use crate::aarch64::{firmware, registers};
+use crate::console::{self, Terminal, say};
 use crate::gic::Gic;
+use crate::guest::Guest;
+use crate::percpu;
+use crate::system::{self, System};
 
-pub use smp::rust_secondary;
+pub use smp::{counter, frequency};
 
 /// Core 0 arrives here from `entry.S`, on the boot stack, with the image mapped and nothing else.
 #[unsafe(no_mangle)]
@@ -29,35 +46,138 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
     match bring_up(&tree, blob, image) {
-        Ok(never) => match never {},
-        Err(refusal) => refuse(&tree, &[refusal]),
+        // Core 0 becomes a core like any other.
+        Ok(core) => crate::run::start_core(core),
+        Err(refusals) => refuse(&tree, &refusals),
     }
 }
 
+/// Everything up to the guests' start. Returns this core's number.
 fn bring_up(
     tree: &DeviceTree<'_>,
     blob: &'static [u8],
-    image: ballast_core::addr::PaRange,
-) -> Result<core::convert::Infallible, Refusal> {
-    let board = Board::from_dt(tree)?;
-    let guests = tree
+    image: PaRange,
+) -> Result<usize, Vec<Refusal>> {
+    let one = |refusal| alloc::vec![refusal];
+    let board = Board::from_dt(tree).map_err(one)?;
+    let guest_count = tree
         .find("/ballast")
         .map_or(0, |node| node.children().count());
-    let plan = memory::plan(&board, image, blob, guests)?;
+    let map = memory::plan(&board, image, blob, guest_count).map_err(one)?;
     say!(
-        "{}: {} cores, GICv{}, {} MiB RAM, {} KiB for Ballast",
+        "{}: {} cores, GICv{}, {} MiB RAM, {} KiB of it for Ballast",
         board.model,
         board.cores.len(),
         board.gic.version(),
         board.ram.iter().map(|range| range.size).sum::<u64>() >> 20,
-        plan.own_bytes >> 10
+        map.own_bytes >> 10
     );
+    let partitions = Partitions::parse(tree, &board)?;
+    let archive = Archive::new(map.archive).map_err(|error| one(error.into()))?;
+    let plan = BootPlan::new(&board, partitions, &archive, &map.held)?;
+
+    let system = partition(board, plan, &map).map_err(one)?;
+    let core = smp::start_all(&system.board, system.gic, image.start).map_err(one)?;
+    let cpu = percpu::current();
+    if let Some(console) = system
+        .board
+        .console
+        .as_ref()
+        .and_then(|console| console.intid)
+    {
+        system.gic.route(console, housekeeper(system));
+        system.gic.enable(cpu.index, console);
+    }
+    system.terminal.pump(system, cpu);
+    system.terminal.listen();
+    for guest in &system.guests {
+        guest.start(cpu, Origin::Boot);
+    }
+    Ok(core)
+}
+
+/// Frame table, guests and their memory: the plan made real.
+fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static System, Refusal> {
     let gic = Gic::new(&board)
         .map_err(|problem| Refusal::new("interrupt controller").problem(problem))?;
-    let gic: &'static Gic = alloc::boxed::Box::leak(alloc::boxed::Box::new(gic));
-    smp::start_all(&board, gic, image.start)?;
-    say!("all cores up");
-    park()
+    let gic: &'static Gic = Box::leak(Box::new(gic));
+    let frames = if plan.scrub_at_boot {
+        BootFrames::Scrub
+    } else {
+        BootFrames::Fresh
+    };
+    let mut pool = Pool::new(&board.ram, &map.taken(&board), frames)
+        .map_err(|error| Refusal::new("/memory").problem(error))?;
+    let mut guests = Vec::with_capacity(plan.guests.len());
+    let mut labels = Labels::new();
+    let mut holders = [None; MAX_CORES];
+    let mut memory_kib = 0;
+    for (index, plan) in plan.guests.into_iter().enumerate() {
+        let config = &plan.config;
+        say!(
+            "guest {} {}: {} MiB (min {}, max {}), cores {:?}, kernel {}",
+            config.number,
+            config.name,
+            config.memory.boot_bytes >> 20,
+            config.memory.min_bytes >> 20,
+            config.memory.max_bytes >> 20,
+            plan.cores,
+            config.kernel
+        );
+        labels.push(Label::new(config.number, &config.name));
+        for core in &plan.cores {
+            if let Some(holder) = holders.get_mut(*core) {
+                *holder = Some(index as u8);
+            }
+        }
+        let boot_pages = config.memory.boot_bytes / PAGE_SIZE;
+        let guest = Guest::new(index, plan, &board)?;
+        if frames == BootFrames::Fresh {
+            guest.memory.boot_assign(&mut pool, boot_pages);
+        }
+        memory_kib += boot_pages * (PAGE_SIZE >> 10);
+        guests.push(guest);
+    }
+    let guest_count = guests.len() as u8;
+    let vgic_version = match board.gic {
+        board::Gic::V2 { .. } => vgic::Version::V2,
+        board::Gic::V3 { .. } => vgic::Version::V3,
+    };
+    let pa_range = registers::read!("ID_AA64MMFR0_EL1") as u8 & 0xf;
+    let vtcr = stage2::vtcr(pa_range).ok_or_else(|| {
+        Refusal::new("/cpus").problem("have a core whose physical address range is unknown")
+    })?;
+    let system = system::install(System {
+        gic,
+        archive: map.archive,
+        guests: guests.into_boxed_slice(),
+        pool: TicketMutex::new(pool),
+        vtcr,
+        ids: IdRegisters::new(vgic_version, registers::read_id),
+        terminal: Terminal::new(labels, frequency()),
+        log: TicketMutex::new(EventLog::new()),
+        own_bytes: map.own_bytes,
+        holders,
+        frequency: frequency(),
+        board,
+    });
+    system.record(Event::Admitted {
+        guests: guest_count,
+        memory_kib,
+    });
+    Ok(system)
+}
+
+/// The core that serves the console: one that no guest has, else that of the first guest that is
+/// not `realtime`, else the first.
+fn housekeeper(system: &System) -> usize {
+    let free = (0..system.board.cores.len()).find(|core| system.holders[*core].is_none());
+    let ordinary = system
+        .guests
+        .iter()
+        .find(|guest| !guest.plan.config.realtime);
+    free.or_else(|| ordinary.and_then(|guest| guest.cores.first().copied()))
+        .unwrap_or(0)
 }
 
 /// Says why and turns the board off, if it can be.

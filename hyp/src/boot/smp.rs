@@ -34,15 +34,17 @@ fn prepare(index: usize, gic: &'static Gic) -> Box<PerCpu> {
     Box::new(PerCpu::new(index, gic, Window::new(index, table)))
 }
 
-/// Brings up this core's part and starts all others, one after the other, each within a second.
-pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<(), Refusal> {
+/// Brings up this core's part, whose number it returns, and starts all others, one after the other, each within a second.
+pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<usize, Refusal> {
     let own = current_mpidr();
+    let mut this = 0;
     for index in 0..board.cores.len() {
         *DATA[index].lock() = Some(prepare(index, gic));
     }
     for (index, core) in board.cores.iter().enumerate() {
         if core.mpidr == own {
             arrive(index);
+            this = index;
             continue;
         }
         let entry = entry_pa(image);
@@ -74,7 +76,7 @@ pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<(), Refu
         wait_for(index, core.mpidr)?;
     }
     mmu::seal();
-    Ok(())
+    Ok(this)
 }
 
 fn core_error(mpidr: u64, problem: core::fmt::Arguments<'_>) -> Refusal {

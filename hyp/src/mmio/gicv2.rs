@@ -186,6 +186,25 @@ impl GicV2 {
         }
     }
 
+    /// Sets or clears the pending latch; of a private interrupt on this core.
+    pub fn set_pending(&self, intid: u32, pending: bool) {
+        let gicd = self.distributor();
+        let words = if pending {
+            &gicd.ispendr
+        } else {
+            &gicd.icpendr
+        };
+        if let Some(word) = words.get((intid / 32) as usize) {
+            word.set(1 << (intid % 32));
+        }
+    }
+
+    /// Whether it is pending; a private one on this core.
+    pub fn is_pending(&self, intid: u32) -> bool {
+        let word = self.distributor().ispendr.get((intid / 32) as usize);
+        word.is_some_and(|word| word.get() & (1 << (intid % 32)) != 0)
+    }
+
     /// Routes an SPI to the cores in `mask`.
     pub fn route(&self, intid: u32, mask: u8) {
         let gicd = self.distributor();

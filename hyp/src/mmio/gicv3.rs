@@ -47,6 +47,8 @@ register_structs! {
         (0x10104 => _r4),
         (0x10180 => icenabler0: WriteOnly<u32>),
         (0x10184 => _r5),
+        (0x10200 => ispendr0: ReadWrite<u32>),
+        (0x10204 => _r9),
         (0x10280 => icpendr0: WriteOnly<u32>),
         (0x10284 => _r6),
         (0x10380 => icactiver0: WriteOnly<u32>),
@@ -202,6 +204,41 @@ impl GicV3 {
         }
     }
 
+    /// Sets or clears the pending latch; of a private interrupt on `core`.
+    pub fn set_pending(&self, core: usize, intid: u32, pending: bool) {
+        let bit = 1 << (intid % 32);
+        if intid < 32 {
+            match (self.redistributor(core), pending) {
+                (Some(gicr), true) => gicr.ispendr0.set(bit),
+                (Some(gicr), false) => gicr.icpendr0.set(bit),
+                (None, _) => {}
+            }
+            return;
+        }
+        let gicd = self.distributor();
+        let words = if pending {
+            &gicd.ispendr
+        } else {
+            &gicd.icpendr
+        };
+        if let Some(word) = words.get((intid / 32) as usize) {
+            word.set(bit);
+        }
+    }
+
+    /// Whether it is pending; a private one on `core`.
+    pub fn is_pending(&self, core: usize, intid: u32) -> bool {
+        let word = if intid < 32 {
+            self.redistributor(core).map(|gicr| gicr.ispendr0.get())
+        } else {
+            self.distributor()
+                .ispendr
+                .get((intid / 32) as usize)
+                .map(|word| word.get())
+        };
+        word.is_some_and(|word| word & (1 << (intid % 32)) != 0)
+    }
+
     /// Routes an SPI to the core with this MPIDR affinity (Aff3.Aff2.Aff1.Aff0 as in IROUTER).
     pub fn route(&self, intid: u32, affinity: u64) {
         let gicd = self.distributor();
@@ -275,6 +312,19 @@ pub fn send_sgi(mpidr: u64, id: u32) {
     unsafe {
         asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) value, options(nostack, preserves_flags))
     };
+}
+
+/// Empties this core's virtual interface and turns it on or off.
+pub fn reset_virtual_interface(list_registers: usize, on: bool) {
+    interface::set_hcr(0);
+    for index in 0..list_registers {
+        interface::set_list_register(index, 0);
+    }
+    interface::set_ap0r0(0);
+    interface::set_ap1r0(0);
+    interface::set_vmcr(0);
+    interface::set_hcr(u64::from(on));
+    barrier::isb(barrier::SY);
 }
 
 /// The virtual CPU interface's control registers of this core.

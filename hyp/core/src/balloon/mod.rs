@@ -237,6 +237,14 @@ impl GuestMemory {
         self.max_pages
     }
 
+    /// Whether a driver has said HELLO since the last start; false while a call is in progress.
+    #[must_use]
+    pub fn has_driver(&self) -> bool {
+        self.ledger
+            .try_lock()
+            .is_some_and(|ledger| ledger.driver.is_some())
+    }
+
     /// Pages backed now; `None` while a call is in progress.
     #[must_use]
     pub fn backed_pages(&self) -> Option<u64> {

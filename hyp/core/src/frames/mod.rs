@@ -333,6 +333,12 @@ impl Pool {
         self.wanting.insert(guest);
     }
 
+    /// Whether `guest` found too little and has not been told of more since.
+    #[must_use]
+    pub const fn is_wanting(&self, guest: GuestId) -> bool {
+        self.wanting.contains(guest)
+    }
+
     /// Forgets that `guest` wanted memory.
     pub const fn clear_wanting(&mut self, guest: GuestId) {
         self.wanting.remove(guest);

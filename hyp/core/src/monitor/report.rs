@@ -227,6 +227,13 @@ impl ExitCounts {
         }
     }
 
+    /// Sets how often.
+    pub fn set(&mut self, cause: ExitCause, count: u64) {
+        if let Some(counter) = self.0.get_mut(cause as usize) {
+            *counter = count;
+        }
+    }
+
     /// Exits for this cause.
     #[must_use]
     pub fn get(&self, cause: ExitCause) -> u64 {

@@ -1,6 +1,9 @@
 //! The board's interrupt controller, of either version, for the cores that Ballast runs on.
 
+mod host;
+
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::limits::MAX_CORES;
@@ -8,6 +11,9 @@ use ballast_core::limits::MAX_CORES;
 use crate::aarch64::mmu::map_device;
 use crate::mmio::gicv2::{self, GicV2};
 use crate::mmio::gicv3::{self, GicV3};
+use tock_registers::interfaces::{Readable, Writeable};
+
+pub use host::Host;
 
 /// The SGI with which one core asks another to look at its requests.
 pub const KICK: u32 = 0;
@@ -17,8 +23,10 @@ pub struct Gic {
     version: Version,
     /// INTID of the maintenance interrupt.
     pub maintenance: u32,
+    /// List registers of each core (the same on all), at most 16.
+    pub list_registers: u32,
     mpidr: [u64; MAX_CORES],
-    mask: [core::sync::atomic::AtomicU8; MAX_CORES],
+    mask: [AtomicU8; MAX_CORES],
 }
 
 /// Which architecture.
@@ -94,11 +102,18 @@ impl Gic {
                 (Version::V3(gic), *maintenance)
             }
         };
+        let list_registers = match &version {
+            // VTR.ListRegs is one less (IHI 0048B.b, 5.3.2; IHI 0069H, 12.4.9).
+            Version::V2(gic) => (gic.interface().vtr.get() & 0x3f) + 1,
+            Version::V3(_) => (gicv3::interface::vtr() as u32 & 0x1f) + 1,
+        }
+        .min(16);
         Ok(Self {
             version,
+            list_registers,
             maintenance,
             mpidr,
-            mask: [const { core::sync::atomic::AtomicU8::new(0) }; MAX_CORES],
+            mask: [const { AtomicU8::new(0) }; MAX_CORES],
         })
     }
 
@@ -113,7 +128,7 @@ impl Gic {
         match &self.version {
             Version::V2(gic) => {
                 let mask = gic.init_core();
-                self.mask[core].store(mask, core::sync::atomic::Ordering::Relaxed);
+                self.mask[core].store(mask, Ordering::Relaxed);
             }
             Version::V3(gic) => gic.init_core(core),
         }
@@ -125,10 +140,7 @@ impl Gic {
     pub fn kick(&self, core: usize) {
         match &self.version {
             Version::V2(gic) => {
-                gic.send_sgi(
-                    self.mask[core].load(core::sync::atomic::Ordering::Relaxed),
-                    KICK,
-                );
+                gic.send_sgi(self.mask[core].load(Ordering::Relaxed), KICK);
             }
             Version::V3(_) => gicv3::send_sgi(self.mpidr[core], KICK),
         }
@@ -141,6 +153,13 @@ impl Gic {
             Version::V2(gic) => gic.acknowledge(),
             Version::V3(_) => gicv3::acknowledge(),
         }
+    }
+
+    /// The INTID in what [`Gic::acknowledge`] returned: a GICv2 SGI's sender stands above it
+    /// (IHI 0048B.b, 4.4.4).
+    #[inline]
+    pub const fn intid(acknowledged: u32) -> u32 {
+        acknowledged & 0x3ff
     }
 
     /// Lets further interrupts in, keeping this one active.
@@ -191,13 +210,43 @@ impl Gic {
         }
     }
 
+    /// Sets or clears an interrupt's pending latch; as [`Gic::enable`].
+    pub fn set_pending(&self, core: usize, intid: u32, pending: bool) {
+        match &self.version {
+            Version::V2(gic) => gic.set_pending(intid, pending),
+            Version::V3(gic) => gic.set_pending(core, intid, pending),
+        }
+    }
+
+    /// Whether an interrupt is pending; as [`Gic::enable`].
+    pub fn is_pending(&self, core: usize, intid: u32) -> bool {
+        match &self.version {
+            Version::V2(gic) => gic.is_pending(intid),
+            Version::V3(gic) => gic.is_pending(core, intid),
+        }
+    }
+
+    /// Turns the calling core's virtual interface on or off, with nothing in it.
+    pub fn reset_virtual_interface(&self, on: bool) {
+        match &self.version {
+            Version::V2(gic) => {
+                let gich = gic.interface();
+                gich.hcr.set(0);
+                for lr in gich.lr.iter().take(self.list_registers as usize) {
+                    lr.set(0);
+                }
+                gich.apr.set(0);
+                gich.vmcr.set(0);
+                gich.hcr.set(u32::from(on));
+            }
+            Version::V3(_) => gicv3::reset_virtual_interface(self.list_registers as usize, on),
+        }
+    }
+
     /// Routes an SPI to `core`.
     pub fn route(&self, intid: u32, core: usize) {
         match &self.version {
-            Version::V2(gic) => gic.route(
-                intid,
-                self.mask[core].load(core::sync::atomic::Ordering::Relaxed),
-            ),
+            Version::V2(gic) => gic.route(intid, self.mask[core].load(Ordering::Relaxed)),
             Version::V3(gic) => gic.route(intid, self.mpidr[core]),
         }
     }

@@ -1,0 +1,131 @@
+//! HVC and SMC: what a guest asks for by function identifier.
+
+use ballast_core::addr::{Ipa, IpaRange};
+use ballast_core::log::{Event, Origin};
+use ballast_core::machine;
+use ballast_core::psci;
+use ballast_core::smccc::{self, Action};
+use ballast_core::vgic::HostGic;
+
+use crate::guest::Guest;
+use crate::guest::hardware::Machine;
+use crate::guest::lifecycle::After;
+use crate::percpu::{self, Current, PerCpu, request};
+use crate::run;
+use crate::system;
+use crate::traps::Frame;
+
+impl psci::Guest for Guest {
+    fn is_ram(&self, entry: Ipa) -> bool {
+        let config = &self.plan.config;
+        let ram = IpaRange {
+            start: machine::RAM_BASE,
+            size: config.memory.max_bytes,
+        };
+        ram.offset_of(entry).is_some()
+            || config
+                .extra_ram
+                .iter()
+                .any(|bank| bank.offset_of(entry).is_some())
+    }
+
+    fn take_core(&self, vcpu: usize) -> Option<usize> {
+        self.free_cores
+            .take(self.cores.get(vcpu).copied().unwrap_or(0))
+    }
+}
+
+/// A call by HVC or SMC; arguments and results are in `frame`.
+#[inline]
+pub fn call(cpu: &'static PerCpu, current: Current, frame: &mut Frame) {
+    let Current { guest, vcpu } = current;
+    let [x0, x1, x2, x3, ..] = frame.x;
+    match smccc::dispatch(x0, [x1, x2, x3], vcpu, &guest.psci, &cpu.workarounds, guest) {
+        Action::Return(value) => frame.x[0] = value,
+        action => uncommon(cpu, current, frame, action),
+    }
+}
+
+#[cold]
+fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: Action) {
+    let Current { guest, .. } = current;
+    let Some(system) = system::get() else { return };
+    match action {
+        Action::Return(value) => frame.x[0] = value,
+        Action::ReturnWords(words) => {
+            for (register, word) in frame.x.iter_mut().zip(words) {
+                *register = u64::from(word);
+            }
+        }
+        Action::Balloon(function) => balloon(system, cpu, guest, frame, function),
+        Action::Standby => {
+            let host = guest.host(cpu);
+            let all = (1_u64 << host.list_registers()) - 1;
+            // A virtual interrupt does not wake EL2 (DDI 0487, D1.6.2), so one that waits ends it at once.
+            if u64::from(host.empty()) & all == all {
+                aarch64_cpu::asm::wfi();
+            }
+            frame.x[0] = 0;
+        }
+        Action::Start {
+            vcpu,
+            core,
+            entry,
+            context,
+        } => {
+            guest.starts[vcpu & 7].set(entry, context);
+            percpu::assign(core, guest.index, vcpu);
+            percpu::post(cpu.gic, core, request::START);
+            frame.x[0] = 0;
+        }
+        Action::Stop => run::leave(system, cpu, || {
+            if guest.psci.all_off() {
+                guest.stop(system, cpu, After::PoweredOff, Origin::Guest);
+            }
+        }),
+        Action::SystemOff => leave_for_good(system, cpu, guest, After::PoweredOff),
+        Action::SystemReset => leave_for_good(system, cpu, guest, After::Reset),
+    }
+}
+
+fn leave_for_good(
+    system: &'static system::System,
+    cpu: &'static PerCpu,
+    guest: &'static Guest,
+    after: After,
+) -> ! {
+    // Whether this call stops the guest or another stop is under way: this core leaves.
+    guest.stop(system, cpu, after, Origin::Guest);
+    run::leave(system, cpu, || {})
+}
+
+fn balloon(
+    system: &'static system::System,
+    cpu: &'static PerCpu,
+    guest: &'static Guest,
+    frame: &mut Frame,
+    function: u32,
+) {
+    let [_, x1, x2, x3, x4, ..] = frame.x;
+    let outcome = guest
+        .memory
+        .call(&system.pool, &mut Machine(cpu), function, [x1, x2, x3, x4]);
+    cpu.window.close();
+    let Some(outcome) = outcome else {
+        frame.x[0] = smccc::NOT_SUPPORTED;
+        return;
+    };
+    for (register, result) in frame.x.iter_mut().zip(outcome.registers) {
+        *register = result;
+    }
+    if function == ballast_abi::function::TARGET {
+        guest.update_balloon(cpu);
+    }
+    if function == ballast_abi::function::HELLO && outcome.registers[0] == 0 {
+        system.record(Event::Driver {
+            guest: guest.index as u8,
+            epoch: outcome.registers[1] as u32,
+        });
+    }
+    system.wake(cpu, outcome.wake);
+}

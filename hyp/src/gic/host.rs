@@ -1,0 +1,106 @@
+//! The interrupt controller as the guest model sees it: this core's list registers and the
+//! physical interrupts linked to the guest.
+
+use ballast_core::vgic::{HostGic, ListRegister, Maintenance, Trigger};
+use tock_registers::interfaces::{Readable, Writeable};
+
+use super::{Gic, Version};
+use crate::guest::CoreMap;
+use crate::mmio::gicv3::interface;
+
+/// [`HostGic`] for the calling core and one guest.
+pub struct Host<'a> {
+    gic: &'a Gic,
+    core: usize,
+    /// The core of each of the guest's vCPUs.
+    cores: &'a CoreMap,
+}
+
+impl<'a> Host<'a> {
+    /// For core `core`, which must be the calling one; `cores` maps the guest's vCPUs to cores.
+    #[inline]
+    pub const fn new(gic: &'a Gic, core: usize, cores: &'a CoreMap) -> Self {
+        Self { gic, core, cores }
+    }
+}
+
+impl HostGic for Host<'_> {
+    #[inline]
+    fn list_registers(&self) -> u32 {
+        self.gic.list_registers
+    }
+
+    #[inline]
+    fn empty(&self) -> u32 {
+        match self.gic.version() {
+            Version::V2(gic) => gic.interface().elrsr[0].get(),
+            Version::V3(_) => interface::elrsr() as u32,
+        }
+    }
+
+    #[inline]
+    fn ended(&self) -> u32 {
+        match self.gic.version() {
+            Version::V2(gic) => gic.interface().eisr[0].get(),
+            Version::V3(_) => interface::eisr() as u32,
+        }
+    }
+
+    #[inline]
+    fn read_lr(&self, n: u32) -> ListRegister {
+        match self.gic.version() {
+            Version::V2(gic) => ListRegister::from_v2(gic.interface().lr[(n & 63) as usize].get()),
+            Version::V3(_) => ListRegister::from_v3(interface::list_register(n as usize)),
+        }
+    }
+
+    #[inline]
+    fn write_lr(&mut self, n: u32, value: ListRegister) {
+        match self.gic.version() {
+            Version::V2(gic) => gic.interface().lr[(n & 63) as usize].set(value.to_v2()),
+            Version::V3(_) => interface::set_list_register(n as usize, value.to_v3()),
+        }
+    }
+
+    fn set_maintenance(&mut self, wanted: Maintenance) {
+        match self.gic.version() {
+            Version::V2(gic) => gic.interface().hcr.set(wanted.to_hcr()),
+            Version::V3(_) => interface::set_hcr(u64::from(wanted.to_hcr())),
+        }
+    }
+
+    fn enable(&mut self, pintid: u16) {
+        self.gic.enable(self.core, u32::from(pintid));
+    }
+
+    fn disable(&mut self, pintid: u16) {
+        self.gic.disable(self.core, u32::from(pintid));
+    }
+
+    fn pend(&mut self, pintid: u16) {
+        self.gic.set_pending(self.core, u32::from(pintid), true);
+    }
+
+    fn unpend(&mut self, pintid: u16) {
+        self.gic.set_pending(self.core, u32::from(pintid), false);
+    }
+
+    fn is_pending(&self, pintid: u16) -> bool {
+        self.gic.is_pending(self.core, u32::from(pintid))
+    }
+
+    fn deactivate(&mut self, pintid: u16) {
+        self.gic.clear_active(self.core, u32::from(pintid));
+    }
+
+    fn route(&mut self, pintid: u16, vcpu: usize) {
+        if let Some(core) = self.cores.get(vcpu) {
+            self.gic.route(u32::from(pintid), core);
+        }
+    }
+
+    fn set_trigger(&mut self, pintid: u16, trigger: Trigger) {
+        self.gic
+            .set_edge(u32::from(pintid), trigger == Trigger::Edge);
+    }
+}

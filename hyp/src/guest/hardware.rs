@@ -1,0 +1,106 @@
+//! The machine as the memory mechanism sees it: this core's window, the TLBs, the scrubber.
+
+use ballast_core::addr::{PAGE_SIZE, Pa};
+use ballast_core::balloon::hw::{Hardware, Window};
+
+use crate::aarch64::window::Slot;
+use crate::aarch64::{cache, tlb};
+use crate::percpu::PerCpu;
+
+/// [`Hardware`] on the calling core. VTTBR_EL2 holds the VMID of the guest whose memory is changed:
+/// the core runs that guest, or loads it while none of its vCPUs runs.
+pub struct Machine<'a>(pub &'a PerCpu);
+
+impl Machine<'_> {
+    /// The words of a page, through the window.
+    fn words(&self, page: Pa) -> &[core::cell::Cell<u64>; 512] {
+        let shown = self.0.window.show(Slot::Table, page);
+        // SAFETY: the window shows a whole page of RAM, mapped read-write, at an address that only
+        // this core uses and that stays shown until the next `show` of the slot, which needs this
+        // borrow to have ended. `Cell` makes no claim about who else writes the memory; accesses are
+        // single aligned 64-bit ones.
+        unsafe { shown.cast().as_ref() }
+    }
+}
+
+impl Window for Machine<'_> {
+    #[inline]
+    fn read(&mut self, page: Pa, index: usize) -> u64 {
+        self.words(page)[index & 511].get()
+    }
+
+    #[inline]
+    fn write(&mut self, page: Pa, index: usize, word: u64) {
+        self.words(page)[index & 511].set(word);
+    }
+
+    fn fill(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) {
+        let mut word = first;
+        for slot in self.words(page).iter().skip(index).take(count) {
+            slot.set(word);
+            word = word.wrapping_add(step);
+        }
+    }
+
+    fn read_page(&mut self, page: Pa, words: &mut [u64]) {
+        for (word, slot) in words.iter_mut().zip(self.words(page)) {
+            *word = slot.get();
+        }
+    }
+
+    fn write_page(&mut self, page: Pa, words: &[u64]) {
+        for (word, slot) in words.iter().zip(self.words(page)) {
+            slot.set(*word);
+        }
+    }
+}
+
+impl Hardware for Machine<'_> {
+    fn publish_tables(&mut self) {
+        aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);
+    }
+
+    fn invalidate_guest(&mut self) {
+        tlb::invalidate_guest();
+    }
+
+    fn scrub(&mut self, first: Pa, pages: usize) {
+        for page in 0..pages as u64 {
+            let shown = self
+                .0
+                .window
+                .show(Slot::Page, Pa(first.0 + page * PAGE_SIZE));
+            // SAFETY: the frame mechanism hands over only frames that are nobody's and in no TLB, and the
+            // window shows this one read-write on this core alone.
+            unsafe { cache::scrub_page(shown.as_ptr().expose_provenance() as u64) };
+        }
+        cache::finish_scrub();
+    }
+}
+
+/// Copies `bytes` to `offset` of the guest page at `page` and cleans them to the point of coherency:
+/// the guest starts with its caches off (Linux `booting.rst`; DDI 0487, D7.5.9).
+pub fn copy_in(cpu: &PerCpu, page: Pa, offset: usize, bytes: &[u8]) {
+    let room = (PAGE_SIZE as usize).saturating_sub(offset);
+    let bytes = bytes.get(..bytes.len().min(room)).unwrap_or(&[]);
+    let shown = cpu.window.show(Slot::Other, page).as_ptr();
+    // SAFETY: the window shows a whole page read-write; `offset + len` is within it; the source is the
+    // boot archive or heap, which the window never shows.
+    unsafe {
+        let to = shown.add(offset);
+        to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        cache::clean_to_poc(to.expose_provenance() as u64, bytes.len() as u64);
+    }
+}
+
+/// Zeroes `count` bytes from `offset` of the guest page at `page`, as [`copy_in`].
+pub fn zero(cpu: &PerCpu, page: Pa, offset: usize, count: usize) {
+    let count = count.min((PAGE_SIZE as usize).saturating_sub(offset));
+    let shown = cpu.window.show(Slot::Other, page).as_ptr();
+    // SAFETY: as in `copy_in`.
+    unsafe {
+        let to = shown.add(offset);
+        to.write_bytes(0, count);
+        cache::clean_to_poc(to.expose_provenance() as u64, count as u64);
+    }
+}

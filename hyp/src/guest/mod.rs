@@ -1,0 +1,304 @@
+//! A guest at run time: the models that make up its machine and the cores it runs on.
+//!
+//! Locks, outermost first: the memory's transaction (tried only, else BUSY), the frame pool, `uart`,
+//! `vgic`. Traps of a guest take only its own `uart` and `vgic`.
+
+pub mod hardware;
+pub mod lifecycle;
+pub mod load;
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE};
+use ballast_core::balloon::{GuestMemory, MemoryConfig};
+use ballast_core::board::{Board, Gic as GicBlocks};
+use ballast_core::frames::GuestId;
+use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
+use ballast_core::log::Origin;
+use ballast_core::machine;
+use ballast_core::monitor::ExitCause;
+use ballast_core::pl011::Pl011;
+use ballast_core::plan::GuestPlan;
+use ballast_core::psci::{FreeCores, Psci};
+use ballast_core::refusal::Refusal;
+use ballast_core::stage2::{DeviceMapping, Layout};
+use ballast_core::vgic::{self, IntId, Kicks, Line, Vgic};
+use spin::mutex::TicketMutex;
+
+use crate::aarch64::mmu;
+use crate::gic::Host;
+use crate::percpu::{self, PerCpu, request};
+
+/// The emulated UART's interrupt (SPI 1, as on QEMU virt).
+const UART_INTID: IntId = IntId(32 + machine::UART_SPI as u8);
+/// The balloon's interrupt.
+const BALLOON_INTID: IntId = IntId(32 + ballast_abi::device_tree::BALLOON_SPI as u8);
+
+/// Where a vCPU starts: set by whoever turns it on, read by its core.
+#[derive(Default)]
+pub struct Start {
+    entry: AtomicU64,
+    context: AtomicU64,
+}
+
+impl Start {
+    /// Entry IPA and the value of x0.
+    pub fn set(&self, entry: u64, context: u64) {
+        self.entry.store(entry, Ordering::Relaxed);
+        self.context.store(context, Ordering::Release);
+    }
+
+    /// (entry, x0).
+    pub fn get(&self) -> (u64, u64) {
+        let context = self.context.load(Ordering::Acquire);
+        (self.entry.load(Ordering::Relaxed), context)
+    }
+}
+
+/// The core of each vCPU that is on. Written by that core.
+pub struct CoreMap([AtomicU8; MAX_VCPUS]);
+
+const NO_CORE: u8 = u8::MAX;
+
+impl Default for CoreMap {
+    fn default() -> Self {
+        Self([const { AtomicU8::new(NO_CORE) }; MAX_VCPUS])
+    }
+}
+
+impl CoreMap {
+    /// The core of `vcpu`, if it is on.
+    #[inline]
+    pub fn get(&self, vcpu: usize) -> Option<usize> {
+        let core = self.0.get(vcpu)?.load(Ordering::Acquire);
+        (core != NO_CORE).then_some(usize::from(core))
+    }
+
+    /// `vcpu` is on `core` now, or on none.
+    pub fn set(&self, vcpu: usize, core: Option<usize>) {
+        if let Some(slot) = self.0.get(vcpu) {
+            slot.store(core.map_or(NO_CORE, |core| core as u8), Ordering::Release);
+        }
+    }
+}
+
+/// One vCPU's exits by cause. Written by its own core only.
+#[derive(Default)]
+pub struct Counts([AtomicU64; ExitCause::ALL.len()]);
+
+impl Counts {
+    /// One more.
+    #[inline]
+    pub fn count(&self, cause: ExitCause) {
+        // One writer, so a load and a store will do.
+        if let Some(count) = self.0.get(cause as usize) {
+            count.store(
+                count.load(Ordering::Relaxed).wrapping_add(1),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// How many.
+    pub fn get(&self, cause: ExitCause) -> u64 {
+        self.0
+            .get(cause as usize)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// One guest.
+pub struct Guest {
+    /// Index in the configuration.
+    pub index: usize,
+    /// What it is configured as and loaded from.
+    pub plan: GuestPlan,
+    /// The cores it was given.
+    pub cores: heapless::Vec<usize, MAX_CORES>,
+    /// Those of them that run none of its vCPUs.
+    pub free_cores: FreeCores,
+    /// The core of each vCPU that is on.
+    pub core_of: CoreMap,
+    /// Interrupt controller.
+    pub vgic: TicketMutex<Vgic>,
+    /// Console UART.
+    pub uart: TicketMutex<Pl011>,
+    /// Power state of its vCPUs.
+    pub psci: Psci,
+    /// Stage 2 and balloon.
+    pub memory: GuestMemory,
+    /// Where each vCPU starts.
+    pub starts: [Start; MAX_VCPUS],
+    /// Exits of each vCPU.
+    pub counts: [Counts; MAX_VCPUS],
+    /// Interrupts handed over by EL2's models.
+    pub injected: AtomicU64,
+    /// Maintenance interrupts taken.
+    pub maintained: AtomicU64,
+    /// The interrupt controller it sees.
+    pub gic_version: vgic::Version,
+    /// vCPUs whose core is in the guest, one bit each.
+    pub running: AtomicU32,
+    phase: AtomicU8,
+    after_stop: AtomicU8,
+    asked_by: AtomicU8,
+}
+
+impl Guest {
+    /// Guest `index` as planned. Its memory is still empty.
+    pub fn new(index: usize, plan: GuestPlan, board: &Board) -> Result<Self, Refusal> {
+        let config = &plan.config;
+        let refuse = |problem: &dyn core::fmt::Display| Refusal::new(&config.node).problem(problem);
+        let guest = GuestId::new(index).ok_or_else(|| refuse(&"is one guest too many"))?;
+        let memory_config = MemoryConfig {
+            guest,
+            memory_pages: config.memory.boot_bytes / PAGE_SIZE,
+            min_pages: config.memory.min_bytes / PAGE_SIZE,
+            whole_blocks_only: false,
+            cpu_targets: false,
+        };
+        let mut devices = alloc::vec::Vec::new();
+        let version = match &board.gic {
+            GicBlocks::V2 { gicv, .. } => {
+                devices.push(DeviceMapping {
+                    ipa: machine::GICC.start,
+                    pa: gicv.start,
+                    bytes: machine::GICC.size,
+                });
+                vgic::Version::V2
+            }
+            GicBlocks::V3 { .. } => vgic::Version::V3,
+        };
+        for device in &config.devices {
+            devices.extend(device.pages().map(|range| DeviceMapping {
+                ipa: ballast_core::addr::Ipa(range.start.0),
+                pa: range.start,
+                bytes: range.size,
+            }));
+        }
+        let layout = Layout {
+            ram: machine::RAM_BASE,
+            ram_bytes: config.memory.max_bytes.next_multiple_of(BLOCK_SIZE),
+            devices: &devices,
+        };
+        let memory = GuestMemory::new(memory_config, &layout, |table| {
+            mmu::pa_of(core::ptr::from_ref(table).expose_provenance() as u64)
+        })
+        .map_err(|error| refuse(&error))?;
+        let vcpus = config.cpus.max as usize;
+        let mut vgic = Vgic::new(&vgic::Config {
+            version,
+            vcpus,
+            intids: MAX_INTIDS,
+            linked_ppis: (1 << IntId::VIRTUAL_TIMER.0) | (1 << IntId::PHYSICAL_TIMER.0),
+        });
+        for interrupt in config.devices.iter().flat_map(|device| &device.interrupts) {
+            let linked = u8::try_from(interrupt.intid)
+                .is_ok_and(|intid| vgic.link_spi(IntId(intid), u16::from(intid)));
+            if !linked {
+                return Err(refuse(&alloc::format!(
+                    "device interrupt {} cannot be assigned",
+                    interrupt.intid
+                )));
+            }
+        }
+        Ok(Self {
+            index,
+            cores: plan.cores.iter().copied().collect(),
+            free_cores: FreeCores::new(plan.cores.iter().fold(0, |mask, core| mask | 1 << core)),
+            core_of: CoreMap::default(),
+            vgic: TicketMutex::new(vgic),
+            uart: TicketMutex::new(Pl011::new()),
+            psci: Psci::new(vcpus),
+            memory,
+            starts: Default::default(),
+            counts: Default::default(),
+            injected: AtomicU64::new(0),
+            maintained: AtomicU64::new(0),
+            gic_version: version,
+            running: AtomicU32::new(0),
+            phase: AtomicU8::new(0),
+            after_stop: AtomicU8::new(lifecycle::After::Operator as u8),
+            asked_by: AtomicU8::new(Origin::Boot as u8),
+            plan,
+        })
+    }
+
+    /// VTTBR_EL2: the root of stage 2, VMID from 1 on (DDI 0487, D19.2.150).
+    pub fn vttbr(&self) -> u64 {
+        ((self.index as u64 + 1) << 48) | self.memory.stage2.root().0
+    }
+
+    /// The interrupt controller of the calling core, for this guest's models.
+    #[inline]
+    pub fn host<'a>(&'a self, cpu: &'a PerCpu) -> Host<'a> {
+        Host::new(cpu.gic, cpu.index, &self.core_of)
+    }
+
+    /// Makes the cores of these vCPUs look at their virtual interrupts.
+    #[inline]
+    pub fn kick(&self, cpu: &PerCpu, kicks: Kicks) {
+        if kicks != Kicks::NONE {
+            self.kick_each(cpu, kicks);
+        }
+    }
+
+    #[cold]
+    fn kick_each(&self, cpu: &PerCpu, kicks: Kicks) {
+        for vcpu in (0..MAX_VCPUS).filter(|vcpu| kicks.0 & (1 << vcpu) != 0) {
+            if let Some(core) = self.core_of.get(vcpu) {
+                percpu::post(cpu.gic, core, request::DELIVER);
+            }
+        }
+    }
+
+    /// The virtual SPI that physical SPI `intid` is to this guest.
+    pub fn virtual_spi(&self, intid: u32) -> Option<IntId> {
+        let devices = self.plan.config.devices.iter();
+        let held = devices
+            .flat_map(|device| &device.interrupts)
+            .any(|interrupt| interrupt.intid == intid);
+        if held {
+            u8::try_from(intid).ok().map(IntId)
+        } else {
+            None
+        }
+    }
+
+    /// Drives the balloon's interrupt line to what the target says, from any core.
+    pub fn update_balloon(&self, cpu: &PerCpu) {
+        let line = if self.memory.target.is_pending() {
+            Line::High
+        } else {
+            Line::Low
+        };
+        let kicks = self.drive(cpu, BALLOON_INTID, line);
+        self.kick(cpu, kicks);
+    }
+
+    /// Drives an emulated line, on this core's own list registers if it runs the guest.
+    fn drive(&self, cpu: &PerCpu, id: IntId, line: Line) -> Kicks {
+        match cpu.current.get() {
+            Some(current) if current.guest.index == self.index => {
+                let mut host = self.host(cpu);
+                self.vgic.lock().set_line(current.vcpu, id, line, &mut host)
+            }
+            _ => self.vgic.lock().set_line_remote(id, line),
+        }
+    }
+
+    /// Runs `f` on the UART under its lock and carries its interrupt line on. Returns whether the
+    /// console has something new to show.
+    pub fn with_uart<R>(&self, cpu: &PerCpu, f: impl FnOnce(&mut Pl011) -> R) -> (R, bool) {
+        let mut uart = self.uart.lock();
+        let result = f(&mut uart);
+        let effects = uart.effects();
+        let kicks = match effects.line {
+            Some(level) => self.drive(cpu, UART_INTID, if level { Line::High } else { Line::Low }),
+            None => Kicks::NONE,
+        };
+        drop(uart);
+        self.kick(cpu, kicks);
+        (result, effects.kick)
+    }
+}

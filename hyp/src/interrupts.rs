@@ -1,0 +1,135 @@
+//! Physical interrupts: a guest's timers and devices go on to it, the rest are EL2's own.
+
+use core::sync::atomic::Ordering;
+
+use ballast_core::balloon::scrub_step;
+use ballast_core::monitor::ExitCause;
+use ballast_core::vgic::IntId;
+
+use crate::gic::{Gic, KICK};
+use crate::guest::hardware::Machine;
+use crate::percpu::{self, Current, PerCpu, request};
+use crate::run;
+use crate::system::{self, System};
+use crate::traps::Frame;
+
+/// From here on INTIDs say that nothing is pending (IHI 0048B.b, 4.4.4; IHI 0069H, 2.2.1).
+const SPECIAL: u32 = 1020;
+
+/// A physical interrupt while a guest runs. Only x0-x18 and x30 are saved in `frame`.
+#[unsafe(no_mangle)]
+extern "C" fn rust_interrupt(_frame: &mut Frame) {
+    let cpu = percpu::current();
+    let Some(Current { guest, vcpu }) = cpu.current.get() else {
+        return;
+    };
+    let acknowledged = cpu.gic.acknowledge();
+    let intid = Gic::intid(acknowledged);
+    guest.counts[vcpu & 7].count(ExitCause::Irq);
+    if intid == u32::from(IntId::VIRTUAL_TIMER.0) || intid == u32::from(IntId::PHYSICAL_TIMER.0) {
+        // Stays active until the guest ends it: the list register is linked to it.
+        cpu.gic.drop_priority(acknowledged);
+        let mut host = guest.host(cpu);
+        let kicks = guest
+            .vgic
+            .lock()
+            .inject_private(vcpu, IntId(intid as u8), &mut host);
+        guest.kick(cpu, kicks);
+        return;
+    }
+    if intid < SPECIAL {
+        other(cpu, acknowledged, intid);
+    }
+}
+
+#[cold]
+fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
+    let Some(system) = system::get() else { return };
+    serve(system, cpu, acknowledged, intid);
+    let Some(Current { guest, vcpu }) = cpu.current.get() else {
+        return;
+    };
+    let requests = percpu::take_requests(cpu.index);
+    if requests & request::CONSOLE != 0 {
+        system.terminal.pump(system, cpu);
+    }
+    if requests & request::DELIVER != 0 {
+        let mut host = guest.host(cpu);
+        let kicks = guest.vgic.lock().flush(vcpu, &mut host);
+        guest.kick(cpu, kicks);
+    }
+    if requests & request::STOP != 0 && guest.is_stopping() {
+        run::leave(system, cpu, || {});
+    }
+}
+
+/// Serves whatever is pending on a core whose interrupts are masked.
+pub fn drain(system: &'static System, cpu: &PerCpu) {
+    /// More than a core has sources; the rest is served by the next look.
+    const MOST: usize = 16;
+    for _ in 0..MOST {
+        let acknowledged = cpu.gic.acknowledge();
+        let intid = Gic::intid(acknowledged);
+        if intid >= SPECIAL {
+            return;
+        }
+        serve(system, cpu, acknowledged, intid);
+    }
+}
+
+fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
+    if intid == KICK {
+        cpu.gic.end(acknowledged);
+    } else if intid == cpu.gic.maintenance {
+        if let Some(Current { guest, vcpu }) = cpu.current.get() {
+            guest.maintained.fetch_add(1, Ordering::Relaxed);
+            let mut host = guest.host(cpu);
+            let kicks = guest.vgic.lock().flush(vcpu, &mut host);
+            guest.kick(cpu, kicks);
+        }
+        cpu.gic.end(acknowledged);
+    } else if system
+        .board
+        .console
+        .as_ref()
+        .and_then(|console| console.intid)
+        == Some(intid)
+    {
+        system.terminal.interrupt(system, cpu);
+        cpu.gic.end(acknowledged);
+    } else {
+        device(system, cpu, acknowledged, intid);
+    }
+}
+
+/// An SPI of an assigned device goes to its guest; anything else is not expected and turned off.
+fn device(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
+    let holder = system
+        .guests
+        .iter()
+        .find_map(|guest| Some((guest, guest.virtual_spi(intid)?)));
+    let Some((guest, id)) = holder else {
+        cpu.gic.disable(cpu.index, intid);
+        cpu.gic.end(acknowledged);
+        return;
+    };
+    cpu.gic.drop_priority(acknowledged);
+    let kicks = match cpu.current.get() {
+        Some(current) if current.guest.index == guest.index => {
+            let mut host = guest.host(cpu);
+            guest.vgic.lock().inject_spi(current.vcpu, id, &mut host)
+        }
+        _ => guest.vgic.lock().inject_spi_remote(id),
+    };
+    guest.kick(cpu, kicks);
+}
+
+/// Scrubs a piece of free memory on a parked core. False if there is nothing to do.
+pub fn scrub(system: &'static System, cpu: &'static PerCpu) -> bool {
+    /// Pages between two looks at the interrupts.
+    const PIECE: u16 = 64;
+    let scrubbed = scrub_step(&system.pool, &mut Machine(cpu), PIECE);
+    cpu.window.close();
+    system.wake(cpu, scrubbed.wake);
+    scrubbed.worked
+}

@@ -1,0 +1,161 @@
+//! The monitor's hands: what an operator's command does to the system.
+
+use core::sync::atomic::Ordering;
+
+use ballast_core::addr::{MIB, PAGE_SIZE};
+use ballast_core::log::{Entry, Event, Origin};
+use ballast_core::monitor::{
+    DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus, Operator,
+    PowerAction, Refused, TransferCounts,
+};
+
+use crate::console::Shell;
+use crate::guest::Guest;
+use crate::guest::lifecycle::{After, Phase};
+
+const KIB: u64 = 1024;
+const KIB_PER_PAGE: u64 = PAGE_SIZE / KIB;
+
+impl Guest {
+    /// Its state in the operator's words.
+    pub fn state(&self) -> GuestState {
+        match (self.phase(), self.after_stop()) {
+            (Phase::Loading, _) => GuestState::Starting,
+            (Phase::Running, _) => GuestState::Running,
+            (Phase::Stopping, _) => GuestState::Stopping,
+            (Phase::Stopped, After::PoweredOff) => GuestState::Off,
+            (Phase::Stopped, After::Fault) => GuestState::Faulted,
+            (Phase::Stopped, After::Operator | After::Reset) => GuestState::Stopped,
+        }
+    }
+}
+
+impl Operator for Shell<'_> {
+    fn host(&self) -> HostStatus {
+        let counts = *self.system.pool.lock().counts();
+        let used: usize = self
+            .system
+            .guests
+            .iter()
+            .map(|guest| guest.cores.len())
+            .sum();
+        HostStatus {
+            free_kib: u64::from(counts.free()) * KIB_PER_PAGE,
+            zeroed_kib: u64::from(counts.zero) * KIB_PER_PAGE,
+            dirty_kib: u64::from(counts.dirty) * KIB_PER_PAGE,
+            own_kib: self.system.own_bytes / KIB,
+            cores_used: used as u8,
+            cores: self.system.board.cores.len() as u8,
+            uptime_s: crate::boot::counter() / self.system.frequency.max(1),
+        }
+    }
+
+    fn guest(&self, guest: usize) -> GuestStatus {
+        let guest = &self.system.guests[guest];
+        let config = &guest.plan.config;
+        let pages = self.system.pool.lock().counts().guests[guest.index];
+        let target = guest.memory.max_pages() - guest.memory.target.reserve_pages();
+        GuestStatus {
+            state: guest.state(),
+            memory_kib: u64::from(pages) * KIB_PER_PAGE,
+            target_kib: target * KIB_PER_PAGE,
+            min_kib: config.memory.min_bytes / KIB,
+            max_kib: config.memory.max_bytes / KIB,
+            driver: self.driver(guest, u64::from(pages), target),
+            cpus_on: guest.running.load(Ordering::Relaxed).count_ones() as u8,
+            cpus: config.cpus.max as u8,
+        }
+    }
+
+    fn stats(&self, guest: usize) -> GuestStats {
+        let guest = &self.system.guests[guest];
+        let mut exits = ExitCounts::default();
+        for vcpu in &guest.counts {
+            for cause in ExitCause::ALL {
+                exits.set(cause, exits.get(cause).wrapping_add(vcpu.get(cause)));
+            }
+        }
+        let stats = &guest.memory.stats;
+        let transfer = |entries: &[ballast_core::balloon::Counter; 3]| TransferCounts {
+            calls: stats.calls.get(),
+            busy: 0,
+            entries: [entries[0].get(), entries[1].get(), entries[2].get()],
+            refused: 0,
+            pages: entries[0].get() + 16 * entries[1].get() + 512 * entries[2].get(),
+        };
+        GuestStats {
+            exits,
+            injected: guest.injected.load(Ordering::Relaxed),
+            maintenance: guest.maintained.load(Ordering::Relaxed),
+            reserve: transfer(&stats.reserved),
+            release: transfer(&stats.released),
+            splits: stats.splits.get(),
+            merges: stats.merges.get(),
+            console: guest.uart.lock().counts(),
+        }
+    }
+
+    fn log_from(&self, sequence: u64) -> Option<Entry> {
+        self.system.log.lock().from(sequence)
+    }
+
+    fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused> {
+        let guest = &self.system.guests[guest];
+        let memory = &guest.plan.config.memory;
+        if guest.plan.config.realtime {
+            return Err(Refused::Fixed);
+        }
+        if mib < memory.min_bytes / MIB {
+            return Err(Refused::BelowMinimum(memory.min_bytes / MIB));
+        }
+        if mib > memory.max_bytes / MIB {
+            return Err(Refused::AboveMaximum(memory.max_bytes / MIB));
+        }
+        let pages = mib * MIB / PAGE_SIZE;
+        guest
+            .memory
+            .target
+            .set_reserve_pages(guest.memory.max_pages() - pages, 0);
+        self.system.record(Event::Target {
+            guest: guest.index as u8,
+            memory_kib: mib * KIB,
+            by: Origin::Monitor,
+        });
+        guest.update_balloon(self.cpu);
+        Ok(())
+    }
+
+    fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused> {
+        let guest = &self.system.guests[guest];
+        let done = match action {
+            PowerAction::Start => guest.start(self.cpu, Origin::Monitor),
+            PowerAction::Stop => {
+                guest.stop(self.system, self.cpu, After::Operator, Origin::Monitor)
+            }
+            PowerAction::Reset => {
+                guest.stop(self.system, self.cpu, After::Reset, Origin::Monitor)
+                    || guest.start(self.cpu, Origin::Monitor)
+            }
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(Refused::State(guest.state()))
+        }
+    }
+}
+
+impl Shell<'_> {
+    /// What the guest's balloon driver is doing, as far as its calls tell.
+    fn driver(&self, guest: &Guest, pages: u64, target: u64) -> DriverState {
+        if !guest.memory.has_driver() {
+            DriverState::None
+        } else if self.system.pool.lock().is_wanting(guest.memory.guest()) {
+            DriverState::Waiting
+        } else if pages != target {
+            DriverState::Moving
+        } else {
+            DriverState::Ready
+        }
+    }
+}

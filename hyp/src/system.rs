@@ -1,0 +1,137 @@
+//! Everything that is shared by the cores once the guests run.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use ballast_core::board::Board;
+use ballast_core::frames::{GuestSet, Pool};
+use ballast_core::limits::MAX_CORES;
+use ballast_core::log::{Event, EventLog, Origin};
+use ballast_core::sysreg::IdRegisters;
+use spin::Once;
+use spin::mutex::TicketMutex;
+
+use crate::aarch64::firmware;
+use crate::console::Terminal;
+use crate::gic::Gic;
+use crate::guest::Guest;
+use crate::guest::lifecycle::{After, Phase};
+use crate::percpu::PerCpu;
+
+/// The board and its guests.
+pub struct System {
+    /// The board.
+    pub board: Board,
+    /// Its interrupt controller.
+    pub gic: &'static Gic,
+    /// The boot archive: every guest's pristine images.
+    pub archive: &'static [u8],
+    /// The guests, by index.
+    pub guests: Box<[Guest]>,
+    /// The frame table.
+    pub pool: TicketMutex<Pool>,
+    /// The ID registers as guests read them.
+    pub ids: IdRegisters,
+    /// VTCR_EL2 of every guest.
+    pub vtcr: u64,
+    /// The multiplexed console.
+    pub terminal: Terminal,
+    /// What happened.
+    pub log: TicketMutex<EventLog>,
+    /// Bytes of RAM that Ballast keeps, the boot archive apart.
+    pub own_bytes: u64,
+    /// The guest that has each core.
+    pub holders: [Option<u8>; MAX_CORES],
+    /// Ticks a second of the counter.
+    pub frequency: u64,
+}
+
+static SYSTEM: Once<System> = Once::new();
+static POWERING_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Makes `system` the system; once, before any guest starts.
+pub fn install(system: System) -> &'static System {
+    SYSTEM.call_once(|| system)
+}
+
+/// The system; `None` during boot.
+#[inline]
+pub fn get() -> Option<&'static System> {
+    SYSTEM.get()
+}
+
+impl System {
+    /// Records what happened, at this time.
+    pub fn record(&self, event: Event) {
+        self.log.lock().record(crate::boot::counter(), event);
+    }
+
+    /// The guest that has core `core`.
+    pub fn holder(&'static self, core: usize) -> Option<&'static Guest> {
+        self.guests.get(usize::from((*self.holders.get(core)?)?))
+    }
+
+    /// Tells these guests' drivers to look again: memory they had wanted is free.
+    pub fn wake(&self, cpu: &PerCpu, guests: GuestSet) {
+        if guests.is_empty() {
+            return;
+        }
+        for guest in guests.iter().filter_map(|id| self.guests.get(id.index())) {
+            guest.memory.target.bump();
+            guest.update_balloon(cpu);
+        }
+    }
+
+    /// A guest's last core has left it.
+    pub fn guest_stopped(&self, guest: &Guest, cpu: &PerCpu) {
+        let index = guest.index as u8;
+        let name = &guest.plan.config.name;
+        match guest.after_stop() {
+            After::Reset => {
+                self.record(Event::Reset {
+                    guest: index,
+                    by: guest.asked_by(),
+                });
+                self.terminal.say(format_args!("{name}: reset"));
+            }
+            After::PoweredOff => {
+                self.record(Event::Stopped {
+                    guest: index,
+                    by: Origin::Guest,
+                });
+                self.terminal.say(format_args!("{name}: powered off"));
+            }
+            After::Operator => {
+                self.record(Event::Stopped {
+                    guest: index,
+                    by: Origin::Monitor,
+                });
+                self.terminal.say(format_args!("{name}: stopped"));
+            }
+            After::Fault => self.record(Event::Stopped {
+                guest: index,
+                by: Origin::Ballast,
+            }),
+        }
+        let all_off = self.guests.iter().all(|guest| {
+            guest.phase() == Phase::Stopped && guest.after_stop() == After::PoweredOff
+        });
+        if all_off {
+            self.power_off();
+        }
+        self.terminal.pump(self, cpu);
+    }
+
+    /// Turns the board off, once the console is drained; without a way to do it, says so.
+    pub fn power_off(&self) {
+        if POWERING_OFF.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.terminal.say(format_args!("every guest is off"));
+        self.terminal.drain(self);
+        if self.board.psci.is_some_and(|psci| psci.smc) {
+            // SAFETY: the device tree says that firmware's PSCI listens to SMC.
+            unsafe { firmware::smc(firmware::SYSTEM_OFF, [0; 3]) };
+        }
+    }
+}
