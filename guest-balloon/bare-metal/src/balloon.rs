@@ -98,6 +98,18 @@ impl Front {
         Ok(verified)
     }
 
+    /// Gives a run to the allocator that must read zero, whatever it held before.
+    pub fn give_zeroed(&mut self, ipa: u64, order: Order) {
+        for page in (ipa..ipa + order.bytes()).step_by(PAGE_SIZE as usize) {
+            // SAFETY: a backed page in the caller's hands.
+            let result = unsafe { memory::verify_zero(page) };
+            self.note(result);
+            // SAFETY: as above.
+            unsafe { memory::fill(page, self.seed) };
+        }
+        self.pages.set(ipa, order, State::Free);
+    }
+
     fn note(&mut self, result: Result<(), Mismatch>) {
         if let Err(mismatch) = result {
             self.mismatch.get_or_insert(mismatch);

@@ -12,8 +12,6 @@ use crate::mmio::Mmio;
 pub const SPECIAL: u32 = 1020;
 /// Virtual timer PPI.
 pub const VIRTUAL_TIMER: u32 = 27;
-/// Physical timer PPI.
-pub const PHYSICAL_TIMER: u32 = 30;
 
 /// Distributor registers, common to both.
 pub mod distributor {
@@ -27,20 +25,14 @@ pub mod distributor {
     pub const ISENABLER: usize = 0x100;
     /// Disable, one bit each.
     pub const ICENABLER: usize = 0x180;
-    /// Pend, one bit each.
-    pub const ISPENDR: usize = 0x200;
     /// Unpend, one bit each.
     pub const ICPENDR: usize = 0x280;
-    /// Activate, one bit each.
-    pub const ISACTIVER: usize = 0x300;
     /// Deactivate, one bit each.
     pub const ICACTIVER: usize = 0x380;
     /// Priority, one byte each.
     pub const IPRIORITYR: usize = 0x400;
     /// Target CPUs, one byte each (GICv2).
     pub const ITARGETSR: usize = 0x800;
-    /// Trigger, two bits each.
-    pub const ICFGR: usize = 0xc00;
     /// Software-generated interrupts (GICv2).
     pub const SGIR: usize = 0xf00;
     /// Routing, eight bytes each (GICv3).
@@ -111,6 +103,11 @@ impl Gic {
             Self::V2(gic) => gic.init_distributor(),
             Self::V3(gic) => gic.init_distributor(),
         }
+    }
+
+    /// Sets the distributor up anew, after a test has been through its registers.
+    pub fn reset_distributor(self) {
+        self.init_distributor();
     }
 
     /// Sets the calling core's interface up: all SGIs enabled, every priority let through.

@@ -26,6 +26,8 @@ mod mmio;
 #[cfg(target_os = "none")]
 mod mmu;
 #[cfg(target_os = "none")]
+mod probe;
+#[cfg(target_os = "none")]
 mod ram;
 #[cfg(target_os = "none")]
 mod smccc;

@@ -93,3 +93,26 @@ unsafe extern "C" {
 pub fn image() -> core::ops::Range<u64> {
     (&raw const __image_start) as u64..(&raw const __image_end) as u64
 }
+
+/// A page of the image that tests put instructions in.
+#[repr(C, align(4096))]
+struct Code(core::cell::UnsafeCell<[u32; 1024]>);
+
+// SAFETY: written by one core at a time, through volatile writes.
+unsafe impl Sync for Code {}
+
+static CODE: Code = Code(core::cell::UnsafeCell::new([0; 1024]));
+
+/// Where [`write_code`] puts instructions: normal, executable memory.
+pub fn scratch_code() -> u64 {
+    CODE.0.get() as u64
+}
+
+/// Puts instructions at the start of the page of [`scratch_code`], not yet fetchable.
+pub fn write_code(page: u64, instructions: &[u32]) {
+    assert!(page == scratch_code() && instructions.len() <= 1024);
+    for (index, &instruction) in instructions.iter().enumerate() {
+        // SAFETY: within the page, checked above.
+        unsafe { (page as *mut u32).add(index).write_volatile(instruction) };
+    }
+}

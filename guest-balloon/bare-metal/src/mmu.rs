@@ -37,8 +37,51 @@ const fn identity() -> [u64; 512] {
     let mut gib = 0;
     while gib < 512 {
         let is_ram = gib >= *RAM_GIB.start() && gib <= *RAM_GIB.end();
-        table[gib as usize] = gib * GIB | if is_ram { NORMAL } else { DEVICE };
+        table[gib as usize] = (gib * GIB) | if is_ram { NORMAL } else { DEVICE };
         gib += 1;
     }
     table
+}
+
+/// What a test maps a GiB of virtual addresses to.
+#[derive(Clone, Copy, Debug)]
+pub enum Mapping {
+    /// Executable normal memory at this physical address (a multiple of 1 GiB).
+    Normal(u64),
+    /// Device memory, not executable.
+    Device(u64),
+    /// A level-2 table at this physical address.
+    Table(u64),
+}
+
+/// The last GiB, which no test uses for its address: free to be mapped elsewhere.
+pub const SCRATCH_GIB: u64 = 511;
+
+/// Maps the GiB of virtual addresses at [`SCRATCH_GIB`] and gives its first address. One core at a time.
+pub fn map_scratch(mapping: Mapping) -> u64 {
+    let entry = match mapping {
+        Mapping::Normal(address) => address | NORMAL,
+        Mapping::Device(address) => address | DEVICE,
+        Mapping::Table(address) => address | 0b11,
+    };
+    let slot = LEVEL1
+        .0
+        .get()
+        .cast::<u64>()
+        .wrapping_add(SCRATCH_GIB as usize);
+    // SAFETY: within the table. Break-before-make (Arm ARM DDI 0487 D8.14.1) of an entry nobody's code or
+    // data is mapped by.
+    unsafe {
+        slot.write_volatile(0);
+        core::arch::asm!(
+            "dsb ishst",
+            "tlbi vmalle1is",
+            "dsb ish",
+            "isb",
+            options(nostack)
+        );
+        slot.write_volatile(entry);
+        core::arch::asm!("dsb ishst", "isb", options(nostack));
+    }
+    SCRATCH_GIB * GIB
 }

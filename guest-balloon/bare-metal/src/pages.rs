@@ -81,11 +81,6 @@ impl<'a> Pages<'a> {
         pages.map(|(page, _)| self.base + page as u64 * PAGE_SIZE)
     }
 
-    /// State of the page at an address of the range.
-    pub fn state(&self, address: u64) -> State {
-        self.states[self.page(address)]
-    }
-
     /// Sets the state of a run.
     pub fn set(&mut self, address: u64, order: Order, state: State) {
         let first = self.page(address);

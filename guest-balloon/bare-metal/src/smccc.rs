@@ -45,8 +45,6 @@ pub mod psci {
     pub mod function {
         /// `PSCI_VERSION`
         pub const VERSION: u64 = 0x8400_0000;
-        /// `CPU_SUSPEND` (64)
-        pub const CPU_SUSPEND: u64 = 0xc400_0001;
         /// `CPU_OFF`
         pub const CPU_OFF: u64 = 0x8400_0002;
         /// `CPU_ON` (64)
@@ -55,8 +53,6 @@ pub mod psci {
         pub const AFFINITY_INFO: u64 = 0xc400_0004;
         /// `SYSTEM_OFF`
         pub const SYSTEM_OFF: u64 = 0x8400_0008;
-        /// `SYSTEM_RESET`
-        pub const SYSTEM_RESET: u64 = 0x8400_0009;
         /// `PSCI_FEATURES`
         pub const FEATURES: u64 = 0x8400_000a;
     }

@@ -13,14 +13,6 @@ use crate::{cpu, gic, println, tests, uart};
 
 static MACHINE: Once<Machine> = Once::new();
 
-/// The machine, once [`start`] has read the device tree.
-///
-/// # Panics
-/// Before that.
-pub fn machine() -> &'static Machine {
-    MACHINE.get().expect("the device tree is read first")
-}
-
 /// The boot core's first Rust; `dtb` is the address of the device tree.
 pub fn start(dtb: u64) -> ! {
     // SAFETY: the boot protocol: x0 is the device tree's address, in RAM, which is mapped; nobody writes it.

@@ -2,6 +2,7 @@
 
 mod balloon;
 mod basic;
+mod hostile;
 
 use core::fmt::Write;
 
@@ -11,7 +12,7 @@ use crate::machine::Machine;
 use crate::start;
 
 /// Why a test failed.
-pub type Why = String<200>;
+pub type Why = String<112>;
 /// How a test ended.
 pub type Outcome = Result<(), Why>;
 
@@ -44,6 +45,28 @@ pub fn run(machine: &'static Machine) -> ! {
         "ignore" => balloon::ignore(machine),
         "counter" => balloon::counter(machine),
         "epoch" => balloon::epoch(machine),
+        "fault" => hostile::map::fault(machine),
+        "hostile-h1" => hostile::calls::h1(machine),
+        "hostile-h2" => hostile::calls::h2(),
+        "hostile-h3" => hostile::calls::h3(),
+        "hostile-h5" => hostile::list::h5(machine),
+        "hostile-h6" => hostile::list::h6(machine),
+        "hostile-h7" | "hostile-h12" => hostile::list::h7(machine),
+        "hostile-h8" => hostile::race::h8(machine),
+        "hostile-h9" => hostile::race::h9(machine),
+        "hostile-h10" => hostile::race::h10(machine),
+        "hostile-h11" => hostile::list::h11(machine),
+        "hostile-h13" => hostile::list::h13(machine),
+        "hostile-m1" => hostile::map::m1(machine),
+        "hostile-m2" => hostile::map::m2(machine),
+        "hostile-m3" => hostile::map::m3(machine),
+        "hostile-m5" => hostile::map::m5(),
+        "hostile-p1" => hostile::calls::p1(machine),
+        "hostile-p2" => hostile::calls::p2(machine),
+        "hostile-p3" => hostile::race::p3(machine),
+        "hostile-p6" => hostile::calls::p6(),
+        "hostile-g1" => hostile::registers::g1(machine),
+        "hostile-s1" => hostile::registers::s1(),
         _ => Err(why(format_args!("no such test"))),
     };
     start::finish(name, outcome)
