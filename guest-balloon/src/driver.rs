@@ -96,6 +96,10 @@ pub struct Driver {
     release_blocked: bool,
     /// Largest order worth asking Ballast for until the next interrupt.
     release_order: Order,
+    /// Until then smaller runs are not asked for.
+    small_runs_from: u64,
+    /// The guest is in trouble: it takes whatever there is.
+    urgent: bool,
     /// Entries of the next release batch, at most.
     release_entries: usize,
     counters: Counters,
@@ -121,6 +125,8 @@ impl Driver {
             no_blocks_until: 0,
             release_blocked: false,
             release_order: Order::Block,
+            small_runs_from: 0,
+            urgent: false,
             release_entries: ballast_abi::LIST_ENTRIES,
             counters: Counters::default(),
         }
@@ -198,9 +204,15 @@ impl Driver {
         self.deadline = deadline;
         self.counters.targets += 1;
         self.reserve_blocked = false;
+        self.ask_for_blocks();
+    }
+
+    /// Release begins anew.
+    fn ask_for_blocks(&mut self) {
         self.release_blocked = false;
         self.release_order = Order::Block;
         self.release_entries = ballast_abi::LIST_ENTRIES;
+        self.small_runs_from = 0;
     }
 
     /// One batch towards the target.
@@ -226,6 +238,7 @@ impl Driver {
             Next::Idle
         };
         self.at_rest = next == Next::Idle;
+        self.urgent &= !self.at_rest;
         next
     }
 
@@ -239,7 +252,8 @@ impl Driver {
         let [x0, target, ..] = front.call(function::PRESSURE, need, 0);
         if Status::from_register(x0) == Some(Status::Success) {
             self.target_pages = target;
-            self.release_blocked = false;
+            self.urgent = true;
+            self.ask_for_blocks();
         }
         self.reserved_pages.saturating_sub(self.target_pages)
     }
@@ -249,9 +263,7 @@ impl Driver {
     pub fn drain(&mut self) {
         if self.state == State::Active {
             self.state = State::Draining;
-            self.release_blocked = false;
-            self.release_order = Order::Block;
-            self.release_entries = ballast_abi::LIST_ENTRIES;
+            self.ask_for_blocks();
         }
     }
 

@@ -58,7 +58,13 @@ impl Driver {
             // Where the run that is not backed began: an answer may stop short of the run's end.
             let mut hole = start;
             while ipa < end {
-                let [_, backed, run, _] = success(front, function::QUERY, ipa)?;
+                let [_, backed, run, _] = match success(front, function::QUERY, ipa) {
+                    // RAM that Ballast does not count as the guest's own (an extra bank): not ours to move.
+                    Err(HelloError::Refused(_, Status::InvalidParameters)) => {
+                        [0, 1, (end - ipa) / PAGE_SIZE, 0]
+                    }
+                    answer => answer?,
+                };
                 let next = ipa + run.clamp(1, (end - ipa) / PAGE_SIZE) * PAGE_SIZE;
                 if backed != 0 {
                     self.hold_run(front, hole, ipa);

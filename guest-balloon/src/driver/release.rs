@@ -1,4 +1,8 @@
 //! Ballast to guest. Never rate limited: a guest that gets memory back needs it.
+//!
+//! Blocks first. Where Ballast has no block, more are most likely on their way (another guest is giving them):
+//! small runs would break up this guest's blocks for good, so they are asked for only when no interrupt has
+//! announced more memory for a quarter of a second, or the guest is in trouble.
 
 use ballast_abi::{EntryStatus, LIST_ENTRIES, Order};
 
@@ -6,12 +10,18 @@ use super::{Driver, Next, ORDERS, State, smaller};
 use crate::exchange::{Batch, Direction};
 use crate::front::{Clock, Hypercall, PageSource};
 
+/// How long blocks are waited for: 1/4 s.
+const BLOCKS_FRACTION: u64 = 4;
+
 impl Driver {
     /// One batch of up to `need` pages.
     pub(super) fn release<F>(&mut self, front: &mut F, need: u64) -> Next
     where
         F: Hypercall + PageSource + Clock,
     {
+        if self.release_order != Order::Block && front.now() < self.small_runs_from {
+            return Next::WaitUntil(self.small_runs_from);
+        }
         let mut batch = Batch::new(Direction::Release);
         let mut left = need;
         for order in ORDERS
@@ -70,7 +80,8 @@ impl Driver {
             return self.judge(answer, now);
         }
         if let Some(order) = none_of.or(backed_already.then_some(self.release_order)) {
-            self.go_smaller(order);
+            let now = front.now();
+            self.go_smaller(order, now);
         } else if over_target {
             self.retarget(front);
         } else if done == 0 {
@@ -83,11 +94,15 @@ impl Driver {
 
     /// Ballast has no free memory of this order: tries the next smaller one, with a single run, because held
     /// runs are split for it; after the smallest, waits for the interrupt that says there is some again.
-    fn go_smaller(&mut self, order: Order) {
+    fn go_smaller(&mut self, order: Order, now: u64) {
         match smaller(order) {
             Some(next) if !self.blocks_only => {
                 self.release_order = next;
                 self.release_entries = 1;
+                if order == Order::Block && !self.urgent && self.state == State::Active {
+                    self.small_runs_from =
+                        now.saturating_add(self.rate.ticks_per_second() / BLOCKS_FRACTION);
+                }
             }
             _ => self.release_blocked = true,
         }

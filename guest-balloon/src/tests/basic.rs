@@ -136,6 +136,38 @@ fn no_memory_waits_for_the_interrupt() {
 }
 
 #[test]
+fn blocks_are_waited_for_a_quarter_of_a_second() {
+    let mut world = World::new(16, 8);
+    world.pool_pages = 512 * 8;
+    world.pool_fragmented = true;
+    let mut driver = world.driver();
+    world.set_target(0);
+    let start = world.now;
+    assert!(!world.run(&mut driver, start + 200_000));
+    assert_eq!(
+        driver.reserved_pages(),
+        512 * 8,
+        "small runs while blocks may still come"
+    );
+    world.pool_fragmented = false;
+    world.set_target(0);
+    assert!(world.run(&mut driver, start + 300_000));
+    assert_eq!(driver.counters().released_pages, 512 * 8);
+    assert!(world.held.is_empty());
+}
+
+#[test]
+fn pressure_takes_small_runs_at_once() {
+    let mut world = World::new(16, 8);
+    world.pool_pages = 512 * 8;
+    world.pool_fragmented = true;
+    let mut driver = world.driver();
+    driver.pressure(&mut world, 1000);
+    assert!(world.run(&mut driver, 1000));
+    assert_eq!(driver.reserved_pages(), 512 * 8 - 1000);
+}
+
+#[test]
 fn smaller_runs_when_the_pool_has_no_blocks() {
     let mut world = World::new(16, 8);
     world.pool_pages = 512 * 8;

@@ -10,6 +10,9 @@ use crate::machine::Machine;
 use crate::pages::State;
 use crate::{ensure, println};
 
+/// Calls in a row that may consume nothing (a large page is being scrubbed) or find the guest busy.
+pub const PATIENCE: u32 = 1000;
+
 /// Puts `entries` in the list page and makes the call, again until all are consumed: status, pages done.
 pub fn exchange(
     front: &mut Front,
@@ -17,7 +20,7 @@ pub fn exchange(
     epoch: u64,
     entries: &[Entry],
 ) -> (Option<Status>, u64) {
-    let (mut first, mut done) = (0, 0);
+    let (mut first, mut done, mut idle) = (0, 0, 0);
     while first < entries.len() {
         for (index, &entry) in entries[first..].iter().enumerate() {
             LIST.set(index, entry);
@@ -25,11 +28,19 @@ pub fn exchange(
         let left = (entries.len() - first) as u64;
         let [x0, consumed, pages, _] = front.call(function, left, epoch);
         let status = Status::from_register(x0);
-        if status != Some(Status::Success) || consumed == 0 || consumed > left {
-            return (status, done);
+        let waits = match status {
+            Some(Status::Success) => consumed == 0,
+            Some(Status::Busy) => true,
+            _ => return (status, done),
+        };
+        idle = if waits { idle + 1 } else { 0 };
+        if idle > PATIENCE || consumed > left {
+            return (Some(Status::Busy), done);
         }
-        first += consumed as usize;
-        done += pages;
+        if !waits {
+            first += consumed as usize;
+            done += pages;
+        }
     }
     (Some(Status::Success), done)
 }
