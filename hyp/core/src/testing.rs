@@ -108,6 +108,22 @@ fn copy(fdt: &mut FdtWriter, node: Node<'_>, guests: &[Guest], global: &[(&str, 
     fdt.end_node(open).unwrap();
 }
 
+/// `board` with further nodes below its root.
+pub fn with_nodes(board: &[u8], nodes: &[Branch]) -> Vec<u8> {
+    let tree = DeviceTree::new(board).unwrap();
+    let mut fdt = FdtWriter::new().unwrap();
+    let root = fdt.begin_node("").unwrap();
+    for property in tree.root().properties() {
+        fdt.property(property.name, property.value).unwrap();
+    }
+    tree.root()
+        .children()
+        .for_each(|child| copy(&mut fdt, child, &[], &[]));
+    nodes.iter().for_each(|node| write(&mut fdt, node));
+    fdt.end_node(root).unwrap();
+    fdt.finish().unwrap()
+}
+
 /// `board` with `/ballast` having these properties and guests.
 pub fn merge_into(board: &[u8], global: &[(&str, Value)], guests: &[Guest]) -> Vec<u8> {
     let tree = DeviceTree::new(board).unwrap();

@@ -23,9 +23,10 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-pub(super) const PROPERTIES: [Known; 28] = [
+pub(super) const PROPERTIES: [Known; 29] = [
     Known::now("compatible"),
     Known::now("reg"),
+    Known::now("status"),
     Known::now("kernel"),
     Known::now("ramdisk"),
     Known::now("bootargs"),

@@ -125,12 +125,14 @@ impl Partitions {
         check_header(root, &mut problems);
 
         let mut guests = Vec::new();
-        for node in root.children() {
+        let mut nodes = root.children().filter(|node| node.is_enabled()).peekable();
+        let is_empty = nodes.peek().is_none();
+        for node in nodes {
             if let Some(guest) = guest::parse(node, board, &mut problems) {
                 guests.push((guest, node));
             }
         }
-        if root.children().next().is_none() {
+        if is_empty {
             problems.push(
                 root.refuse()
                     .problem("has no guests")

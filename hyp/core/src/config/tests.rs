@@ -2,7 +2,8 @@ use super::*;
 use crate::addr::{MIB, PaRange};
 use crate::plan::check;
 use crate::testing::{
-    Guest, VIRT_V2, VIRT_V3, archive, arm64_image, cells, flag, header, merge, merge_into, text,
+    Branch, Guest, VIRT_V2, VIRT_V3, archive, arm64_image, cells, flag, header, merge, merge_into,
+    text, with_nodes,
 };
 
 /// The lines with which these guests are refused on a board of 1 GiB and 4 cores; no archive.
@@ -330,12 +331,15 @@ fn memory() {
           lower memory-mib by 2 MiB in all; memory-max-mib may stay"
         ]
     );
-    let grown = guest().with("memory-max-mib", cells(&[2048]));
+    let grown = guest()
+        .with("memory-max-mib", cells(&[2048]))
+        .with("cpus-max", cells(&[5]));
     let warnings = check(&merge(&[grown]), None, &[]).warnings;
     assert_eq!(
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
-            "/ballast/rtos@1: memory-max-mib = <2048>: is above the 1024 MiB that the board has for all guests; lower it"
+            "/ballast/rtos@1: memory-max-mib = <2048>: is above the 1024 MiB that the board has for all guests; lower it",
+            "/ballast/rtos@1: cpus-max = <5>: is above the 4 cores that the board has for all guests; lower it",
         ]
     );
 }
@@ -477,6 +481,119 @@ fn devices() {
         ]
     );
     assert!(refused(&[first]).is_empty());
+}
+
+/// A GPIO controller, which does no DMA.
+fn gpio(name: &'static str, address: u32, interrupt: [u32; 3]) -> Branch {
+    let properties = vec![
+        ("compatible", text(&["arm,pl061"])),
+        ("reg", cells(&[0, address, 0, 0x800])),
+        ("interrupts", cells(&interrupt)),
+    ];
+    Branch(name, properties, vec![])
+}
+
+/// What shares a page or an interrupt with another holder cannot be given.
+#[test]
+fn devices_that_cannot_be_separated() {
+    let board = with_nodes(
+        VIRT_V3,
+        &[
+            gpio("a@9040000", 0x904_0000, [0, 9, 4]),
+            gpio("b@9040800", 0x904_0800, [0, 10, 4]),
+            gpio("c@9050000", 0x905_0000, [0, 9, 4]),
+            gpio("balloon@9060000", 0x906_0000, [0, 12, 4]),
+            gpio("uart@9070000", 0x907_0000, [0, 1, 4]),
+            gpio("private@9080000", 0x908_0000, [1, 5, 4]),
+            gpio("far@9090000", 0x909_0000, [0, 230, 4]),
+            gpio("low@80b0000", 0x80b_0000, [0, 20, 4]),
+            gpio("ram@40000000", 0x4000_0000, [0, 20, 4]),
+            gpio("gic@8000800", 0x800_0800, [0, 20, 4]),
+        ],
+    );
+    let report = |guests: &[Guest]| check(&merge_into(&board, &header(), guests), None, &[]);
+    let line = |refusals: &[Refusal]| {
+        refusals
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let with = |path: &str| guest().with("devices", text(&[path]));
+    let other = |path: &str| Guest::new("b", 2).with("devices", text(&[path]));
+    assert_eq!(
+        line(&report(&[with("/a@9040000"), other("/b@9040800")]).refusals),
+        "/ballast/b@2: devices = \"/b@9040800\": cannot be separated from /a@9040000 of /ballast/rtos@1: \
+         they share a 4 KiB page; give both to one guest, or only one of them away"
+    );
+    assert_eq!(
+        line(&report(&[with("/a@9040000"), other("/c@9050000")]).refusals),
+        "/ballast/b@2: devices = \"/c@9050000\": cannot be separated from /a@9040000 of /ballast/rtos@1: \
+         they share interrupt 41; give both to one guest, or only one of them away"
+    );
+    let alone = report(&[with("/a@9040000")]);
+    assert_eq!(
+        (
+            line(&alone.refusals).as_str(),
+            line(&alone.warnings).as_str()
+        ),
+        (
+            "",
+            "/ballast/rtos@1: devices = \"/a@9040000\": also gives access to /b@9040800, which is in the same 4 KiB page"
+        )
+    );
+    let both = report(&[guest().with("devices", text(&["/a@9040000", "/b@9040800"]))]);
+    assert_eq!((both.refusals, both.warnings), (vec![], vec![]));
+    let own = [
+        (
+            "/balloon@9060000",
+            "has interrupt 44, which Ballast's own devices use in every guest; remove it",
+        ),
+        (
+            "/uart@9070000",
+            "shares interrupt 33 with the console UART, which Ballast drives; remove it",
+        ),
+        (
+            "/private@9080000",
+            "has a private interrupt (21); name a device with SPIs",
+        ),
+        (
+            "/far@9090000",
+            "has interrupt 262, beyond the 256 that a guest's interrupt controller has; remove it",
+        ),
+        (
+            "/low@80b0000",
+            "is the interrupt controller, which Ballast drives; remove it",
+        ),
+        ("/ram@40000000", "is RAM; use memory-mib or extra-ram"),
+        (
+            "/gic@8000800",
+            "is the interrupt controller, which Ballast drives; remove it",
+        ),
+    ];
+    for (path, rest) in own {
+        let expected = format!("/ballast/rtos@1: devices = \"{path}\": {rest}");
+        assert_eq!(line(&report(&[with(path)]).refusals), expected);
+    }
+    // In the guest's address space a bank lies where the device is.
+    let bank = with("/a@9040000").with("extra-ram", cells(&[0, 0x904_0000, 0, 0x1000]));
+    assert_eq!(
+        line(&report(&[bank]).refusals),
+        "/ballast/rtos@1: devices = \"/a@9040000\": has /a@9040000 at 0x9040000, which is another range of extra-ram in the \
+         guest; remove the device, or move what it lies on"
+    );
+}
+
+#[test]
+fn a_disabled_guest_is_not_there() {
+    let off = Guest::new("rtos", 2)
+        .with("status", text(&["disabled"]))
+        .without("kernel");
+    assert!(refused(&[guest(), off.clone()]).is_empty());
+    assert_eq!(
+        refused(&[off]),
+        ["/ballast: has no guests; add a node with compatible = \"ballast,guest\""]
+    );
 }
 
 /// What the boot archive decides.

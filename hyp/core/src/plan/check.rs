@@ -45,6 +45,7 @@ fn check_into(
     let partitions = Partitions::parse(&tree, &board)?;
     report.warnings = crate::config::neighbours(&partitions.guests, &tree);
     report.warnings.extend(memory::warnings(
+        &board,
         &partitions.guests,
         &memory::free(&board, held),
     ));

@@ -117,22 +117,29 @@ pub(super) fn admit(guests: &[GuestConfig], free: &[PaRange], problems: &mut Vec
     }
 }
 
-/// Maximums that no guest can reach, for the page structs they cost.
-pub(super) fn warnings(guests: &[GuestConfig], free: &[PaRange]) -> Vec<Refusal> {
-    let available = guest_bytes(free);
-    let above = guests
-        .iter()
-        .filter(|guest| guest.memory.max_bytes > available);
-    let warn = |guest: &GuestConfig| {
-        let refusal = Refusal::new(&guest.node).property("memory-max-mib");
-        let problem = format!(
-            "is above the {} MiB that the board has for all guests",
-            available / MIB
-        );
-        refusal
-            .value(format!("<{}>", guest.memory.max_bytes / MIB))
-            .problem(problem)
-            .fix("lower it")
+/// Maximums that no guest can reach: the page structs they cost, the CPUs that never come.
+pub(super) fn warnings(board: &Board, guests: &[GuestConfig], free: &[PaRange]) -> Vec<Refusal> {
+    let mib = guest_bytes(free) / MIB;
+    let cores = u64::try_from(board.cores.len()).unwrap_or(u64::MAX);
+    let maximums = guests.iter().flat_map(|guest| {
+        [
+            (
+                guest,
+                "memory-max-mib",
+                guest.memory.max_bytes / MIB,
+                mib,
+                "MiB",
+            ),
+            (guest, "cpus-max", u64::from(guest.cpus.max), cores, "cores"),
+        ]
+    });
+    let above = maximums.filter(|(_, _, value, has, _)| value > has);
+    let warn = |(guest, name, value, has, unit): (&GuestConfig, &str, u64, u64, &str)| {
+        let refusal = Refusal::new(&guest.node)
+            .property(name)
+            .value(format!("<{value}>"));
+        let problem = format!("is above the {has} {unit} that the board has for all guests");
+        refusal.problem(problem).fix("lower it")
     };
     above.map(warn).collect()
 }
