@@ -266,7 +266,7 @@ fn check_map(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
                 let problem = format!("lies on {what} ({}-{})", range.start, range.end());
                 reader.refuse(property, problem, "choose another address");
             }
-            taken.push((*range, format!("another range of {name}")));
+            taken.push((*range, format!("a range of {name}")));
         }
     }
     for device in &guest.devices {
@@ -280,7 +280,7 @@ fn check_map(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
                 taken.iter().find(|(other, _)| other.overlaps(range)),
             ) {
                 let problem = format!(
-                    "has {} at {}, which is {what} in the guest",
+                    "has {} at {}, where {what} is in the guest",
                     device.path, range.start
                 );
                 reader.refuse(

@@ -579,7 +579,7 @@ fn devices_that_cannot_be_separated() {
     let bank = with("/a@9040000").with("extra-ram", cells(&[0, 0x904_0000, 0, 0x1000]));
     assert_eq!(
         line(&report(&[bank]).refusals),
-        "/ballast/rtos@1: devices = \"/a@9040000\": has /a@9040000 at 0x9040000, which is another range of extra-ram in the \
+        "/ballast/rtos@1: devices = \"/a@9040000\": has /a@9040000 at 0x9040000, where a range of extra-ram is in the \
          guest; remove the device, or move what it lies on"
     );
 }

@@ -78,7 +78,7 @@ fn mutations_end_in_a_plan_or_an_answer() {
     ]);
     let mut mutator = Mutator(0x08a1_1a57);
     let mut started = 0;
-    let rounds = rounds(20_000);
+    let rounds = rounds(5000);
     for round in 0..rounds {
         let mut dtb = [TWO_LINUX, &everything][(round % 2) as usize].to_vec();
         let mut files = files.clone();
