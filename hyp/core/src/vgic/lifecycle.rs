@@ -1,9 +1,11 @@
 //! vCPUs that come and go, and the guest's reset.
 
-use super::bank::{Bank, Bits, bit};
-use super::deliver::vcpu_bit;
-use super::list_register::{HostGic, Link, ListRegister, LrState, Maintenance};
-use super::{IntId, Kicks, Vcpu, Version, Vgic};
+use super::bank::{Bank, Bits, Cold, bit};
+use super::deliver::lr_bit;
+use super::host::{HostGic, Maintenance};
+use super::list_register::{Link, ListRegister, LrState};
+use super::state::{Vcpu, vcpu_bit};
+use super::{IntId, Kicks, Version, Vgic};
 use crate::limits::MAX_VCPUS;
 
 impl Vgic {
@@ -22,10 +24,10 @@ impl Vgic {
     /// acknowledged ends, physically too; its SGIs and PPIs are reset. SPIs stay pending, their
     /// physical interrupts held back until they have a target that is on.
     pub fn vcpu_off<H: HostGic>(&mut self, vcpu: usize, host: &mut H) -> Kicks {
-        for n in Bits(self.vcpu(vcpu).used) {
+        for n in Bits(u32::from(self.vcpu(vcpu).lrs.used)) {
             let lr = host.read_lr(n);
             host.write_lr(n, ListRegister::EMPTY);
-            self.drain(vcpu, n, &lr, host);
+            self.drain(vcpu, n, lr, host);
         }
         let bank = *self.bank(vcpu, 0);
         for n in Bits(bank.linked) {
@@ -71,7 +73,6 @@ impl Vgic {
     pub(super) const fn reset_registers(&mut self) {
         self.on = 0;
         self.control = 0;
-        self.forward = [0; 2];
         self.kicks = 0;
         self.unsettled = 0;
         let mut vcpu = 0;
@@ -81,11 +82,7 @@ impl Vgic {
             vcpu = vcpu.wrapping_add(1);
         }
         // GICv3: affinity 0.0.0.0 is vCPU 0. GICv2: no target, unless there is no choice.
-        let to_first = if matches!(self.version, Version::V3) || self.is_uniprocessor() {
-            u32::MAX
-        } else {
-            0
-        };
+        self.reset_routes(matches!(self.version, Version::V3) || self.is_uniprocessor());
         let mut word = 1;
         while word < self.words {
             let Bank { level, linked, .. } = *self.bank(0, word);
@@ -94,11 +91,9 @@ impl Vgic {
                 linked,
                 ..Bank::RESET
             };
-            *self.routed_mut(0, word) = to_first;
-            *self.one_of_n_mut(word) = 0;
+            *self.cold_mut(0, word) = Cold::RESET;
             word = word.wrapping_add(1);
         }
-        self.route = [0; crate::limits::MAX_INTIDS];
     }
 
     const fn reset_private(&mut self, vcpu: usize) {
@@ -108,26 +103,29 @@ impl Vgic {
             edge: 0xffff,
             ..Bank::RESET
         };
+        *self.cold_mut(vcpu, 0) = Cold::RESET;
     }
 
     /// Takes list register `n`, read as `lr`, out of the running vCPU `vcpu`'s hands.
-    fn drain<H: HostGic>(&mut self, vcpu: usize, n: u32, lr: &ListRegister, host: &mut H) {
+    fn drain<H: HostGic>(&mut self, vcpu: usize, n: u32, lr: ListRegister, host: &mut H) {
         let id = self.lr_intid(vcpu, n);
-        let latched = self.vcpu(vcpu).latched & bit(n) != 0;
+        let latched = self.vcpu(vcpu).lrs.latched & lr_bit(n) != 0;
+        let cold = self.cold_mut(vcpu, id.word());
+        let cancelled = cold.cancel_pending & id.mask() != 0;
+        cold.cancel_pending &= !id.mask();
+        cold.cancel_active &= !id.mask();
         let bank = self.bank_mut(vcpu, id.word());
         bank.in_lr &= !id.mask();
-        let cancelled = bank.cancel_pending & id.mask() != 0;
-        bank.cancel_pending &= !id.mask();
-        bank.cancel_active &= !id.mask();
-        match lr.link {
-            Link::Physical(pintid) if lr.state != LrState::Invalid => {
-                if id.is_private() || lr.state.is_active() || cancelled {
+        let state = lr.state();
+        match lr.link() {
+            Link::Physical(pintid) if state != LrState::Invalid => {
+                if id.is_private() || state.is_active() || cancelled {
                     host.deactivate(pintid);
                 } else {
                     bank.pending |= id.mask();
                 }
             }
-            Link::Software { .. } if lr.state.is_pending() && latched && !cancelled => {
+            Link::Software { .. } if state.is_pending() && latched && !cancelled => {
                 bank.pending |= id.mask();
             }
             _ => {}

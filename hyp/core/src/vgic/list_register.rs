@@ -1,5 +1,4 @@
-//! List registers: how a virtual interrupt is handed to the hardware, and the trait through which
-//! the model reaches the physical interrupt controller of the core it runs on.
+//! List registers: how a virtual interrupt is handed to the hardware.
 
 /// State field of a list register; the encoding is the same in GICv2 and GICv3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,6 +13,15 @@ pub enum LrState {
     Active = 2,
     /// Active, and to be taken once more.
     PendingActive = 3,
+}
+
+/// Interrupt group (IHI 0048B.b 2.3.2, IHI 0069 4.6): a guest without EL3 has both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Signalled as FIQ if the guest wants that.
+    Zero,
+    /// Signalled as IRQ.
+    One,
 }
 
 impl LrState {
@@ -83,166 +91,171 @@ pub enum Link {
     },
 }
 
-/// One list register, free of the GIC version's encoding.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ListRegister {
-    /// Virtual INTID.
-    pub intid: u8,
-    /// Priority, 0 highest; the low three bits do not exist.
-    pub priority: u8,
-    /// Group 1 rather than group 0.
-    pub group1: bool,
-    /// Pending, active, both or empty.
-    pub state: LrState,
-    /// What deactivation does.
-    pub link: Link,
+impl Link {
+    const NONE: Self = Self::Software {
+        source: 0,
+        eoi: false,
+    };
 }
 
+/// One list register, in GICv3's layout (`ICH_LR<n>_EL2`, IHI 0069 12.4.5) whatever the version, so
+/// that it is made and judged in a register. A GICv2 SGI's source stands in the low bits of pINTID,
+/// as GICv2 has it.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct ListRegister(u64);
+
+const STATE_SHIFT: u32 = 62;
+const HW: u64 = 1 << 61;
+const GROUP1: u64 = 1 << 60;
+const PRIORITY_SHIFT: u32 = 48;
+const EOI: u64 = 1 << 41;
+const PINTID_SHIFT: u32 = 32;
+const PINTID: u64 = 0x1fff << PINTID_SHIFT;
+
 impl ListRegister {
-    /// An empty list register; encodes as zero.
-    pub const EMPTY: Self = Self {
-        intid: 0,
-        priority: 0,
-        group1: false,
-        state: LrState::Invalid,
-        link: Link::Software {
-            source: 0,
-            eoi: false,
-        },
-    };
+    /// An empty list register.
+    pub const EMPTY: Self = Self(0);
 
-    /// As `GICH_LR<n>` (IHI 0048B.b, 5.3.9).
+    /// A pending interrupt: virtual INTID, priority (0 highest; the low three bits do not exist),
+    /// group, and what its deactivation does.
     #[inline]
     #[must_use]
-    pub const fn to_v2(self) -> u32 {
-        let link = match self.link {
-            Link::Physical(pintid) => 1 << 31 | (pintid as u32 & 0x3ff) << 10,
-            Link::Software { source, eoi } => (eoi as u32) << 19 | (source as u32 & 7) << 10,
-        };
-        link | (self.group1 as u32) << 30
-            | (self.state as u32) << 28
-            | (self.priority as u32 >> 3) << 23
-            | self.intid as u32
-    }
-
-    /// From `GICH_LR<n>`.
-    #[inline]
-    #[must_use]
-    pub const fn from_v2(raw: u32) -> Self {
-        let link = if raw >> 31 != 0 {
-            Link::Physical((raw >> 10 & 0x3ff) as u16)
-        } else {
-            Link::Software {
-                source: (raw >> 10 & 7) as u8,
-                eoi: raw >> 19 & 1 != 0,
+    pub const fn pending(intid: u8, priority: u8, group: Group, link: Link) -> Self {
+        let link = match link {
+            Link::Physical(pintid) => HW | (pintid as u64) << PINTID_SHIFT & PINTID,
+            Link::Software { source, eoi } => {
+                if_set(eoi, EOI) | (source as u64 & 7) << PINTID_SHIFT
             }
         };
-        Self {
-            intid: (raw & 0xff) as u8,
-            priority: (raw >> 20 & 0xf8) as u8,
-            group1: raw >> 30 & 1 != 0,
-            state: LrState::from_bits(raw as u64 >> 28),
-            link,
+        let group = match group {
+            Group::Zero => 0,
+            Group::One => GROUP1,
+        };
+        Self(1 << STATE_SHIFT | link | group | (priority as u64) << PRIORITY_SHIFT | intid as u64)
+    }
+
+    /// Virtual INTID.
+    #[must_use]
+    pub const fn intid(self) -> u8 {
+        self.0.to_le_bytes()[0]
+    }
+
+    /// Priority.
+    #[must_use]
+    pub const fn priority(self) -> u8 {
+        self.0.to_le_bytes()[6]
+    }
+
+    /// Group.
+    #[must_use]
+    pub const fn group(self) -> Group {
+        if self.0 & GROUP1 != 0 {
+            Group::One
+        } else {
+            Group::Zero
         }
     }
 
-    /// As `ICH_LR<n>_EL2` (IHI 0069, 12.4.5). The source has no place there: GICv3 SGIs have none.
+    /// Pending, active, both or empty.
+    #[must_use]
+    pub const fn state(self) -> LrState {
+        LrState::from_bits(self.0 >> STATE_SHIFT)
+    }
+
+    /// What deactivation does.
+    #[must_use]
+    pub const fn link(self) -> Link {
+        let [.., low, high, _, _] = (self.0 & PINTID).to_le_bytes();
+        if self.0 & HW != 0 {
+            Link::Physical(u16::from_le_bytes([low, high]))
+        } else {
+            Link::Software {
+                source: low & 7,
+                eoi: self.0 & EOI != 0,
+            }
+        }
+    }
+
+    /// The same in another state.
+    #[must_use]
+    pub const fn with_state(self, state: LrState) -> Self {
+        Self(self.0 & !(3 << STATE_SHIFT) | (state as u64) << STATE_SHIFT)
+    }
+
+    /// The same with another priority and group.
+    #[must_use]
+    pub const fn with_urgency(self, priority: u8, group: Group) -> Self {
+        let kept = self.0 & !(0xff << PRIORITY_SHIFT | GROUP1);
+        Self(kept | Self::pending(0, priority, group, Link::NONE).0 & !(3 << STATE_SHIFT))
+    }
+
+    /// The same with the end told or not. Only for one that is not linked.
+    #[must_use]
+    pub const fn with_eoi(self, eoi: bool) -> Self {
+        Self(self.0 & !EOI | if_set(eoi, EOI))
+    }
+
+    /// As `ICH_LR<n>_EL2`.
     #[inline]
     #[must_use]
     pub const fn to_v3(self) -> u64 {
-        let link = match self.link {
-            Link::Physical(pintid) => 1 << 61 | (pintid as u64 & 0x1fff) << 32,
-            Link::Software { eoi, .. } => (eoi as u64) << 41,
-        };
-        link | (self.state as u64) << 62
-            | (self.group1 as u64) << 60
-            | (self.priority as u64) << 48
-            | self.intid as u64
+        self.0
     }
 
     /// From `ICH_LR<n>_EL2`.
     #[inline]
     #[must_use]
     pub const fn from_v3(raw: u64) -> Self {
-        let link = if raw >> 61 & 1 != 0 {
-            Link::Physical((raw >> 32 & 0x1fff) as u16)
-        } else {
-            Link::Software {
-                source: 0,
-                eoi: raw >> 41 & 1 != 0,
-            }
-        };
-        Self {
-            intid: (raw & 0xff) as u8,
-            priority: (raw >> 48 & 0xff) as u8,
-            group1: raw >> 60 & 1 != 0,
-            state: LrState::from_bits(raw >> 62),
-            link,
-        }
+        Self(raw)
     }
-}
 
-/// The maintenance interrupts wanted besides those of single list registers (`GICH_HCR`,
-/// `ICH_HCR_EL2`). Both bits have the same place in the two versions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Maintenance {
-    /// UIE, bit 1: at most one list register holds a valid interrupt.
-    pub underflow: bool,
-    /// NPIE, bit 3: no list register is pending.
-    pub no_pending: bool,
-}
-
-impl Maintenance {
-    /// The control register's value with the virtual interface enabled (En, bit 0).
+    /// As `GICH_LR<n>` (IHI 0048B.b, 5.3.9): pINTID, or the source and the EOI bit, are ten bits
+    /// from bit 10 on.
+    #[inline]
     #[must_use]
-    pub const fn to_hcr(self) -> u32 {
-        1 | (self.underflow as u32) << 1 | (self.no_pending as u32) << 3
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "fields of less than 32 bits"
+    )]
+    pub const fn to_v2(self) -> u32 {
+        let raw = self.0;
+        ((raw & HW) >> 30
+            | (raw & GROUP1) >> 30
+            | raw >> STATE_SHIFT << 28
+            | (raw >> 51 & 0x1f) << 23
+            | (raw >> PINTID_SHIFT & 0x3ff) << 10
+            | raw & 0xff) as u32
+    }
+
+    /// From `GICH_LR<n>`.
+    #[inline]
+    #[must_use]
+    pub const fn from_v2(raw: u32) -> Self {
+        let raw = raw as u64;
+        Self(
+            raw << 30 & (HW | GROUP1)
+                | (raw >> 28 & 3) << STATE_SHIFT
+                | (raw >> 23 & 0x1f) << 51
+                | (raw >> 10 & 0x3ff) << PINTID_SHIFT
+                | raw & 0xff,
+        )
     }
 }
 
-/// How a physical SPI is triggered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// While the line is high.
-    Level,
-    /// When the line rises.
-    Edge,
+impl core::fmt::Debug for ListRegister {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (intid, priority) = (self.intid(), self.priority());
+        write!(
+            f,
+            "{intid} {:?} priority {priority:#x} {:?} {:?}",
+            self.state(),
+            self.group(),
+            self.link()
+        )
+    }
 }
 
-/// The physical interrupt controller as the core that runs the calling vCPU reaches it: its own
-/// list registers, its own PPIs, and the SPIs that are linked to the guest.
-///
-/// Implemented by the shell. Every call is made with the guest's interrupt-controller lock held, so
-/// that two vCPUs' changes of one SPI reach the hardware in the order in which they were decided;
-/// none may wait for more than a register access.
-pub trait HostGic {
-    /// List registers this core has, 1 to 16.
-    fn list_registers(&self) -> u32;
-    /// Which list registers are free: `GICH_ELRSR0` or `ICH_ELRSR_EL2`.
-    fn empty(&self) -> u32;
-    /// Which hold an interrupt whose end was asked to be told: `GICH_EISR0` or `ICH_EISR_EL2`.
-    fn ended(&self) -> u32;
-    /// Reads list register `n`.
-    fn read_lr(&self, n: u32) -> ListRegister;
-    /// Writes list register `n`.
-    fn write_lr(&mut self, n: u32, value: ListRegister);
-    /// Chooses the maintenance interrupts.
-    fn set_maintenance(&mut self, wanted: Maintenance);
-
-    /// Lets physical interrupt `pintid` (PPIs: of this core) through.
-    fn enable(&mut self, pintid: u16);
-    /// Holds it back.
-    fn disable(&mut self, pintid: u16);
-    /// Sets its pending latch.
-    fn pend(&mut self, pintid: u16);
-    /// Clears its pending latch.
-    fn unpend(&mut self, pintid: u16);
-    /// Whether it is pending.
-    fn is_pending(&self, pintid: u16) -> bool;
-    /// Ends its active state, which the guest will not do any more.
-    fn deactivate(&mut self, pintid: u16);
-    /// Routes an SPI to the core that runs `vcpu` of this guest.
-    fn route(&mut self, pintid: u16, vcpu: usize);
-    /// Sets an SPI's trigger; it is disabled while this is called.
-    fn set_trigger(&mut self, pintid: u16, trigger: Trigger);
+/// `mask` if `set`, without a branch.
+const fn if_set(set: bool, mask: u64) -> u64 {
+    (set as u64).wrapping_neg() & mask
 }

@@ -4,9 +4,9 @@
 //! hardware's GICV, mapped for the guest; nothing of it comes here.
 
 use super::bank::Bits;
-use super::deliver::vcpu_bit;
-use super::distributor::Scope;
-use super::list_register::HostGic;
+use super::fields::View;
+use super::host::HostGic;
+use super::state::vcpu_bit;
 use super::{IntId, Vgic};
 use crate::exit::Width;
 
@@ -28,10 +28,14 @@ const TARGETS: core::ops::RangeInclusive<u32> = 16..=23;
 const SGIS: u32 = 30;
 
 impl Vgic {
-    const fn scope_v2(&self) -> Scope {
-        Scope {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
+    const fn view_v2(&self, own: usize) -> View {
+        View {
+            own: own as u8,
+            of: own as u8,
             first: 0,
-            end: self.words,
+            end: self.words as u8,
         }
     }
 
@@ -59,16 +63,14 @@ impl Vgic {
         match offset >> 7 {
             0 => match offset {
                 CTLR => self.control,
-                TYPER => {
-                    self.words.wrapping_sub(1) | self.present.count_ones().wrapping_sub(1) << 5
-                }
+                TYPER => self.typer,
                 IIDR_OFFSET => IIDR,
                 _ => 0,
             },
             16..=23 => self.read_targets(own, offset),
             SGIS => self.read_sgi_pending(own, offset),
             _ if offset == PIDR2_OFFSET => PIDR2,
-            _ => self.read_fields(own, own, self.scope_v2(), offset, host),
+            _ => self.read_fields(self.view_v2(own), offset, host),
         }
     }
 
@@ -98,7 +100,7 @@ impl Vgic {
             16..=23 => self.write_targets(own, offset, mask, value, host),
             SGIS if offset == SGIR => self.write_sgir(own, value, host),
             SGIS => self.write_sgi_pending(own, offset, value, host),
-            _ => self.write_fields(own, own, self.scope_v2(), offset, mask, value, host),
+            _ => self.write_fields(self.view_v2(own), offset, mask, value, host),
         }
     }
 
@@ -174,15 +176,21 @@ impl Vgic {
         host: &mut H,
     ) {
         let targets = targets & self.present;
-        let sender = vcpu_bit(own).to_le_bytes()[0];
-        for target in Bits(targets & !vcpu_bit(own)) {
-            *self.sources_mut(target as usize, id) |= sender;
-            self.bank_mut(target as usize, 0).pending |= id.mask();
-            self.kicks |= self.concerned(target as usize, 0, id.mask());
+        if targets & !vcpu_bit(own) != 0 {
+            self.post_sgi(own, id, targets & !vcpu_bit(own));
         }
         if targets & vcpu_bit(own) != 0 {
-            *self.sources_mut(own, id) |= sender;
-            self.deliver(own, id, host);
+            self.deliver_private(own, own, id, host);
+        }
+    }
+
+    /// Makes SGI `id` from `sender` pending for vCPUs that run elsewhere.
+    pub(super) fn post_sgi(&mut self, sender: usize, id: IntId, targets: u32) {
+        for target in Bits(targets) {
+            let target = target as usize;
+            self.latch_sender(target, sender, id);
+            self.bank_mut(target, 0).pending |= id.mask();
+            self.kicks |= self.concerned(target, 0, id.mask());
         }
     }
 

@@ -6,9 +6,9 @@
 //! the hardware.
 
 use super::bank::Bits;
-use super::deliver::vcpu_bit;
-use super::distributor::Scope;
-use super::list_register::HostGic;
+use super::fields::View;
+use super::host::HostGic;
+use super::state::vcpu_bit;
 use super::v2::{IIDR, low_word};
 use super::{IntId, Kicks, Version, Vgic};
 use crate::exit::Width;
@@ -19,7 +19,7 @@ pub const REDISTRIBUTOR_STRIDE: u32 = 0x2_0000;
 
 /// `GICD_PIDR2`/`GICR_PIDR2`: ArchRev 3.
 const PIDR2: u64 = 0x30;
-/// `GICD_TYPER` above ITLinesNumber: IDbits 19:23 = 9 (INTIDs of ten bits), No1N (bit 25): an SPI
+/// `GICD_TYPER` above ITLinesNumber: IDbits 23:19 = 9 (INTIDs of ten bits), No1N (bit 25): an SPI
 /// has one target.
 const TYPER_FIXED: u32 = 9 << 19 | 1 << 25;
 /// `GICD_CTLR`: DS (bit 6) and ARE (bit 4) are always set.
@@ -76,12 +76,11 @@ impl Vgic {
                 }
             }
         }
-        for target in Bits(targets & !vcpu_bit(vcpu)) {
-            self.bank_mut(target as usize, 0).pending |= id.mask();
-            self.kicks |= self.concerned(target as usize, 0, id.mask());
+        if targets & !vcpu_bit(vcpu) != 0 {
+            self.post_sgi(vcpu, id, targets & !vcpu_bit(vcpu));
         }
         if targets & vcpu_bit(vcpu) != 0 {
-            self.deliver(vcpu, id, host);
+            self.deliver_private(vcpu, vcpu, id, host);
         }
         self.take_kicks(vcpu)
     }
@@ -96,15 +95,11 @@ impl Vgic {
         host: &H,
     ) -> u64 {
         if FIELDS.contains(&offset) {
-            let scope = Scope {
-                first: 1,
-                end: self.words,
-            };
-            return self.read_sized(own, own, scope, offset, width, host);
+            return self.read_sized(self.view_gicd(own), offset, width, host);
         }
         match (offset, width) {
             (CTLR, Width::Word) => u64::from(self.control_v3()),
-            (TYPER, Width::Word) => u64::from(self.words.wrapping_sub(1) | TYPER_FIXED),
+            (TYPER, Width::Word) => u64::from(self.typer),
             (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
             (PIDR2_OFFSET, Width::Word) => PIDR2,
             _ => self.spi_of_irouter(offset).map_or(0, |id| {
@@ -130,11 +125,7 @@ impl Vgic {
         host: &mut H,
     ) {
         if FIELDS.contains(&offset) {
-            let scope = Scope {
-                first: 1,
-                end: self.words,
-            };
-            return self.write_sized(own, own, scope, offset, width, value, host);
+            return self.write_sized(self.view_gicd(own), offset, width, value, host);
         }
         if (offset, width) == (CTLR, Width::Word) {
             return self.write_control(own, low_word(value), host);
@@ -161,6 +152,15 @@ impl Vgic {
         Bits(self.present)
             .find(|&vcpu| vcpu == route)
             .map(|vcpu| vcpu as usize)
+    }
+
+    /// `GICD_TYPER` of either version: ITLinesNumber (4:0); GICv2: CPUNumber (7:5).
+    pub(super) const fn type_register(&self) -> u32 {
+        let lines = self.words.wrapping_sub(1);
+        match self.version {
+            Version::V2 => lines | self.present.count_ones().wrapping_sub(1) << 5,
+            Version::V3 => lines | TYPER_FIXED,
+        }
     }
 
     const fn control_v3(&self) -> u32 {
@@ -191,8 +191,7 @@ impl Vgic {
             if !FIELDS.contains(&offset) {
                 return 0;
             }
-            let scope = Scope { first: 0, end: 1 };
-            return self.read_sized(own, vcpu as usize, scope, offset, width, host);
+            return self.read_sized(view_gicr(own, vcpu), offset, width, host);
         }
         // CTLR: no LPIs, writes take effect at once. WAKER: always awake.
         match (offset, width) {
@@ -228,27 +227,27 @@ impl Vgic {
             return;
         };
         if FIELDS.contains(&offset) {
-            let scope = Scope { first: 0, end: 1 };
-            self.write_sized(own, vcpu as usize, scope, offset, width, value, host);
+            self.write_sized(view_gicr(own, vcpu), offset, width, value, host);
         }
     }
 
     #[inline]
-    fn read_sized<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        scope: Scope,
-        offset: u32,
-        width: Width,
-        host: &H,
-    ) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
+    const fn view_gicd(&self, own: usize) -> View {
+        View {
+            own: own as u8,
+            of: own as u8,
+            first: 1,
+            end: self.words as u8,
+        }
+    }
+
+    #[inline]
+    fn read_sized<H: HostGic>(&mut self, view: View, offset: u32, width: Width, host: &H) -> u64 {
         match width {
-            Width::Word if offset & 3 == 0 => {
-                u64::from(self.read_fields(own, vcpu, scope, offset, host))
-            }
+            Width::Word if offset & 3 == 0 => u64::from(self.read_fields(view, offset, host)),
             Width::Byte if is_priority(offset) => {
-                let word = self.read_fields(own, vcpu, scope, offset & !3, host);
+                let word = self.read_fields(view, offset & !3, host);
                 u64::from(word.wrapping_shr((offset & 3) << 3) & 0xff)
             }
             _ => 0,
@@ -256,15 +255,9 @@ impl Vgic {
     }
 
     #[inline]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an access and its context, all in registers"
-    )]
     fn write_sized<H: HostGic>(
         &mut self,
-        own: usize,
-        vcpu: usize,
-        scope: Scope,
+        view: View,
         offset: u32,
         width: Width,
         value: u64,
@@ -273,7 +266,7 @@ impl Vgic {
         let value = low_word(value);
         match width {
             Width::Word if offset & 3 == 0 => {
-                self.write_fields(own, vcpu, scope, offset, u32::MAX, value, host);
+                self.write_fields(view, offset, u32::MAX, value, host);
             }
             Width::Byte if is_priority(offset) => {
                 let shift = (offset & 3) << 3;
@@ -281,10 +274,21 @@ impl Vgic {
                     0xff_u32.wrapping_shl(shift),
                     (value & 0xff).wrapping_shl(shift),
                 );
-                self.write_fields(own, vcpu, scope, offset & !3, mask, value, host);
+                self.write_fields(view, offset & !3, mask, value, host);
             }
             _ => {}
         }
+    }
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "both are below 8")]
+const fn view_gicr(own: usize, vcpu: u32) -> View {
+    View {
+        own: own as u8,
+        of: vcpu as u8,
+        first: 0,
+        end: 1,
     }
 }
 

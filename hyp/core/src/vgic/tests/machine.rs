@@ -49,13 +49,13 @@ impl HostGic for Core<'_> {
 
     fn empty(&self) -> u32 {
         self.bits(|lr| {
-            lr.state == LrState::Invalid && !matches!(lr.link, Link::Software { eoi: true, .. })
+            lr.state() == LrState::Invalid && !matches!(lr.link(), Link::Software { eoi: true, .. })
         })
     }
 
     fn ended(&self) -> u32 {
         self.bits(|lr| {
-            lr.state == LrState::Invalid && matches!(lr.link, Link::Software { eoi: true, .. })
+            lr.state() == LrState::Invalid && matches!(lr.link(), Link::Software { eoi: true, .. })
         })
     }
 
@@ -64,20 +64,20 @@ impl HostGic for Core<'_> {
     }
 
     fn write_lr(&mut self, n: u32, value: ListRegister) {
-        if let Link::Physical(_) = value.link {
+        if let Link::Physical(_) = value.link() {
             assert_ne!(
-                value.state,
+                value.state(),
                 LrState::PendingActive,
                 "HW with pending and active (IHI 0069 12.4.5)"
             );
         }
         let twin = |(m, lr): (usize, &ListRegister)| {
-            m != n as usize && lr.state != LrState::Invalid && lr.intid == value.intid
+            m != n as usize && lr.state() != LrState::Invalid && lr.intid() == value.intid()
         };
         assert!(
-            value.state == LrState::Invalid || !self.lrs.iter().enumerate().any(twin),
+            value.state() == LrState::Invalid || !self.lrs.iter().enumerate().any(twin),
             "INTID {} in two list registers",
-            value.intid
+            value.intid()
         );
         self.lrs[n as usize] = value;
     }
@@ -330,14 +330,14 @@ impl Machine {
     pub fn acknowledge(&mut self, vcpu: usize) -> Option<(u8, u8)> {
         let lr = self.lrs[vcpu]
             .iter_mut()
-            .filter(|lr| lr.state == LrState::Pending)
-            .min_by_key(|lr| (lr.priority, lr.intid))?;
-        lr.state = LrState::Active;
-        let source = match lr.link {
+            .filter(|lr| lr.state() == LrState::Pending)
+            .min_by_key(|lr| (lr.priority(), lr.intid()))?;
+        *lr = lr.with_state(LrState::Active);
+        let source = match lr.link() {
             Link::Software { source, .. } => source,
             Link::Physical(_) => 0,
         };
-        let taken = (lr.intid, source);
+        let taken = (lr.intid(), source);
         self.running[vcpu].push(taken);
         Some(taken)
     }
@@ -350,10 +350,10 @@ impl Machine {
 
     /// The guest deactivates `intid`, whatever it is.
     pub fn end_of(&mut self, vcpu: usize, intid: u8) {
-        let is_it = |lr: &&mut ListRegister| lr.intid == intid && lr.state.is_active();
+        let is_it = |lr: &&mut ListRegister| lr.intid() == intid && lr.state().is_active();
         if let Some(lr) = self.lrs[vcpu].iter_mut().find(is_it) {
-            lr.state = lr.state.without_active();
-            if let Link::Physical(pintid) = lr.link {
+            *lr = lr.with_state(lr.state().without_active());
+            if let Link::Physical(pintid) = lr.link() {
                 assert!(
                     self.physical.active.remove(&ppi_name(vcpu, pintid)),
                     "{pintid} ended twice"
@@ -376,13 +376,16 @@ impl Machine {
 
     fn maintenance_asserted(&self, vcpu: usize) -> bool {
         let lrs = &self.lrs[vcpu];
-        let valid = lrs.iter().filter(|lr| lr.state != LrState::Invalid).count();
+        let valid = lrs
+            .iter()
+            .filter(|lr| lr.state() != LrState::Invalid)
+            .count();
         let wanted = self.maintenance[vcpu];
         let ended = |lr: &ListRegister| {
-            lr.state == LrState::Invalid && matches!(lr.link, Link::Software { eoi: true, .. })
+            lr.state() == LrState::Invalid && matches!(lr.link(), Link::Software { eoi: true, .. })
         };
         wanted.underflow && valid <= 1
-            || wanted.no_pending && !lrs.iter().any(|lr| lr.state.is_pending())
+            || wanted.no_pending && !lrs.iter().any(|lr| lr.state().is_pending())
             || lrs.iter().any(ended)
     }
 

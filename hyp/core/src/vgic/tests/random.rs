@@ -231,7 +231,7 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
         m.lrs
             .iter()
             .flatten()
-            .all(|lr| lr.state == LrState::Invalid)
+            .all(|lr| lr.state() == LrState::Invalid)
     );
     prop_assert!(
         m.physical.active.is_empty(),

@@ -5,27 +5,31 @@ use super::machine::Machine;
 
 #[test]
 fn list_registers_encode_as_the_hardware_has_them() {
-    let timer = ListRegister {
-        intid: 27,
-        priority: 0xa0,
-        group1: true,
-        state: LrState::Pending,
-        link: Link::Physical(27),
-    };
+    let timer = ListRegister::pending(27, 0xa0, Group::One, Link::Physical(27));
     assert_eq!(timer.to_v2(), 0xda00_6c1b);
     assert_eq!(timer.to_v3(), 0x70a0_001b_0000_001b);
-    let sgi = ListRegister {
-        intid: 3,
-        priority: 0x08,
-        group1: false,
-        state: LrState::PendingActive,
-        link: Link::Software {
-            source: 5,
+    let link = Link::Software {
+        source: 5,
+        eoi: true,
+    };
+    let sgi = ListRegister::pending(3, 0x08, Group::Zero, link).with_state(LrState::PendingActive);
+    assert_eq!(sgi.to_v2(), 0x3088_1403);
+    assert_eq!(sgi.with_eoi(false).to_v2(), 0x3080_1403);
+    assert_eq!(
+        (sgi.intid(), sgi.priority(), sgi.group(), sgi.link()),
+        (3, 8, Group::Zero, link)
+    );
+    assert_eq!(sgi.with_urgency(0xf8, Group::One).to_v2(), 0x7f88_1403);
+    let level = ListRegister::pending(
+        33,
+        0,
+        Group::Zero,
+        Link::Software {
+            source: 0,
             eoi: true,
         },
-    };
-    assert_eq!(sgi.to_v2(), 0x3088_1403);
-    assert_eq!(sgi.to_v3(), 0xc008_0200_0000_0003);
+    );
+    assert_eq!(level.to_v3(), 0x4000_0200_0000_0021);
     for lr in [timer, sgi, ListRegister::EMPTY] {
         assert_eq!(ListRegister::from_v2(lr.to_v2()), lr);
     }

@@ -53,7 +53,7 @@ fn a_level_interrupt_comes_again_while_the_line_is_high() {
         m.running[0].clear();
         m.lrs[0]
             .iter_mut()
-            .for_each(|lr| lr.state = lr.state.without_active());
+            .for_each(|lr| *lr = lr.with_state(lr.state().without_active()));
         assert_eq!(
             m.maintain(0),
             0,
@@ -110,7 +110,7 @@ fn v2_sgis_are_told_apart_by_sender() {
     }
     m.deliver_kicks();
     assert_eq!(
-        m.lrs[0].iter().filter(|lr| lr.state.is_pending()).count(),
+        m.lrs[0].iter().filter(|lr| lr.state().is_pending()).count(),
         1,
         "one list register"
     );
@@ -202,7 +202,7 @@ fn a_storm_of_sgis_ends() {
                 m.lrs
                     .iter()
                     .flatten()
-                    .all(|lr| lr.state == LrState::Invalid)
+                    .all(|lr| lr.state() == LrState::Invalid)
             );
         }
     }
@@ -303,7 +303,11 @@ fn groups_are_forwarded_only_when_enabled() {
     assert_eq!(m.drain(), []);
     m.write32(0, 0, 3);
     m.deliver_kicks();
-    assert!(m.lrs[0].iter().any(|lr| lr.intid == 4 && lr.group1));
+    assert!(
+        m.lrs[0]
+            .iter()
+            .any(|lr| lr.intid() == 4 && lr.group() == Group::One)
+    );
     assert_eq!(m.drain().len(), 2);
 }
 

@@ -2,22 +2,38 @@
 //! GICv3's redistributors have at the same offsets (IHI 0048B.b 4.3, IHI 0069 12.9 and 12.11).
 
 use super::bank::{Bits, bit};
-use super::deliver::vcpu_bit;
-use super::list_register::{HostGic, Trigger};
+use super::deliver::lr_bit;
+use super::host::{HostGic, Trigger};
+use super::state::vcpu_bit;
 use super::{IntId, Version, Vgic};
 
-/// Which banks a frame shows: the rest of the registers are RAZ/WI.
+/// Who accesses which banks. Registers of banks outside are RAZ/WI.
 #[derive(Clone, Copy)]
-pub(super) struct Scope {
+pub(super) struct View {
+    /// The vCPU that accesses, which runs on this core.
+    pub own: u8,
+    /// The vCPU whose SGIs and PPIs bank 0 is.
+    pub of: u8,
     /// First bank shown.
-    pub first: u32,
+    pub first: u8,
     /// One past the last.
-    pub end: u32,
+    pub end: u8,
 }
 
-impl Scope {
+impl View {
+    #[inline]
     const fn shows(self, word: u32) -> bool {
-        self.first <= word && word < self.end
+        self.first as u32 <= word && word < self.end as u32
+    }
+
+    #[inline]
+    const fn own(self) -> usize {
+        self.own as usize
+    }
+
+    #[inline]
+    const fn of(self) -> usize {
+        self.of as usize
     }
 }
 
@@ -25,78 +41,95 @@ impl Scope {
 const EDGE_SGIS: u32 = 0xffff;
 
 impl Vgic {
-    /// Reads the word at `offset` (a multiple of 4, below 0xd00, not in ITARGETSR); private banks
-    /// are those of `vcpu`.
+    /// Reads the word at `offset` (a multiple of 4, below 0xd00, not in ITARGETSR).
     #[inline]
-    pub(super) fn read_fields<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        scope: Scope,
-        offset: u32,
-        host: &H,
-    ) -> u32 {
+    pub(super) fn read_fields<H: HostGic>(&mut self, view: View, offset: u32, host: &H) -> u32 {
         let index = offset >> 2 & 31;
-        let word = match offset >> 7 {
-            1..=7 => index,
-            8..=15 => offset >> 5 & 31,
-            24 | 25 => offset >> 3 & 31,
-            _ => return 0,
+        match offset >> 7 {
+            2 | 3 if view.shows(index) => self.bank(view.of(), index).enabled,
+            8..=15 if view.shows(offset >> 5 & 31) => {
+                self.bank(view.of(), offset >> 5 & 31).priorities(index)
+            }
+            family => self.read_rare(view, family, offset, host),
+        }
+    }
+
+    #[inline(never)]
+    fn read_rare<H: HostGic>(&mut self, view: View, family: u32, offset: u32, host: &H) -> u32 {
+        let word = if family < 8 {
+            offset >> 2 & 31
+        } else {
+            offset >> 3 & 31
         };
-        if !scope.shows(word) {
+        if !view.shows(word) {
             return 0;
         }
-        let bank = self.bank(vcpu, word);
-        match offset >> 7 {
+        let (own, of) = (view.own(), view.of());
+        let bank = self.bank(of, word);
+        match family {
             1 => bank.group,
-            2 | 3 => bank.enabled,
-            4 | 5 => self.read_pending(own, vcpu, word, host),
-            6 | 7 => self.read_active(own, vcpu, word, host),
-            8..=15 => bank.priorities(index),
-            _ => spread(bank.edge >> (offset >> 2 & 1).wrapping_shl(4)),
+            4 | 5 => self.read_pending(own, of, word, host),
+            6 | 7 => self.read_active(own, of, word, host),
+            24 | 25 => spread(bank.edge >> (offset >> 2 & 1).wrapping_shl(4)),
+            _ => 0,
         }
     }
 
     /// Writes the bits of `mask` in the word at `offset` (as in [`read_fields`](Self::read_fields)).
     #[inline]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an access and its context, all in registers"
-    )]
     pub(super) fn write_fields<H: HostGic>(
         &mut self,
-        own: usize,
-        vcpu: usize,
-        scope: Scope,
+        view: View,
         offset: u32,
         mask: u32,
         value: u32,
         host: &mut H,
     ) {
         let index = offset >> 2 & 31;
-        let word = match offset >> 7 {
-            1..=7 => index,
-            8..=15 => offset >> 5 & 31,
-            24 | 25 => offset >> 3 & 31,
-            _ => return,
+        let (own, of) = (view.own(), view.of());
+        match offset >> 7 {
+            2 if view.shows(index) => self.set_enabled(own, of, index, value, host),
+            3 if view.shows(index) => self.clear_enabled(own, of, index, value, host),
+            8..=15 if view.shows(offset >> 5 & 31) => {
+                let word = offset >> 5 & 31;
+                self.bank_mut(of, word).set_priorities(index, mask, value);
+                let four = 0xf_u32.wrapping_shl(index.wrapping_shl(2));
+                self.settle(own, of, word, four, host);
+            }
+            family => self.write_rare(view, family, offset, value, host),
+        }
+    }
+
+    #[inline(never)]
+    fn write_rare<H: HostGic>(
+        &mut self,
+        view: View,
+        family: u32,
+        offset: u32,
+        value: u32,
+        host: &mut H,
+    ) {
+        let word = if family < 8 {
+            offset >> 2 & 31
+        } else {
+            offset >> 3 & 31
         };
-        if !scope.shows(word) {
+        if !view.shows(word) {
             return;
         }
-        match offset >> 7 {
-            1 => self.write_group(own, vcpu, word, value, host),
-            2 => self.set_enabled(own, vcpu, word, value, host),
-            3 => self.clear_enabled(own, vcpu, word, value, host),
-            4 => self.set_pending(own, vcpu, word, value, host),
-            5 => self.clear_pending(own, vcpu, word, value, host),
-            6 => self.bank_mut(vcpu, word).active |= value & !self.bank(vcpu, word).in_lr,
-            7 => self.clear_active(own, vcpu, word, value, host),
-            8..=15 => {
-                self.bank_mut(vcpu, word).set_priorities(index, mask, value);
-                let four = 0xf_u32.wrapping_shl(index.wrapping_shl(2));
-                self.settle(own, vcpu, word, four, host);
+        let (own, of) = (view.own(), view.of());
+        match family {
+            1 => self.write_group(own, of, word, value, host),
+            4 => self.set_pending(own, of, word, value, host),
+            5 => self.clear_pending(own, of, word, value, host),
+            6 => {
+                let free = !self.bank(of, word).in_lr;
+                self.cold_mut(of, word).active |= value & free;
+                self.reopen(of, word);
             }
-            _ => self.write_trigger(own, word, offset >> 2 & 1, value, host),
+            7 => self.clear_active(own, of, word, value, host),
+            24 | 25 => self.write_trigger(own, word, offset >> 2 & 1, value, host),
+            _ => {}
         }
     }
 
@@ -111,6 +144,7 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, word);
         let changed = bank.group ^ value;
         bank.group = value;
+        self.reopen(vcpu, word);
         self.settle(own, vcpu, word, changed, host);
     }
 
@@ -125,11 +159,15 @@ impl Vgic {
     ) {
         let bank = self.bank_mut(vcpu, word);
         let new = value & !bank.enabled;
+        if new == 0 {
+            return;
+        }
         bank.enabled |= new;
         let linked = new & bank.linked;
         if linked != 0 {
             self.follow(own, vcpu, word, linked, host);
         }
+        self.reopen(vcpu, word);
         self.settle(own, vcpu, word, new, host);
     }
 
@@ -145,6 +183,7 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, word);
         let old = value & bank.enabled;
         bank.enabled &= !old;
+        bank.open &= !old;
         let linked = old & bank.linked;
         if linked != 0 {
             self.follow(own, vcpu, word, linked, host);
@@ -244,7 +283,8 @@ impl Vgic {
         let linked = value & bank.linked;
         let left = linked & bank.pending;
         bank.pending &= !value;
-        bank.cancel_pending |= value & bank.in_lr;
+        let held = value & bank.in_lr;
+        self.cold_mut(vcpu, word).cancel_pending |= held;
         if word != 0 || vcpu == own {
             for n in Bits(linked) {
                 let pintid = self.pintid_of(IntId::new(word, n));
@@ -269,9 +309,11 @@ impl Vgic {
         value: u32,
         host: &mut H,
     ) {
-        let bank = self.bank_mut(vcpu, word);
-        bank.active &= !value;
-        bank.cancel_active |= value & bank.in_lr;
+        let held = value & self.bank(vcpu, word).in_lr;
+        let cold = self.cold_mut(vcpu, word);
+        cold.active &= !value;
+        cold.cancel_active |= held;
+        self.reopen(vcpu, word);
         self.settle(own, vcpu, word, value, host);
     }
 
@@ -326,7 +368,7 @@ impl Vgic {
     }
 
     fn read_active<H: HostGic>(&mut self, own: usize, vcpu: usize, word: u32, host: &H) -> u32 {
-        self.bank(vcpu, word).active | self.in_list_registers(own, vcpu, word, host).1
+        self.cold(vcpu, word).active | self.in_list_registers(own, vcpu, word, host).1
     }
 
     /// Pending and active bits of bank `word` that are in list registers: the own core's as they
@@ -342,17 +384,17 @@ impl Vgic {
         for b in Bits(self.bank(vcpu, word).in_lr) {
             let id = IntId::new(word, b);
             let holder = self.holder_of(vcpu, id);
-            let held = self.vcpu(holder);
-            let Some(n) = Bits(held.used).find(|&n| self.lr_intid(holder, n) == id) else {
+            let Some(n) = self.lr_of(holder, id) else {
                 continue;
             };
             let (is_pending, is_active) = if holder == own {
-                let state = host.read_lr(n).state;
+                let state = host.read_lr(n).state();
                 (state.is_pending(), state.is_active())
             } else {
+                let lrs = self.vcpu(holder).lrs;
                 let seen = (
-                    held.seen_pending & bit(n) != 0,
-                    held.seen_active & bit(n) != 0,
+                    lrs.seen_pending & lr_bit(n) != 0,
+                    lrs.seen_active & lr_bit(n) != 0,
                 );
                 self.vcpu_mut(holder).reconcile = true;
                 self.kicks |= vcpu_bit(holder);
@@ -371,8 +413,12 @@ impl Vgic {
             return;
         }
         self.control = control;
-        let all_if = |on: bool| if on { u32::MAX } else { 0 };
-        self.forward = [all_if(control & 1 != 0), all_if(control & 2 != 0)];
+        for vcpu in Bits(self.present) {
+            self.reopen(vcpu as usize, 0);
+        }
+        for word in 1..self.words {
+            self.reopen(0, word);
+        }
         for vcpu in Bits(self.on) {
             self.vcpu_mut(vcpu as usize).reconcile = true;
         }
