@@ -85,3 +85,11 @@ pub fn map_scratch(mapping: Mapping) -> u64 {
     }
     SCRATCH_GIB * GIB
 }
+
+/// Bits of a physical address that ID_AA64MMFR0_EL1.PARange tells (Arm ARM DDI 0487 D17.2.64).
+pub fn physical_address_bits() -> u32 {
+    use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
+    const BITS: [u32; 7] = [32, 36, 40, 42, 44, 48, 52];
+    let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange) as usize;
+    BITS.get(range).copied().unwrap_or(52)
+}

@@ -11,6 +11,8 @@ pub mod syndrome {
     pub const DATA_ABORT: u64 = 0x25;
     /// Instruction abort from the same EL.
     pub const INSTRUCTION_ABORT: u64 = 0x21;
+    /// Address size faults are those below this.
+    pub const ADDRESS_SIZE_END: u64 = 4;
     /// Synchronous external abort, not on a table walk.
     pub const EXTERNAL: u64 = 0x10;
     /// The same on a table walk, level 0; levels count up from it.

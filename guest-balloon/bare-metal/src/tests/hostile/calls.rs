@@ -220,12 +220,8 @@ pub fn p6() -> Outcome {
         for width in [0x8400_0000_u64, 0xc400_0000] {
             let function = width | number;
             let advertised = psci::call32(psci_function::FEATURES, function, 0, 0);
-            let is_harmless = matches!(number, 0 | 4 | 6 | 0xa);
-            let calls_itself = matches!(
-                function,
-                0x8400_0000 | 0x8400_000a | 0x8400_0004 | 0xc400_0004
-            );
-            if is_harmless && calls_itself && advertised >= 0 {
+            let is_harmless = matches!(function, 0x8400_0000 | 0x8400_0004 | 0xc400_0004);
+            if is_harmless && advertised >= 0 {
                 let answer = psci::call32(function, 0, 0, 0);
                 ensure!(
                     answer != error::NOT_SUPPORTED,

@@ -55,6 +55,7 @@ fn rewrite_list(_: usize) {
             };
             LIST.set(index, entry);
         }
+        WON.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -73,6 +74,10 @@ pub fn h8(machine: &Machine) -> Outcome {
     for round in 0..rounds {
         let direction = (round % 2) as usize;
         let call = [function::RESERVE, function::RELEASE][direction];
+        // Not the list that the last call left.
+        let rewrites = WON.load(Ordering::Acquire);
+        let rewritten = cpu::wait_until_us(5_000_000, || WON.load(Ordering::Acquire) != rewrites);
+        ensure!(rewritten, "core 1 is gone in round {round}");
         let [x0, _, done, _] = front.call(call, 16, driver.epoch());
         ensure!(
             Status::from_register(x0) == Some(Status::Success),
@@ -98,6 +103,7 @@ pub fn h8(machine: &Machine) -> Outcome {
         again.reserved_pages()
     );
     println!("{} pages out and {} in", moved[0], moved[1]);
+    ensure!(moved[0] > 0 && moved[1] > 0, "the race moved nothing");
     Ok(())
 }
 
