@@ -46,7 +46,6 @@ pub struct Console {
     patience: Duration,
     view: View,
     commands: u32,
-    expects_disaster: bool,
 }
 
 impl Console {
@@ -73,19 +72,12 @@ impl Console {
             patience: PATIENCE,
             view: View::Initial,
             commands: 0,
-            expects_disaster: false,
         })
     }
 
     /// Waits at most `seconds` from now on, instead of the default.
     pub fn patience(&mut self, seconds: u64) -> &mut Self {
         self.patience = Duration::from_secs(seconds);
-        self
-    }
-
-    /// Goes on when a guest's kernel dies: the script means it to.
-    pub fn expect_disaster(&mut self) -> &mut Self {
-        self.expects_disaster = true;
         self
     }
 
@@ -296,15 +288,13 @@ impl Console {
             .saturating_sub(64)
             .max(self.cursor.min(self.seen.len()));
         self.seen.extend_from_slice(bytes);
-        if !self.expects_disaster {
-            let fresh = String::from_utf8_lossy(&self.seen[before..]).into_owned();
-            if let Some(text) = DISASTERS.iter().find(|text| fresh.contains(**text)) {
-                // The rest of the report is worth a moment.
-                while let Ok(more) = self.output.recv_timeout(Duration::from_secs(1)) {
-                    self.seen.extend_from_slice(&more);
-                }
-                bail!("\"{text}\" on the console:\n{}", self.excerpt());
+        let fresh = String::from_utf8_lossy(&self.seen[before..]).into_owned();
+        if let Some(text) = DISASTERS.iter().find(|text| fresh.contains(**text)) {
+            // The rest of the report is worth a moment.
+            while let Ok(more) = self.output.recv_timeout(Duration::from_secs(1)) {
+                self.seen.extend_from_slice(&more);
             }
+            bail!("\"{text}\" on the console:\n{}", self.excerpt());
         }
         Ok(())
     }

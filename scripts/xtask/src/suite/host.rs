@@ -13,29 +13,35 @@ use crate::setup::BARE_METAL;
 /// What runs without an operating system and so is linted for its own target.
 const BARE_METAL_PACKAGES: [&str; 3] = ["ballast", "ballast-bare-metal", "ballast-linux-core"];
 
-/// Runs all of them, going on after a failure.
-pub fn run() -> Result<Tally> {
-    let mut tally = Tally::default();
-    tally.add(step("fmt", cargo(&["fmt", "--all", "--check"])));
-    tally.add(step(
-        "clippy (host)",
-        cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]),
-    ));
-    let mut lint = vec!["clippy", "--quiet", "--release", "--target", BARE_METAL];
-    lint.extend(
-        BARE_METAL_PACKAGES
-            .iter()
-            .flat_map(|package| ["--package", package]),
-    );
-    lint.extend(["--", "-D", "warnings"]);
-    tally.add(step("clippy (bare metal)", cargo(&lint)));
-    tally.add(counted(
-        "unit and property tests",
-        cargo(&["test", "--no-fail-fast"]),
-    )?);
-    tally.add(miri()?);
-    Ok(tally)
-}
+/// A host test: its name and what runs it.
+pub type Step = (&'static str, fn(&str) -> Result<Tally>);
+
+/// All of them, the quick ones first.
+pub const STEPS: [Step; 5] = [
+    ("host-fmt", |name| {
+        Ok(step(name, cargo(&["fmt", "--all", "--check"])))
+    }),
+    ("host-clippy", |name| {
+        Ok(step(
+            name,
+            cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]),
+        ))
+    }),
+    ("host-clippy-bare-metal", |name| {
+        let mut lint = vec!["clippy", "--quiet", "--release", "--target", BARE_METAL];
+        lint.extend(
+            BARE_METAL_PACKAGES
+                .iter()
+                .flat_map(|package| ["--package", package]),
+        );
+        lint.extend(["--", "-D", "warnings"]);
+        Ok(step(name, cargo(&lint)))
+    }),
+    ("host-unit", |name| {
+        counted(name, cargo(&["test", "--no-fail-fast"]))
+    }),
+    ("host-miri", miri),
+];
 
 fn cargo(arguments: &[&str]) -> Program {
     // Not $CARGO: rustup's proxy understands `+nightly`, and is what the user would type.
@@ -47,14 +53,14 @@ fn step(name: &str, program: Program) -> Tally {
     let line = program.line();
     match program.capture() {
         Ok(_) => {
-            println!("host {name} ... ok");
+            println!("{name} ... ok");
             Tally {
                 passed: 1,
                 ..Tally::default()
             }
         }
         Err(error) => {
-            println!("host {name} ... FAILED\n{error:#}\n  again: {line}");
+            println!("{name} ... FAILED\n{error:#}\n  again: {line}");
             Tally {
                 failed: 1,
                 ..Tally::default()
@@ -65,7 +71,7 @@ fn step(name: &str, program: Program) -> Tally {
 
 /// Runs something that ends in `cargo test`'s lines, shows it, and adds up its counts.
 fn counted(name: &str, program: Program) -> Result<Tally> {
-    println!("host {name}:");
+    println!("{name}:");
     let line = program.line();
     let mut child = program
         .into_command()
@@ -87,7 +93,7 @@ fn counted(name: &str, program: Program) -> Result<Tally> {
         tally.failed = tally.failed.max(1);
     }
     println!(
-        "host {name} ... {} passed, {} failed",
+        "{name} ... {} passed, {} failed",
         tally.passed, tally.failed
     );
     Ok(tally)
@@ -109,7 +115,7 @@ fn counts_of(text: &str) -> Tally {
     }
 }
 
-fn miri() -> Result<Tally> {
+fn miri(name: &str) -> Result<Tally> {
     let installed = || cargo(&["+nightly", "miri", "--version"]).capture().is_ok();
     if !installed() {
         println!("Adding Miri to the nightly toolchain with rustup");
@@ -124,7 +130,7 @@ fn miri() -> Result<Tally> {
         ];
         if let Err(error) = Program::new("rustup").args(add).capture() {
             println!(
-                "host miri ... skipped: no nightly toolchain with Miri, and rustup cannot add one: {error:#}"
+                "{name} ... skipped: no nightly toolchain with Miri, and rustup cannot add one: {error:#}"
             );
             return Ok(Tally {
                 skipped: 1,
@@ -143,7 +149,7 @@ fn miri() -> Result<Tally> {
     ])
     .env("MIRIFLAGS", "-Zmiri-disable-isolation")
     .env("PROPTEST_CASES", "2");
-    counted("miri", program)
+    counted(name, program)
 }
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ use crate::setup::{self, Consent, Need};
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run only the tests in QEMU whose name contains this
+    /// Run only the tests whose name contains this ("host" has those that need no board)
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Also run the long ones
     #[arg(long)]
     long: bool,
-    /// Name the tests in QEMU and run nothing
+    /// Name the tests and run nothing
     #[arg(long)]
     list: bool,
 }
@@ -64,13 +64,21 @@ fn scenarios() -> Vec<Scenario> {
 
 /// `cargo xtask test`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
-    let chosen = |s: &Scenario| {
+    let matches = |name: &str| {
         args.filter
             .as_ref()
-            .is_none_or(|text| s.name.contains(text.as_str()))
+            .is_none_or(|text| name.contains(text.as_str()))
     };
-    let chosen: Vec<Scenario> = scenarios().into_iter().filter(chosen).collect();
+    let steps: Vec<_> = host::STEPS
+        .into_iter()
+        .filter(|(name, _)| matches(name))
+        .collect();
+    let chosen: Vec<Scenario> = scenarios()
+        .into_iter()
+        .filter(|s| matches(&s.name))
+        .collect();
     if args.list {
+        steps.iter().for_each(|(name, _)| println!("{name}"));
         for scenario in &chosen {
             println!(
                 "{}{}",
@@ -80,14 +88,19 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    setup::ensure(&Need::ALL, consent)?;
     let mut tally = Tally::default();
-    if args.filter.is_none() {
-        tally.add(host::run()?);
+    if !steps.is_empty() {
+        setup::ensure(&[Need::BareMetalTarget], consent)?;
     }
-    let images = Images::build(consent)?;
-    for scenario in &chosen {
-        tally.add(run_one(scenario, &images, args.long));
+    for (name, step) in steps {
+        tally.add(step(name)?);
+    }
+    if !chosen.is_empty() {
+        setup::ensure(&Need::ALL, consent)?;
+        let images = Images::build(consent)?;
+        for scenario in &chosen {
+            tally.add(run_one(scenario, &images, args.long));
+        }
     }
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -102,7 +115,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
 
 fn run_one(scenario: &Scenario, images: &Images, long: bool) -> Tally {
     if scenario.long && !long {
-        println!("qemu {} ... skipped (give --long)", scenario.name);
+        println!("{} ... skipped (give --long)", scenario.name);
         return Tally {
             skipped: 1,
             ..Tally::default()
@@ -113,14 +126,14 @@ fn run_one(scenario: &Scenario, images: &Images, long: bool) -> Tally {
     let seconds = start.elapsed().as_secs_f32();
     match outcome {
         Ok(()) => {
-            println!("qemu {} ... ok ({seconds:.1} s)", scenario.name);
+            println!("{} ... ok ({seconds:.1} s)", scenario.name);
             Tally {
                 passed: 1,
                 ..Tally::default()
             }
         }
         Err(error) => {
-            println!("qemu {} ... FAILED ({seconds:.1} s)", scenario.name);
+            println!("{} ... FAILED ({seconds:.1} s)", scenario.name);
             println!("  {error:#}");
             println!(
                 "  everything it said: {}",

@@ -147,9 +147,7 @@ pub struct Scenario {
     gic: u8,
     cores: u8,
     ram_mib: u32,
-    extra: Vec<String>,
     guests: Vec<Guest>,
-    source: Option<String>,
     refusal: Option<&'static str>,
     script: Script,
 }
@@ -167,9 +165,7 @@ impl Scenario {
             gic,
             cores: 2,
             ram_mib: 1024,
-            extra: Vec::new(),
             guests: Vec::new(),
-            source: None,
             refusal: None,
             script: Box::new(script),
         }
@@ -187,21 +183,9 @@ impl Scenario {
         self
     }
 
-    /// Further QEMU arguments.
-    pub fn qemu(mut self, arguments: &[&str]) -> Self {
-        self.extra.extend(arguments.iter().map(|a| (*a).to_owned()));
-        self
-    }
-
     /// Adds a guest; the first has console number 1.
     pub fn guest(mut self, guest: Guest) -> Self {
         self.guests.push(guest);
-        self
-    }
-
-    /// Partitions given as they are, in place of those made from the guests.
-    pub fn partitions(mut self, source: impl Into<String>) -> Self {
-        self.source = Some(source.into());
         self
     }
 
@@ -217,13 +201,6 @@ impl Scenario {
         self
     }
 
-    /// The overlay's source.
-    pub fn overlay(&self) -> String {
-        self.source
-            .clone()
-            .unwrap_or_else(|| partitions(&self.guests))
-    }
-
     /// Where this scenario keeps its files.
     pub fn dir(&self) -> PathBuf {
         paths::target().join("qemu-tests").join(&self.name)
@@ -234,16 +211,15 @@ impl Scenario {
         let dir = self.dir();
         fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        let overlay = self.overlay();
+        let overlay = partitions(&self.guests);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
-        let mut extra = vec!["-no-reboot".to_owned()];
-        extra.extend(self.extra.iter().cloned());
+        
         let board = Board {
             gic: self.gic,
             cores: self.cores,
             ram_mib: self.ram_mib,
-            extra,
+            extra: vec!["-no-reboot".to_owned()],
         };
         let used = images.used_by(&overlay);
         let boot = run::prepare(&board, &source, &used, images.hypervisor.clone(), &dir)?;
