@@ -139,16 +139,17 @@ impl Console {
         self.commands += 1;
         // The echo of this line has `$?` where the answer has digits. A number tells old answers from new.
         let number = self.commands;
-        self.send(&format!("{command}; echo \"<{number}=$?>\"\r"))?;
+        let mark = format!("echo \"<{number}=$?>\"");
+        self.send(&format!("{command}; {mark}\r"))?;
         let begin = format!("<{number}=");
         let what = format!("the end of `{command}` in guest {guest}");
         self.wait(&what, |new| {
             new.match_indices(&begin).find_map(|(at, _)| {
-                let value = &new[at + begin.len()..];
-                let (digits, _) = value.split_once('>')?;
+                let (digits, _) = new[at + begin.len()..].split_once('>')?;
                 let status = digits.parse().ok()?;
-                // The first line is the echo of the command.
-                let output = new[..at].split_once('\n').map_or("", |(_, rest)| rest);
+                // A line typed before the shell was there is echoed twice.
+                let echo = new[..at].rfind(&mark).unwrap_or(0);
+                let output = new[echo..at].split_once('\n').map_or("", |(_, rest)| rest);
                 Some(((status, plain(output)), at + begin.len() + digits.len() + 1))
             })
         })

@@ -214,7 +214,7 @@ impl Scenario {
         let overlay = partitions(&self.guests);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
-        
+
         let board = Board {
             gic: self.gic,
             cores: self.cores,
