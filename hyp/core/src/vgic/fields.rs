@@ -407,6 +407,7 @@ impl Vgic {
     }
 
     /// `GICD_CTLR`'s group enables.
+    #[inline(never)]
     pub(super) fn write_control<H: HostGic>(&mut self, own: usize, value: u32, host: &mut H) {
         let control = value & 3;
         if control == self.control {

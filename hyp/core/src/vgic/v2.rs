@@ -106,6 +106,7 @@ impl Vgic {
 
     /// ITARGETSR: the reader itself for SGIs and PPIs, which is how a guest learns its interface
     /// number; RAZ/WI where there is one vCPU (4.3.12).
+    #[inline(never)]
     fn read_targets(&self, own: usize, offset: u32) -> u32 {
         let first = offset & 0x3fc;
         if self.is_uniprocessor() || first >> 5 >= self.words {
@@ -121,6 +122,7 @@ impl Vgic {
         })
     }
 
+    #[inline(never)]
     fn write_targets<H: HostGic>(
         &mut self,
         own: usize,
@@ -195,6 +197,7 @@ impl Vgic {
     }
 
     /// CPENDSGIR and SPENDSGIR: the senders of four SGIs that are pending for the reader (4.3.16).
+    #[inline(never)]
     fn read_sgi_pending(&mut self, own: usize, offset: u32) -> u32 {
         if offset & 0x7f < 0x10 || offset & 0x7f >= 0x30 {
             return 0;
@@ -205,6 +208,7 @@ impl Vgic {
         })
     }
 
+    #[inline(never)]
     fn write_sgi_pending<H: HostGic>(&mut self, own: usize, offset: u32, value: u32, host: &mut H) {
         let set = match offset & 0x70 {
             0x10 => false,

@@ -102,16 +102,22 @@ impl Vgic {
             (TYPER, Width::Word) => u64::from(self.typer),
             (IIDR_OFFSET, Width::Word) => u64::from(IIDR),
             (PIDR2_OFFSET, Width::Word) => PIDR2,
-            _ => self.spi_of_irouter(offset).map_or(0, |id| {
-                let route = u64::from(self.route_of(id));
-                let affinity = (route & 0xff00_0000) << 8 | route & 0x00ff_ffff;
-                match width {
-                    Width::Double if offset & 7 == 0 => affinity,
-                    Width::Word if offset & 7 == 0 => affinity & 0xffff_ffff,
-                    Width::Word if offset & 7 == 4 => affinity >> 32,
-                    _ => 0,
-                }
-            }),
+            _ => self.read_irouter(offset, width),
+        }
+    }
+
+    #[inline(never)]
+    fn read_irouter(&self, offset: u32, width: Width) -> u64 {
+        let Some(id) = self.spi_of_irouter(offset) else {
+            return 0;
+        };
+        let route = u64::from(self.route_of(id));
+        let affinity = (route & 0xff00_0000) << 8 | route & 0x00ff_ffff;
+        match width {
+            Width::Double if offset & 7 == 0 => affinity,
+            Width::Word if offset & 7 == 0 => affinity & 0xffff_ffff,
+            Width::Word if offset & 7 == 4 => affinity >> 32,
+            _ => 0,
         }
     }
 
@@ -130,6 +136,18 @@ impl Vgic {
         if (offset, width) == (CTLR, Width::Word) {
             return self.write_control(own, low_word(value), host);
         }
+        self.write_irouter(own, offset, width, value, host);
+    }
+
+    #[inline(never)]
+    fn write_irouter<H: HostGic>(
+        &mut self,
+        own: usize,
+        offset: u32,
+        width: Width,
+        value: u64,
+        host: &mut H,
+    ) {
         let Some(id) = self.spi_of_irouter(offset) else {
             return;
         };
