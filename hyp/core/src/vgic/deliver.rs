@@ -40,6 +40,9 @@ impl Vgic {
         let in_lr = self.bank(vcpu, id.word()).in_lr & id.mask() != 0;
         let mine = self.routed(vcpu, id.word()) & id.mask() != 0;
         if mine && (!in_lr || self.holder_of(vcpu, id) == vcpu) {
+            if self.redeliver(vcpu, 0, id, host) {
+                return Kicks::NONE;
+            }
             self.deliver(vcpu, id, host);
             self.take_kicks(vcpu)
         } else {
@@ -95,9 +98,33 @@ impl Vgic {
     /// Brings the list registers of `vcpu`, which runs on this core, into agreement with the state.
     /// To be called when the core was kicked for this vCPU, and for the maintenance interrupt.
     pub fn flush<H: HostGic>(&mut self, vcpu: usize, host: &mut H) -> Kicks {
-        self.refresh_ppis(vcpu, host);
-        self.flush_own(vcpu, host);
+        if !self.take_posted(vcpu, host) {
+            self.refresh_ppis(vcpu, host);
+            self.flush_own(vcpu, host);
+        }
         self.take_kicks(vcpu)
+    }
+
+    /// The short way of a flush, for a kick that was only about SGIs. Whether all is done.
+    #[inline]
+    fn take_posted<H: HostGic>(&mut self, vcpu: usize, host: &mut H) -> bool {
+        let own = self.vcpu(vcpu);
+        if own.reconcile | own.backlog | own.ppis_stale || host.ended() != 0 {
+            return false;
+        }
+        let posted = self.bank(vcpu, 0).pending & self.bank(vcpu, 0).open;
+        for n in Bits(posted) {
+            let id = IntId::new(0, n);
+            let sources = *self.sources_mut(vcpu, id);
+            let one_sender = sources & sources.wrapping_sub(1) == 0;
+            let [sender, ..] = sources.trailing_zeros().to_le_bytes();
+            if !id.is_sgi() || !one_sender || !self.offer_again(vcpu, id, sender & 7, host) {
+                return false;
+            }
+            *self.sources_mut(vcpu, id) = 0;
+            self.bank_mut(vcpu, 0).pending &= !id.mask();
+        }
+        (1..self.words).all(|word| self.ready(vcpu, word) == 0)
     }
 
     /// Makes the SGI or PPI `id` pending for `vcpu`, on this core; an SGI comes from `sender`.
@@ -114,16 +141,11 @@ impl Vgic {
         }
     }
 
-    /// The shortest way, for what comes again and again: if the list register that had `id` last is
-    /// empty and has not been given to another since, it has it once more, and all that is
-    /// remembered of it is true already. Whether it was so.
+    /// The shortest way, for what comes again and again: nothing of `id` waits in software, and its
+    /// list register is still there for it. Whether it was so.
     #[inline]
     fn redeliver<H: HostGic>(&self, vcpu: usize, sender: usize, id: IntId, host: &mut H) -> bool {
-        let bank = self.bank(vcpu, 0);
-        let own = self.vcpu(vcpu);
-        let n = self.private_lr(vcpu, id);
-        let again = bank.in_lr & bank.open & !bank.pending & id.mask() != 0;
-        if !again || own.backlog || host.empty().wrapping_shr(n) & 1 == 0 {
+        if self.bank(vcpu, id.word()).pending & id.mask() != 0 {
             return false;
         }
         let source = if id.is_sgi() && self.version == Version::V2 {
@@ -131,7 +153,23 @@ impl Vgic {
         } else {
             0
         };
-        let link = self.link(vcpu, id, source.to_le_bytes()[0], false);
+        self.offer_again(vcpu, id, source.to_le_bytes()[0], host)
+    }
+
+    /// If the list register that had `id` last is empty and has not been given to another since, it
+    /// has it once more, and all that is remembered of it is true already. Whether it was so.
+    #[inline]
+    fn offer_again<H: HostGic>(&self, vcpu: usize, id: IntId, source: u8, host: &mut H) -> bool {
+        let bank = self.bank(vcpu, id.word());
+        let own = self.vcpu(vcpu);
+        let n = self.lr_number(vcpu, id);
+        if bank.in_lr & bank.open & id.mask() == 0
+            || own.reconcile | own.backlog
+            || host.empty().wrapping_shr(n) & 1 == 0
+        {
+            return false;
+        }
+        let link = self.link(vcpu, id, source, false);
         host.write_lr(n, self.offer(vcpu, id, link));
         true
     }

@@ -37,8 +37,8 @@ impl View {
     }
 }
 
-/// `ICFGR` of the SGIs: all edge-triggered, read-only.
-const EDGE_SGIS: u32 = 0xffff;
+/// The SGIs of bank 0.
+pub(super) const SGIS: u32 = 0xffff;
 
 impl Vgic {
     /// Reads the word at `offset` (a multiple of 4, below 0xd00, not in ITARGETSR).
@@ -180,8 +180,9 @@ impl Vgic {
         value: u32,
         host: &mut H,
     ) {
+        let always = self.always_enabled(word);
         let bank = self.bank_mut(vcpu, word);
-        let old = value & bank.enabled;
+        let old = value & bank.enabled & !always;
         bank.enabled &= !old;
         bank.open &= !old;
         let linked = old & bank.linked;
@@ -191,6 +192,14 @@ impl Vgic {
         if self.bank(vcpu, word).in_lr & old != 0 {
             self.unsettled |= self.concerned(vcpu, word, old) & self.on & !vcpu_bit(own);
             self.settle(own, vcpu, word, old, host);
+        }
+    }
+
+    /// GICv2's SGIs cannot be disabled, as in the GIC-400 (IHI 0048B.b, 4.3.5 leaves it open).
+    pub(super) const fn always_enabled(&self, word: u32) -> u32 {
+        match self.version {
+            Version::V2 if word == 0 => SGIS,
+            _ => 0,
         }
     }
 
@@ -241,7 +250,7 @@ impl Vgic {
     /// GICv2's SGIs are made pending by their own registers only (IHI 0048B.b, 4.3.7).
     fn pendable(&self, word: u32, value: u32) -> u32 {
         if word == 0 && self.version == Version::V2 {
-            value & !EDGE_SGIS
+            value & !SGIS
         } else {
             value
         }
@@ -384,9 +393,7 @@ impl Vgic {
         for b in Bits(self.bank(vcpu, word).in_lr) {
             let id = IntId::new(word, b);
             let holder = self.holder_of(vcpu, id);
-            let Some(n) = self.lr_of(holder, id) else {
-                continue;
-            };
+            let n = self.lr_number(holder, id);
             let (is_pending, is_active) = if holder == own {
                 let state = host.read_lr(n).state();
                 (state.is_pending(), state.is_active())

@@ -2,6 +2,7 @@
 
 use super::bank::{Bank, Bits, Cold, bit};
 use super::deliver::lr_bit;
+use super::fields::SGIS;
 use super::host::{HostGic, Maintenance};
 use super::list_register::{Link, ListRegister, LrState};
 use super::state::{Vcpu, vcpu_bit};
@@ -16,7 +17,8 @@ impl Vgic {
         self.on |= vcpu_bit(vcpu) & self.present;
         self.choose_again(vcpu, host);
         self.route_linked(vcpu, host);
-        self.vcpu_mut(vcpu).ppis_stale = true;
+        let bank = self.bank(vcpu, 0);
+        self.vcpu_mut(vcpu).ppis_stale = bank.enabled & bank.linked != 0;
         self.flush(vcpu, host)
     }
 
@@ -97,13 +99,14 @@ impl Vgic {
     }
 
     const fn reset_private(&mut self, vcpu: usize) {
-        let linked = self.linked_ppis;
         *self.bank_mut(vcpu, 0) = Bank {
-            linked,
-            edge: 0xffff,
+            enabled: self.always_enabled(0),
+            linked: self.linked_ppis,
+            edge: SGIS,
             ..Bank::RESET
         };
         *self.cold_mut(vcpu, 0) = Cold::RESET;
+        self.reopen(vcpu, 0);
     }
 
     /// Takes list register `n`, read as `lr`, out of the running vCPU `vcpu`'s hands.

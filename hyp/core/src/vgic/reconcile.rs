@@ -13,8 +13,9 @@ impl Vgic {
     #[inline(never)]
     pub(super) fn flush_own<H: HostGic>(&mut self, vcpu: usize, host: &mut H) {
         let used = u32::from(self.vcpu(vcpu).lrs.used);
+        let all = core::mem::replace(&mut self.vcpu_mut(vcpu).reconcile, false);
         if used != 0 {
-            self.look_at_lrs(vcpu, used, host);
+            self.look_at_lrs(vcpu, used, all, host);
         }
         self.unsettled &= !vcpu_bit(vcpu);
 
@@ -43,8 +44,9 @@ impl Vgic {
         }
     }
 
-    /// Forgets what has left the list registers `used` and sets the others right where needed.
-    fn look_at_lrs<H: HostGic>(&mut self, vcpu: usize, used: u32, host: &mut H) {
+    /// Forgets what has left the list registers `used` and sets the others right: `all`, or those
+    /// whose interrupt is pending again.
+    fn look_at_lrs<H: HostGic>(&mut self, vcpu: usize, used: u32, all: bool, host: &mut H) {
         let ended = host.ended() & used;
         for n in Bits(ended) {
             host.write_lr(n, ListRegister::EMPTY);
@@ -53,7 +55,6 @@ impl Vgic {
         for n in Bits(gone) {
             self.forget(vcpu, n);
         }
-        let all = core::mem::replace(&mut self.vcpu_mut(vcpu).reconcile, false);
         for n in Bits(used & !gone) {
             let id = self.lr_intid(vcpu, n);
             if all || self.bank(vcpu, id.word()).asserted() & id.mask() != 0 {

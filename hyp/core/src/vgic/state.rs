@@ -1,6 +1,6 @@
 //! What the model remembers, and the way to it.
 
-use super::bank::{BANK, Bank, Bits, Cold, bit};
+use super::bank::{BANK, Bank, Cold, bit};
 use super::host::Maintenance;
 use super::{Config, IntId, Kicks, MAX_LIST_REGISTERS, Version};
 use crate::limits::{MAX_INTIDS, MAX_VCPUS};
@@ -98,8 +98,8 @@ pub struct Vgic {
     cold: [Cold; BANKS],
     /// SPIs: `ITARGETSR` byte (GICv2) or affinity as written (GICv3).
     route: [u32; MAX_INTIDS],
-    /// SPIs: the vCPU in whose list register it is, if `in_lr`.
-    holder: [u8; MAX_INTIDS],
+    /// SPIs: the vCPU (bits 2:0) in whose list register (bits 5:3) it is, if `in_lr`.
+    place: [u8; MAX_INTIDS],
     /// SPIs: the physical one it is linked to.
     pintid: [u16; MAX_INTIDS],
     /// SPIs with several targets, which one of those that are on gets.
@@ -136,7 +136,7 @@ impl Vgic {
             linked_ppis: config.linked_ppis & 0xffff_0000,
             cold: [Cold::RESET; BANKS],
             route: [0; MAX_INTIDS],
-            holder: [0; MAX_INTIDS],
+            place: [0; MAX_INTIDS],
             pintid: [0; MAX_INTIDS],
             one_of_n: [0; WORDS],
         };
@@ -183,11 +183,6 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, word);
         let forwarded = (bank.group & group1) | (!bank.group & group0);
         bank.open = bank.enabled & forwarded & !active;
-    }
-
-    /// The list register of `vcpu` that `id` was put into.
-    pub(super) fn lr_of(&self, vcpu: usize, id: IntId) -> Option<u32> {
-        Bits(u32::from(self.vcpu(vcpu).lrs.used)).find(|&n| self.lr_intid(vcpu, n) == id)
     }
 }
 
@@ -251,14 +246,18 @@ impl Vgic {
         if id.is_private() {
             own.private_lr[id.0 as usize & 31] = n as u8;
         } else {
-            self.holder[id.0 as usize] = (vcpu & 7) as u8;
+            self.place[id.0 as usize] = ((n as usize & 7) << 3 | vcpu & 7) as u8;
         }
     }
 
-    /// The list register that private `id` was last put into.
+    /// The list register that `id` was last put into (SPIs: whosever it was).
     #[inline]
-    pub(super) const fn private_lr(&self, vcpu: usize, id: IntId) -> u32 {
-        self.vcpus[vcpu & 7].private_lr[id.0 as usize & 31] as u32
+    pub(super) const fn lr_number(&self, vcpu: usize, id: IntId) -> u32 {
+        if id.is_private() {
+            self.vcpus[vcpu & 7].private_lr[id.0 as usize & 31] as u32
+        } else {
+            self.place[id.0 as usize] as u32 >> 3
+        }
     }
 
     #[inline]
@@ -277,7 +276,7 @@ impl Vgic {
         if id.is_private() {
             vcpu & 7
         } else {
-            self.holder[id.0 as usize] as usize & 7
+            self.place[id.0 as usize] as usize & 7
         }
     }
 

@@ -191,8 +191,13 @@ impl Vgic {
         for target in Bits(targets) {
             let target = target as usize;
             self.latch_sender(target, sender, id);
-            self.bank_mut(target, 0).pending |= id.mask();
-            self.kicks |= self.concerned(target, 0, id.mask());
+            let bank = self.bank_mut(target, 0);
+            bank.pending |= id.mask();
+            self.kicks |= if bank.open & id.mask() != 0 {
+                vcpu_bit(target)
+            } else {
+                0
+            };
         }
     }
 

@@ -123,6 +123,9 @@ fn v2_sgis_are_told_apart_by_sender() {
 fn v2_sgi_pending_registers() {
     let mut m = Machine::ready(V2, 4, 4);
     m.write_private(1, 0x180, u32::MAX);
+    assert_eq!(m.read_private(1, 0x100), 0xffff, "SGIs stay enabled");
+    m.write32(0, 0, 0);
+    m.deliver_kicks();
     m.send_sgi(2, 6, 0b0010);
     m.send_sgi(3, 6, 0b0010);
     assert_eq!(m.read32(1, 0xf24), 0x000c_0000);
@@ -134,7 +137,7 @@ fn v2_sgi_pending_registers() {
         (0x0004_0000, 0x0100)
     );
     m.write_private(1, 0x280, 0xffff);
-    m.write_private(1, 0x100, u32::MAX);
+    m.write32(0, 0, 3);
     let mut taken = m.drain();
     taken.sort_unstable();
     assert_eq!(taken, [(1, 1, 0), (1, 6, 2)]);
