@@ -10,6 +10,10 @@ pub const CALL_LIMIT: u32 = 48_000;
 pub const ENTRY: u32 = 90;
 /// Each of the 16 pages of an order-4 entry.
 pub const RUN_PAGE: u32 = 25;
+/// One page of a stretch of pages at home.
+pub const STRETCH_PAGE: u32 = 60;
+/// A stretch as such.
+pub const STRETCH: u32 = 150;
 /// Zeroing and cleaning one page.
 pub const SCRUB_PAGE: u32 = 180;
 /// A block entry replaced by a level-3 table, or back.
@@ -41,6 +45,10 @@ impl Budget {
 
     pub(super) const fn spend(&mut self, cost: u32) {
         self.left = self.left.saturating_sub(cost);
+    }
+
+    pub(super) const fn left(&self) -> u32 {
+        self.left
     }
 
     pub(super) const fn is_spent(&self) -> bool {

@@ -60,6 +60,7 @@ mod lifecycle;
 mod query;
 mod release;
 mod reserve;
+mod stretch;
 mod target;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -406,10 +407,14 @@ impl GuestMemory {
     #[inline]
     fn span(&self, entry: Entry) -> Result<Span, EntryStatus> {
         let ipa = Ipa(entry.ipa());
-        let Some(order) = entry.order().filter(|_| entry.is_well_formed()) else {
-            return Err(EntryStatus::Malformed);
+        // What is not address must be the order alone.
+        let (order, pages) = match entry.0 ^ ipa.0 {
+            0 => (Order::Page, 1),
+            4 => (Order::Pages16, 16),
+            9 => (Order::Block, PAGES_PER_BLOCK as u16),
+            _ => return Err(EntryStatus::Malformed),
         };
-        if !ipa.is_aligned(order.bytes()) {
+        if !ipa.is_aligned(u64::from(pages) * PAGE_SIZE) {
             return Err(EntryStatus::Unaligned);
         }
         // RAM is whole blocks, so an aligned span that begins in it ends in it.
@@ -421,7 +426,7 @@ impl GuestMemory {
             order,
             ipa_block: ipa.block() as u32,
             first,
-            pages: order.pages() as u16,
+            pages,
         })
     }
 

@@ -19,19 +19,19 @@ const ENTRIES_PER_LOCK: u32 = 32;
 /// Pages in the longest run that is not a whole block.
 const RUN: usize = 16;
 
-struct Release<'a, H> {
-    memory: &'a GuestMemory,
-    pool: PoolSection<'a>,
-    hw: &'a mut H,
+pub(super) struct Release<'a, H> {
+    pub memory: &'a GuestMemory,
+    pub pool: PoolSection<'a>,
+    pub hw: &'a mut H,
     /// Room for a table on its way.
     copy: &'a mut [u64; BATCH_RUNS],
-    tables: &'a mut [TableRecord],
-    backed_pages: &'a mut u64,
-    budget: Budget,
+    pub tables: &'a mut [TableRecord],
+    pub backed_pages: &'a mut u64,
+    pub budget: Budget,
 }
 
 /// The pool's lock, taken when it is needed and held over a bounded number of entries.
-struct PoolSection<'a> {
+pub(super) struct PoolSection<'a> {
     pool: &'a TicketMutex<Pool>,
     guard: Option<TicketMutexGuard<'a, Pool>>,
     entries: u32,
@@ -39,18 +39,18 @@ struct PoolSection<'a> {
 
 impl PoolSection<'_> {
     #[inline]
-    fn get(&mut self) -> &mut Pool {
+    pub(super) fn get(&mut self) -> &mut Pool {
         self.guard.get_or_insert_with(|| self.pool.lock())
     }
 
     /// Before anything that must not be done under the lock.
     #[inline]
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.guard = None;
     }
 
     #[inline]
-    fn end_of_entry(&mut self) {
+    pub(super) fn end_of_entry(&mut self) {
         self.entries += 1;
         if self.entries.is_multiple_of(ENTRIES_PER_LOCK) {
             self.leave();
@@ -115,13 +115,18 @@ impl GuestMemory {
             budget: Budget::new(),
         };
         let mut consumed = 0;
-        for entry in entries.iter_mut() {
-            let given = Entry(*entry);
-            let Some(status) = work.entry(given, target_pages) else {
-                break;
-            };
-            *entry = given.with_status(status).0;
-            consumed += 1;
+        while let Some(rest) = entries.get_mut(consumed..) {
+            let stretch = work.stretch(rest, target_pages);
+            consumed += stretch;
+            if stretch == 0 {
+                let Some(entry) = rest.first_mut() else { break };
+                let given = Entry(*entry);
+                let Some(status) = work.entry(given, target_pages) else {
+                    break;
+                };
+                *entry = given.with_status(status).0;
+                consumed += 1;
+            }
             if work.budget.is_spent() {
                 break;
             }
@@ -263,7 +268,7 @@ impl<H: Hardware> Release<'_, H> {
     /// Maps home frames that were taken for the whole span.
     #[inline]
     fn map_run(&mut self, span: Span, place: &mut Place, dirty: u64) {
-        let claim = Claim::run(home_frame(place.table, span.first), span.pages, dirty);
+        let claim = Claim::run(home_frame(place.table, span.first), dirty);
         if claim.dirty_pages() != 0 {
             self.pool.leave();
             self.count_scrub(claim.dirty_pages());
@@ -307,9 +312,9 @@ impl<H: Hardware> Release<'_, H> {
         pages.try_for_each(|page| {
             let claim = if moved.is_some() && page == at_table {
                 // The table's old frame is at home here, and holds the table.
-                Claim::run(place.table, 1, 1)
+                Claim::run(place.table, 1)
             } else if let Some(dirty) = place.take_home(pool, page, guest) {
-                Claim::run(home_frame(place.table, page), 1, dirty)
+                Claim::run(home_frame(place.table, page), dirty)
             } else {
                 let ipa = Ipa::from_page((u64::from(span.ipa_block) << 9) | u64::from(page));
                 place.record.away += 1;
@@ -410,7 +415,7 @@ impl<H: Hardware> Release<'_, H> {
         let table_page = page_in_block(table);
         let dirty =
             before | (1 << (table_page - span.first)) | (behind << (table_page - span.first) << 1);
-        let claim = Claim::run(home_frame(table, span.first), span.pages, dirty);
+        let claim = Claim::run(home_frame(table, span.first), dirty);
         self.count_scrub(claim.dirty_pages());
         let zeroed = claim.zero(self.hw);
         self.pool.get().merge_block(table);
@@ -439,7 +444,7 @@ impl<H: Hardware> Release<'_, H> {
         self.memory.stats.invalidations.add(1);
     }
 
-    fn count_scrub(&mut self, pages: u32) {
+    pub(super) fn count_scrub(&mut self, pages: u32) {
         if pages != 0 {
             self.budget.spend(pages * budget::SCRUB_PAGE);
             self.memory.stats.scrubbed_pages.add(u64::from(pages));

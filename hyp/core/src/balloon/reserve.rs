@@ -53,13 +53,18 @@ impl GuestMemory {
             budget: Budget::new(),
         };
         let mut consumed = 0;
-        for entry in entries.iter_mut() {
-            let given = Entry(*entry);
-            let Some(status) = work.entry(given, driver) else {
-                break;
-            };
-            *entry = given.with_status(status).0;
-            consumed += 1;
+        while let Some(rest) = entries.get_mut(consumed..) {
+            let stretch = work.stretch(rest, driver);
+            consumed += stretch;
+            if stretch == 0 {
+                let Some(entry) = rest.first_mut() else { break };
+                let given = Entry(*entry);
+                let Some(status) = work.entry(given, driver) else {
+                    break;
+                };
+                *entry = given.with_status(status).0;
+                consumed += 1;
+            }
             if work.budget.is_spent() {
                 break;
             }

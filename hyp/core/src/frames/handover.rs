@@ -25,6 +25,8 @@ pub struct Unmapped<'a> {
     guest: GuestId,
     runs: &'a mut [u64; BATCH_RUNS],
     len: usize,
+    /// The last word is a run or table, not the bits of a group.
+    last_is_run: bool,
 }
 
 /// Pages that nothing can reach: not mapped, and not in any TLB.
@@ -34,8 +36,10 @@ pub struct Unreachable<'a> {
     runs: &'a [u64],
 }
 
-/// A run as the batch keeps it: PA in 63:12, table flag in bit 11, pages in 10:0.
-const PAGES_MASK: u64 = 0x7ff;
+/// A run as the batch keeps it: PA in 63:12, flags in 11:10, pages in 9:0. A group's word is followed
+/// by its bits.
+const PAGES_MASK: u64 = 0x3ff;
+const GROUP: u64 = 1 << 10;
 const TABLE: u64 = 1 << 11;
 
 impl<'a> Unmapped<'a> {
@@ -45,6 +49,7 @@ impl<'a> Unmapped<'a> {
             guest,
             runs: storage,
             len: 0,
+            last_is_run: false,
         }
     }
 
@@ -63,7 +68,8 @@ impl<'a> Unmapped<'a> {
     /// Adds pages that were mapped until now, within one 2 MiB block. The batch must not be full.
     #[inline]
     pub(crate) fn push(&mut self, pa: Pa, pages: u16) {
-        if !pa.is_aligned(BLOCK_SIZE)
+        if self.last_is_run
+            && !pa.is_aligned(BLOCK_SIZE)
             && let Some(last) = self
                 .len
                 .checked_sub(1)
@@ -77,6 +83,21 @@ impl<'a> Unmapped<'a> {
         self.push_raw(pa.0 | u64::from(pages));
     }
 
+    /// Adds a whole block.
+    #[inline]
+    pub(crate) fn push_block(&mut self, pa: Pa) {
+        self.push_raw(pa.0 | u64::from(BLOCK_PAGES));
+    }
+
+    /// Adds those of the 64 pages from `pa` on whose bits are set; `pa` is aligned to 64 pages, and all
+    /// are frames at home. Takes two places.
+    pub(crate) fn push_group(&mut self, pa: Pa, bits: u64) {
+        self.push_raw(pa.0 | GROUP);
+        self.push_raw(bits);
+        // Bits must not be taken for a run that the next one continues.
+        self.last_is_run = false;
+    }
+
     /// Adds a level-3 table that no level-2 entry points to any more. The batch must not be full.
     pub(crate) fn push_table(&mut self, pa: Pa) {
         self.push_raw(pa.0 | TABLE | 1);
@@ -88,6 +109,7 @@ impl<'a> Unmapped<'a> {
         if let Some(slot) = self.runs.get_mut(self.len) {
             *slot = run;
             self.len += 1;
+            self.last_is_run = true;
         }
     }
 
@@ -106,15 +128,21 @@ impl<'a> Unmapped<'a> {
 impl Unreachable<'_> {
     /// Gives the pages to the pool, dirty, in short sections.
     pub fn free(self, pool: &TicketMutex<Pool>) {
-        for chunk in self.runs.chunks(RUNS_PER_LOCK) {
+        let mut runs = self.runs.iter();
+        while !runs.as_slice().is_empty() {
             let mut pool = pool.lock();
-            for &run in chunk {
+            for _ in 0..RUNS_PER_LOCK {
+                let Some(&run) = runs.next() else { break };
                 let pa = Pa(run & !0xfff);
-                let is_table = run & TABLE != 0;
-                if is_table {
+                if run & GROUP != 0 {
+                    let bits = runs.next().copied().unwrap_or(0);
+                    pool.give_group(pa, bits, self.guest);
+                } else if run & TABLE != 0 {
                     pool.end_home(pa);
+                    pool.give_run(pa, 1, self.guest, true);
+                } else {
+                    pool.give_run(pa, (run & PAGES_MASK) as u16, self.guest, false);
                 }
-                pool.give_run(pa, (run & PAGES_MASK) as u16, self.guest, is_table);
             }
         }
     }
@@ -214,7 +242,6 @@ impl Pool {
 #[must_use = "claimed frames must be mapped"]
 pub struct Claim {
     pa: Pa,
-    pages: u16,
     /// Bit `i`: frame `i` is dirty.
     dirty: u64,
 }
@@ -223,18 +250,17 @@ pub struct Claim {
 #[must_use = "claimed frames must be mapped"]
 pub struct Zeroed {
     pa: Pa,
-    pages: u16,
 }
 
 impl Claim {
-    pub(crate) const fn run(pa: Pa, pages: u16, dirty: u64) -> Self {
-        Self { pa, pages, dirty }
+    /// Frames from `pa` on, of which those with a bit in `dirty` are dirty.
+    pub(crate) const fn run(pa: Pa, dirty: u64) -> Self {
+        Self { pa, dirty }
     }
 
     pub(crate) const fn frame(taken: Taken) -> Self {
         Self {
             pa: taken.pa,
-            pages: 1,
             dirty: taken.dirty as u64,
         }
     }
@@ -255,10 +281,7 @@ impl Claim {
             hw.scrub(Pa(self.pa.0 + u64::from(first) * PAGE_SIZE), pages as usize);
             dirty &= !((u64::MAX >> (64 - pages)) << first);
         }
-        Zeroed {
-            pa: self.pa,
-            pages: self.pages,
-        }
+        Zeroed { pa: self.pa }
     }
 }
 
@@ -267,11 +290,5 @@ impl Zeroed {
     #[must_use]
     pub const fn pa(&self) -> Pa {
         self.pa
-    }
-
-    /// How many frames.
-    #[must_use]
-    pub const fn pages(&self) -> u16 {
-        self.pages
     }
 }

@@ -61,6 +61,7 @@ impl Block {
 
 impl Pool {
     /// The first block of a list.
+    #[inline]
     pub(super) fn head(&self, list: ListId) -> Option<u32> {
         let head = self.list(list).head;
         (head != NONE).then_some(head)
@@ -98,6 +99,7 @@ impl Pool {
         }
     }
 
+    #[inline]
     fn list(&self, list: ListId) -> &List {
         let [zero, dirty, split_zero, split_dirty] = &self.lists;
         match list {
@@ -108,6 +110,7 @@ impl Pool {
         }
     }
 
+    #[inline]
     fn list_mut(&mut self, list: ListId) -> &mut List {
         let [zero, dirty, split_zero, split_dirty] = &mut self.lists;
         match list {
@@ -118,7 +121,8 @@ impl Pool {
         }
     }
 
-    fn unlink(&mut self, index: u32, list: ListId) {
+    #[inline]
+    pub(super) fn unlink(&mut self, index: u32, list: ListId) {
         let Some(block) = self.blocks.get(index as usize) else {
             return;
         };
@@ -133,7 +137,8 @@ impl Pool {
         }
     }
 
-    fn link_first(&mut self, index: u32, list: ListId) {
+    #[inline]
+    pub(super) fn link_first(&mut self, index: u32, list: ListId) {
         let head = self.list(list).head;
         self.link(index, list, NONE, head);
     }
@@ -143,6 +148,7 @@ impl Pool {
         self.link(index, list, tail, NONE);
     }
 
+    #[inline]
     fn link(&mut self, index: u32, list: ListId, prev: u32, next: u32) {
         if let Some(block) = self.blocks.get_mut(index as usize) {
             (block.prev, block.next) = (prev, next);

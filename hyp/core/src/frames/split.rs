@@ -140,6 +140,60 @@ impl Pool {
         Some(taken_dirty >> (first & 63))
     }
 
+    /// Takes the home frames of the split block at `pa` whose bits are set, if all are free. Returns
+    /// which of them are dirty.
+    pub(crate) fn take_home_groups(
+        &mut self,
+        pa: Pa,
+        wanted: &[u64; 8],
+        guest: GuestId,
+    ) -> Option<[u64; 8]> {
+        let index = self.block_at(pa)?;
+        let [free, dirty] = self.maps.get_mut(index as usize)?;
+        if free
+            .iter()
+            .zip(wanted)
+            .any(|(free, wanted)| wanted & !free != 0)
+        {
+            return None;
+        }
+        let mut taken_dirty = [0; 8];
+        let (mut pages, mut dirty_pages) = (0, 0);
+        for (((free, dirty), wanted), taken) in
+            free.iter_mut().zip(dirty).zip(wanted).zip(&mut taken_dirty)
+        {
+            if *wanted != 0 {
+                *taken = *dirty & wanted;
+                *free &= !wanted;
+                *dirty &= !wanted;
+                pages += wanted.count_ones();
+                dirty_pages += taken.count_ones();
+            }
+        }
+        self.update(index, |block| {
+            block.free -= pages as u16;
+            block.dirty -= dirty_pages as u16;
+        });
+        self.counts.dirty -= dirty_pages;
+        self.counts.zero -= pages - dirty_pages;
+        self.count_guest(guest, pages);
+        Some(taken_dirty)
+    }
+
+    /// Takes those of the 64 frames from `pa` on whose bits are set back from `guest`. They are at home.
+    pub(super) fn give_group(&mut self, pa: Pa, bits: u64, guest: GuestId) {
+        let Some(index) = self.block_at(pa) else {
+            return;
+        };
+        let frame = frame_in_block(pa);
+        if let Some([free, dirty]) = self.maps.get_mut(index as usize) {
+            debug_assert_eq!(map_word(free, frame) & bits, 0);
+            *map_word_mut(free, frame) |= bits;
+            *map_word_mut(dirty, frame) |= bits;
+        }
+        self.count_given(index, bits.count_ones() as u16, guest);
+    }
+
     /// Whether the frames `first..first + pages` (within 64 frames) of the split block at `pa` are free.
     pub(crate) fn is_run_free(&self, pa: Pa, first: u16, pages: u16) -> bool {
         let mask = run_mask(first, pages);
@@ -209,6 +263,10 @@ impl Pool {
             self.uncount_table(guest);
             self.count_guest(guest, 1);
         }
+        self.count_given(index, pages, guest);
+    }
+
+    fn count_given(&mut self, index: u32, pages: u16, guest: GuestId) {
         self.uncount_guest(guest, u32::from(pages));
         self.counts.dirty += u32::from(pages);
         let all_free = self.update(index, |block| {

@@ -8,7 +8,7 @@ impl Pool {
     /// Gives a whole zero block to `guest` for the 2 MiB at `ipa_block`; `None` if there is none.
     pub(crate) fn take_zero_block(&mut self, guest: GuestId, ipa_block: u32) -> Option<Pa> {
         let index = self.head(ListId::Zero)?;
-        self.assign(index, guest, ipa_block)
+        self.assign_zero(index, guest, ipa_block)
     }
 
     /// Whether some whole block waits to be scrubbed.
@@ -21,18 +21,19 @@ impl Pool {
         let index = self.block_at(pa)?;
         let block = self.blocks.get(index as usize)?;
         if block.list() == Some(ListId::Zero) {
-            self.assign(index, guest, ipa_block)
+            self.assign_zero(index, guest, ipa_block)
         } else {
             None
         }
     }
 
-    fn assign(&mut self, index: u32, guest: GuestId, ipa_block: u32) -> Option<Pa> {
-        self.update(index, |block| {
-            block.kind = Kind::Guest;
-            block.guest = guest.0;
-            block.ipa_block = ipa_block;
-        })?;
+    #[inline]
+    fn assign_zero(&mut self, index: u32, guest: GuestId, ipa_block: u32) -> Option<Pa> {
+        self.unlink(index, ListId::Zero);
+        let block = self.blocks.get_mut(index as usize)?;
+        block.kind = Kind::Guest;
+        block.guest = guest.0;
+        block.ipa_block = ipa_block;
         let pages = u32::from(BLOCK_PAGES);
         self.counts.zero -= pages;
         self.count_guest(guest, pages);
@@ -51,14 +52,14 @@ impl Pool {
 
     /// Takes the whole block `index` back from `guest`.
     pub(super) fn give_block(&mut self, index: u32, guest: GuestId) {
-        self.update(index, |block| {
-            debug_assert_eq!((block.kind, block.guest), (Kind::Guest, guest.0));
-            *block = Block {
-                prev: block.prev,
-                next: block.next,
-                ..Block::free_whole(true)
-            };
-        });
+        let Some(block) = self.blocks.get_mut(index as usize) else {
+            return;
+        };
+        debug_assert_eq!((block.kind, block.guest), (Kind::Guest, guest.0));
+        block.kind = Kind::Free;
+        block.guest = NO_GUEST;
+        block.dirty = BLOCK_PAGES;
+        self.link_first(index, ListId::Dirty);
         let pages = u32::from(BLOCK_PAGES);
         self.counts.dirty += pages;
         self.uncount_guest(guest, pages);

@@ -233,6 +233,18 @@ impl Stage2 {
         }
     }
 
+    /// Makes a block entry say "not owned"; returns the block, or `None` if the entry is no block.
+    #[inline]
+    pub(crate) fn unmap_block(&self, ipa_block: u32) -> Option<Pa> {
+        let slot = self.ram_slot(ipa_block)?;
+        let entry = load(slot);
+        if !entry.is_block() {
+            return None;
+        }
+        slot.store(Descriptor::NOT_OWNED.0, Ordering::Release);
+        Some(entry.output())
+    }
+
     /// Breaks a level-2 entry of RAM: the guest owns it still, and refaults until it is made.
     pub(crate) fn break_entry(&self, ipa_block: u32) -> Option<Broken<'_>> {
         let entry = self.ram_slot(ipa_block)?;
