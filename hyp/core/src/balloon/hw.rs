@@ -20,6 +20,22 @@ pub trait Window {
     /// Writes `count` words from `index` on: `first`, `first + step`, `first + 2 * step`...
     fn fill(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64);
 
+    /// Whether the `count` words from `index` on are `first`, `first + step`...
+    #[inline]
+    fn holds(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) -> bool {
+        let mut expected = first;
+        let end = index.wrapping_add(count);
+        let mut at = index;
+        while at < end {
+            if self.read(page, at) != expected {
+                return false;
+            }
+            expected = expected.wrapping_add(step);
+            at = at.wrapping_add(1);
+        }
+        true
+    }
+
     /// Copies the first `words.len()` words of the page out.
     fn read_page(&mut self, page: Pa, words: &mut [u64]);
 

@@ -6,7 +6,7 @@ use spin::mutex::TicketMutex;
 use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::reserve::Reserve;
-use super::{GuestMemory, Ledger, TableRecord};
+use super::{GuestMemory, Ledger};
 use crate::addr::{GIB, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Unmapped;
 use crate::frames::{GuestSet, Pool};
@@ -18,6 +18,8 @@ pub(super) struct Rebuild {
     goal_blocks: u32,
     /// Blocks looked at so far.
     scanned: u32,
+    /// Of the block it is at, the lower half of the pages is unmapped.
+    is_half_done: bool,
     /// Blocks backed from the start of RAM on.
     kept: u32,
 }
@@ -117,6 +119,7 @@ impl GuestMemory {
         ledger.rebuild = Some(Rebuild {
             goal_blocks,
             scanned: 0,
+            is_half_done: false,
             kept: 0,
         });
         true
@@ -153,7 +156,7 @@ impl GuestMemory {
             unmapped,
             tables,
             backed_pages,
-            budget: Budget::new(),
+            budget: Budget::new(0),
         };
         let compact = work.compact(state);
         work.flush();
@@ -220,20 +223,25 @@ impl<H: Hardware> Reserve<'_, H> {
     fn compact(&mut self, state: &mut Rebuild) -> bool {
         let first = self.memory.ram.block() as u32;
         while (state.scanned as usize) < self.tables.len() {
-            if !self.budget.covers(budget::UNMAP_TABLE) {
+            if !self.budget.covers(budget::UNMAP_HALF) {
                 return false;
             }
             self.budget.spend(budget::LOOK_BLOCK);
             let from = first + state.scanned;
             let entry = self.memory.stage2.ram_entry(from);
             if entry.is_table() {
-                let record = self
-                    .tables
-                    .get(state.scanned as usize)
-                    .copied()
-                    .unwrap_or(TableRecord::default());
-                self.unmap_table(from, entry.output());
-                *self.backed_pages -= u64::from(record.mapped);
+                self.budget.spend(budget::UNMAP_HALF);
+                let half = PAGES_PER_BLOCK as u16 / 2;
+                let pages = if state.is_half_done {
+                    half..2 * half
+                } else {
+                    0..half
+                };
+                self.unmap_pages(from, entry.output(), pages);
+                state.is_half_done = !state.is_half_done;
+                if state.is_half_done {
+                    continue;
+                }
             } else if entry.is_block() {
                 if state.kept < state.goal_blocks {
                     self.move_block(from, first + state.kept, entry);
@@ -245,10 +253,11 @@ impl<H: Hardware> Reserve<'_, H> {
                     if self.unmapped.room() == 0 {
                         self.flush();
                     }
-                    self.unmapped.push(entry.output(), PAGES_PER_BLOCK as u16);
+                    self.unmapped.push_block(entry.output());
                     *self.backed_pages -= PAGES_PER_BLOCK as u64;
                 }
             }
+            state.is_half_done = false;
             state.scanned += 1;
         }
         true

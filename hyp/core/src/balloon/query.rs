@@ -15,10 +15,12 @@ impl GuestMemory {
         if ipa.0 < self.ram.0 || ipa.page() >= end || !ipa.is_aligned(PAGE_SIZE) {
             return Outcome::status(Status::InvalidParameters);
         }
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(0);
         let backed = self.stage2.translate(hw, ipa).is_some();
         let mut page = ipa.page();
-        while page < end && !budget.is_spent() {
+        while page < end
+            && budget.covers(budget::LOOK_BLOCK + (PAGES_PER_BLOCK as u32) * budget::LOOK_PAGE)
+        {
             budget.spend(budget::LOOK_BLOCK);
             let ipa_block = (page >> 9) as u32;
             let entry = self.stage2.ram_entry(ipa_block);

@@ -112,7 +112,7 @@ impl GuestMemory {
             copy,
             tables,
             backed_pages,
-            budget: Budget::new(),
+            budget: Budget::new(entries.len()),
         };
         let mut consumed = 0;
         while let Some(rest) = entries.get_mut(consumed..) {
@@ -127,9 +127,6 @@ impl GuestMemory {
                 *entry = given.with_status(status).0;
                 consumed += 1;
             }
-            if work.budget.is_spent() {
-                break;
-            }
         }
         consumed
     }
@@ -139,7 +136,9 @@ impl<H: Hardware> Release<'_, H> {
     /// One entry; `None` if it is too much for what is left of the budget.
     #[inline]
     fn entry(&mut self, entry: Entry, target_pages: u64) -> Option<EntryStatus> {
-        self.budget.spend(budget::ENTRY);
+        if !self.budget.begin_entry(entry) {
+            return None;
+        }
         let span = match self.memory.span(entry) {
             Ok(span) => span,
             Err(status) => return Some(status),
@@ -200,8 +199,12 @@ impl<H: Hardware> Release<'_, H> {
             };
             self.pool.leave();
             self.count_scrub(u32::from(dirty.pages()));
+            let is_last = dirty.ends_block();
             let zero = dirty.scrub(self.hw);
             self.pool.get().put_zero(zero);
+            if !is_last {
+                return None;
+            }
         }
     }
 

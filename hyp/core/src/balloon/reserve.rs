@@ -1,5 +1,7 @@
 //! RESERVE: pages go from the guest to the pool.
 
+use core::ops::Range;
+
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES};
 use spin::mutex::TicketMutex;
 
@@ -13,6 +15,9 @@ use crate::stage2::{Descriptor, Memory};
 
 /// Runs that one entry, other than a split block's order 9, may add: 16 pages and a table.
 const RUNS_PER_ENTRY: usize = 17;
+
+/// Half the pages of a block.
+const HALF: u16 = PAGES_PER_BLOCK as u16 / 2;
 
 pub(super) struct Reserve<'a, H> {
     pub memory: &'a GuestMemory,
@@ -50,7 +55,7 @@ impl GuestMemory {
             unmapped,
             tables,
             backed_pages,
-            budget: Budget::new(),
+            budget: Budget::new(entries.len()),
         };
         let mut consumed = 0;
         while let Some(rest) = entries.get_mut(consumed..) {
@@ -65,9 +70,6 @@ impl GuestMemory {
                 *entry = given.with_status(status).0;
                 consumed += 1;
             }
-            if work.budget.is_spent() {
-                break;
-            }
         }
         work.flush();
         (consumed, pool.lock().take_wanting())
@@ -78,17 +80,18 @@ impl<H: Hardware> Reserve<'_, H> {
     /// One entry; `None` if it is too much for what is left of the budget.
     #[inline]
     fn entry(&mut self, entry: Entry, driver: Driver) -> Option<EntryStatus> {
-        self.budget.spend(budget::ENTRY);
+        if !self.budget.begin_entry(entry) {
+            return None;
+        }
         let span = match self.memory.span(entry) {
             Ok(span) => span,
             Err(status) => return Some(status),
         };
         let status = self.span(span, driver)?;
-        if status == EntryStatus::Done {
-            *self.backed_pages -= u64::from(span.pages);
-            if let Some(count) = self.memory.stats.reserved.get(span.class()) {
-                count.add(1);
-            }
+        if status == EntryStatus::Done
+            && let Some(count) = self.memory.stats.reserved.get(span.class())
+        {
+            count.add(1);
         }
         Some(status)
     }
@@ -117,63 +120,89 @@ impl<H: Hardware> Reserve<'_, H> {
             (true, true) => {
                 self.open_gib(span.ipa_block);
                 self.memory.stage2.unmap(span.ipa_block);
-                self.unmapped.push(entry.output(), span.pages);
+                self.unmapped.push_block(entry.output());
+                *self.backed_pages -= u64::from(span.pages);
             }
             (true, false) => self.split(span, entry.output()),
             (false, false) => return Some(self.pages(span, entry.output())),
-            (false, true) => {
-                if self
-                    .tables
-                    .get(self.memory.record(span.ipa_block))
-                    .is_none_or(|table| table.mapped != span.pages)
-                {
-                    return Some(EntryStatus::NotBacked);
-                }
-                if !self.budget.covers(budget::UNMAP_TABLE) {
-                    return None;
-                }
-                self.unmap_table(span.ipa_block, entry.output());
-            }
+            (false, true) => return self.scattered(span.ipa_block, entry.output()),
         }
         Some(EntryStatus::Done)
     }
 
-    /// Pages of a block that is split already.
-    #[inline]
-    fn pages(&mut self, span: Span, table: Pa) -> EntryStatus {
-        let Some(record) = self.tables.get_mut(self.memory.record(span.ipa_block)) else {
-            return EntryStatus::NotBacked;
-        };
-        let mut pages = [Descriptor::NOT_OWNED; 16];
-        let first = usize::from(span.first);
-        for (index, page) in (first..).zip(pages.iter_mut().take(usize::from(span.pages))) {
-            *page = Descriptor(self.hw.read(table, index));
-            if !page.is_valid() {
-                return EntryStatus::NotBacked;
-            }
-        }
-        if span.pages == 1 {
-            self.hw.write(table, first, Descriptor::NOT_OWNED.0);
+    /// A whole block that has a level-3 table, in two calls: it may be 512 frames of as many blocks.
+    /// When its upper half alone is backed, the lower one is gone already.
+    fn scattered(&mut self, ipa_block: u32, table: Pa) -> Option<EntryStatus> {
+        let mapped = self
+            .tables
+            .get(self.memory.record(ipa_block))
+            .map_or(0, |record| record.mapped);
+        let half = if mapped == 2 * HALF {
+            0..HALF
         } else {
-            self.budget.spend(16 * budget::RUN_PAGE);
-            self.hw.fill(
-                table,
-                first,
-                usize::from(span.pages),
-                Descriptor::NOT_OWNED.0,
-                0,
-            );
+            HALF..2 * HALF
+        };
+        if mapped < HALF
+            || !self.is_mapped(table, half.clone())
+            || (mapped != HALF && mapped != 2 * HALF)
+        {
+            return Some(EntryStatus::NotBacked);
         }
-        for (index, page) in (span.first..).zip(pages.iter().take(usize::from(span.pages))) {
+        if !self.budget.covers(budget::UNMAP_HALF) {
+            return None;
+        }
+        self.budget.spend(budget::UNMAP_HALF);
+        self.unmap_pages(ipa_block, table, half);
+        (mapped == HALF).then_some(EntryStatus::Done)
+    }
+
+    /// Pages of a block that is split already.
+    fn pages(&mut self, span: Span, table: Pa) -> EntryStatus {
+        let pages = span.first..span.first + span.pages;
+        if !self.is_mapped(table, pages.clone()) {
+            return EntryStatus::NotBacked;
+        }
+        self.budget.spend(u32::from(span.pages) * budget::RUN_PAGE);
+        self.unmap_pages(span.ipa_block, table, pages);
+        EntryStatus::Done
+    }
+
+    fn is_mapped(&mut self, table: Pa, mut pages: Range<u16>) -> bool {
+        pages.all(|index| Descriptor(self.hw.read(table, usize::from(index))).is_valid())
+    }
+
+    /// Those of a table's pages that are mapped, and the table if they are the last.
+    pub(super) fn unmap_pages(&mut self, ipa_block: u32, table: Pa, pages: Range<u16>) {
+        let index = self.memory.record(ipa_block);
+        let Some(mut record) = self.tables.get(index).copied() else {
+            return;
+        };
+        let before = record.mapped;
+        for index in pages {
+            let page = Descriptor(self.hw.read(table, usize::from(index)));
+            if !page.is_valid() {
+                continue;
+            }
+            if self.unmapped.room() < RUNS_PER_ENTRY {
+                self.flush();
+            }
+            self.hw
+                .write(table, usize::from(index), Descriptor::NOT_OWNED.0);
             let pa = page.output();
             record.away -= u16::from(!record.home || pa != home_frame(table, index));
+            record.mapped -= 1;
             self.unmapped.push(pa, 1);
         }
-        record.mapped -= span.pages;
+        *self.backed_pages -= u64::from(before - record.mapped);
         if record.mapped == 0 {
-            self.drop_table(span.ipa_block, table);
+            self.memory.stage2.unmap(ipa_block);
+            self.memory.stage2.retire_table();
+            self.unmapped.push_table(table);
+            record = TableRecord::default();
         }
-        EntryStatus::Done
+        if let Some(slot) = self.tables.get_mut(index) {
+            *slot = record;
+        }
     }
 
     /// The first pages to leave a block. The first of their frames becomes the level-3 table: the
@@ -213,35 +242,9 @@ impl<H: Hardware> Reserve<'_, H> {
                 home: true,
             };
         }
+        *self.backed_pages -= u64::from(span.pages);
         self.memory.stats.splits.add(1);
         self.memory.stats.invalidations.add(1);
-    }
-
-    /// Everything in a level-3 table, and the table.
-    pub(super) fn unmap_table(&mut self, ipa_block: u32, table: Pa) {
-        self.budget.spend(budget::UNMAP_TABLE);
-        // No walk gets past the level-2 entry from here on: the pages need not be cleared one by one.
-        self.memory.stage2.unmap(ipa_block);
-        for index in 0..PAGES_PER_BLOCK {
-            let page = Descriptor(self.hw.read(table, index));
-            if self.unmapped.room() < RUNS_PER_ENTRY {
-                self.flush();
-            }
-            if page.is_valid() {
-                self.unmapped.push(page.output(), 1);
-            }
-        }
-        self.drop_table(ipa_block, table);
-    }
-
-    /// Takes a table out of use that maps nothing, or whose pages were all unmapped with it.
-    fn drop_table(&mut self, ipa_block: u32, table: Pa) {
-        self.memory.stage2.unmap(ipa_block);
-        self.memory.stage2.retire_table();
-        self.unmapped.push_table(table);
-        if let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) {
-            *record = TableRecord::default();
-        }
     }
 
     pub(super) fn open_gib(&mut self, ipa_block: u32) {

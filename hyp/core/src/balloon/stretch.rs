@@ -1,8 +1,9 @@
 //! Stretches: list entries in a row that are all of the common kind, and so are taken together.
 //!
-//! One kind is whole blocks. The other is single pages and 64 KiB runs of one split 2 MiB block, in
-//! their home frames: the block is looked up once, frames are bits of its bitmap, and the pool is
-//! locked once. Whatever is out of the ordinary ends a stretch and goes the way of single entries.
+//! One kind is whole blocks. The other is single pages and 64 KiB runs of one *group*, 64 pages of a
+//! split 2 MiB block, in their home frames: the block is looked up once, the frames are bits of one
+//! word of its bitmap, and the pool is locked once. Whatever is out of the ordinary ends a stretch
+//! and goes the way of single entries.
 
 use ballast_abi::{Entry, EntryStatus, Order};
 
@@ -10,14 +11,36 @@ use super::budget;
 use super::hw::Hardware;
 use super::release::Release;
 use super::reserve::Reserve;
-use super::{Driver, GuestMemory};
+use super::{Driver, GuestMemory, TableRecord};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Claim;
 use crate::frames::home_frame;
 use crate::stage2::{Descriptor, Memory};
 
+/// Pages in a group.
+const GROUP: u64 = 64;
+
 /// Pages released in one stretch: each may have to be scrubbed.
 const RELEASE_MOST: u32 = 32;
+
+/// Pages in an order-4 entry.
+const RUN: u32 = 16;
+
+/// Where a stretch of pages lies.
+struct Group {
+    /// IPA / 2 MiB.
+    ipa_block: u32,
+    /// The IPA of its first page.
+    ipa: u64,
+    /// The block's table, in its home block.
+    table: Pa,
+    /// Index of its first page in the table.
+    first: usize,
+    /// The group's first home frame.
+    frame: Pa,
+    /// The entry that maps that.
+    entry: u64,
+}
 
 /// Entries of a stretch, by order.
 #[derive(Default)]
@@ -26,9 +49,36 @@ struct Entries {
     runs: usize,
 }
 
+impl Group {
+    /// The pages that a list word names, if it is a page or run of this group: offset of the first
+    /// in bytes, their bits, and how many they are.
+    #[inline]
+    const fn pages(&self, word: u64) -> Option<(u64, u64, u32)> {
+        const PAGE_MASK: u64 = (GROUP - 1) << PAGE_SHIFT;
+        const RUN_MASK: u64 = PAGE_MASK & !((RUN as u64 - 1) << PAGE_SHIFT);
+        let offset = word.wrapping_sub(self.ipa);
+        if offset & !PAGE_MASK == 0 {
+            Some((offset, 1 << (offset >> PAGE_SHIFT), 1))
+        } else if offset & !RUN_MASK == Order::Pages16 as u64 {
+            let offset = offset & RUN_MASK;
+            Some((offset, 0xffff << (offset >> PAGE_SHIFT), RUN))
+        } else {
+            None
+        }
+    }
+
+    const fn index(&self, offset: u64) -> usize {
+        self.first + (offset >> PAGE_SHIFT) as usize
+    }
+}
+
 impl Entries {
     const fn all(&self) -> usize {
         self.pages + self.runs
+    }
+
+    const fn cost(&self, pages: u32) -> u32 {
+        budget::STRETCH + self.all() as u32 * budget::STRETCH_ENTRY + pages * budget::STRETCH_PAGE
     }
 
     const fn count(&mut self, pages: u32) {
@@ -40,54 +90,52 @@ impl Entries {
     }
 }
 
-/// The pages a list word names, if it is a page or run of the block at `base`: offset in bytes and number.
-#[inline]
-const fn pages_at(word: u64, base: u64) -> Option<(u64, u32)> {
-    let offset = word.wrapping_sub(base);
-    if offset >= BLOCK_SIZE {
-        return None;
-    }
-    match offset & (16 * PAGE_SIZE - 1) {
-        4 => Some((offset - 4, 16)),
-        within if within & (PAGE_SIZE - 1) == 0 => Some((offset, 1)),
-        _ => None,
-    }
-}
-
-/// Bits of `pages` pages from byte `offset` on: bitmap word and mask.
-#[inline]
-const fn bits_at(offset: u64, pages: u32) -> (usize, u64) {
-    let page = (offset >> PAGE_SHIFT) as usize;
-    let mask = if pages == 1 { 1 } else { 0xffff };
-    (page >> 6, mask << (page & 63))
-}
-
-const fn index_at(offset: u64) -> usize {
-    (offset >> PAGE_SHIFT) as usize
-}
-
 const fn done(word: u64) -> u64 {
     Entry(word).with_status(EntryStatus::Done).0
 }
 
 impl GuestMemory {
-    /// The block in which a stretch at `word` lies, and its table if it has one: IPA / 2 MiB, and PA.
+    /// The group in which a stretch at `word` lies, with what is known of its table; `None` if the
+    /// block has no table with a home.
     #[inline]
-    fn stretch_at(&self, word: u64) -> Option<(u32, Pa)> {
+    fn group_at<'a>(
+        &self,
+        tables: &'a mut [TableRecord],
+        word: u64,
+    ) -> Option<(Group, &'a mut TableRecord)> {
         if word.wrapping_sub(self.ram.0) >= self.max_pages * PAGE_SIZE {
             return None;
         }
         let ipa_block = (word >> BLOCK_SHIFT) as u32;
         let entry = self.stage2.ram_entry(ipa_block);
-        entry.is_table().then(|| (ipa_block, entry.output()))
+        let record = tables
+            .get_mut(self.record(ipa_block))
+            .filter(|record| record.home)?;
+        if !entry.is_table() {
+            return None;
+        }
+        let table = entry.output();
+        let ipa = word & !(GROUP * PAGE_SIZE - 1);
+        let frame = Pa(home_frame(table, 0).0 + (ipa & (BLOCK_SIZE - 1)));
+        let first = (ipa >> PAGE_SHIFT) as usize & (PAGES_PER_BLOCK - 1);
+        let entry = Descriptor::page(frame, Memory::Normal).0;
+        Some((
+            Group {
+                ipa_block,
+                ipa,
+                table,
+                first,
+                frame,
+                entry,
+            },
+            record,
+        ))
     }
-}
 
-impl GuestMemory {
     /// IPA / 2 MiB of the block a list word names, if it is one within RAM.
     #[inline]
     const fn block_at(&self, word: u64) -> Option<u32> {
-        let offset = word.wrapping_sub(self.ram.0 | Order::Block as u64);
+        let offset = word.wrapping_sub(self.ram.0 + Order::Block as u64);
         if offset & (BLOCK_SIZE - 1) != 0 || offset >= self.max_pages * PAGE_SIZE {
             return None;
         }
@@ -96,16 +144,27 @@ impl GuestMemory {
 }
 
 impl<H: Hardware> Reserve<'_, H> {
-    /// Reserves the whole blocks at the start of `words`; returns how many.
+    /// Reserves the stretch at the start of `words`; returns its length in entries.
     #[inline]
+    pub(super) fn stretch(&mut self, words: &mut [u64], driver: Driver) -> usize {
+        match words.first() {
+            Some(&word) if word & (PAGE_SIZE - 1) == Order::Block as u64 => {
+                self.blocks(words, driver)
+            }
+            Some(&word) => self.group(words, word, driver),
+            None => 0,
+        }
+    }
+
     fn blocks(&mut self, words: &mut [u64], driver: Driver) -> usize {
         let list_block = driver.list_ipa.block();
         let spare = self
             .backed_pages
             .saturating_sub(self.memory.config.min_pages);
-        let most = (spare >> 9).min(u64::from(self.budget.left() / budget::ENTRY));
+        let most = (spare >> 9).min(u64::from(self.budget.left() / budget::BLOCK));
         let most = self.unmapped.room().min(most as usize);
-        let mut gib = u32::MAX;
+        let stage2 = &self.memory.stage2;
+        let mut row = None;
         let mut blocks = 0;
         for word in words.iter_mut().take(most) {
             let Some(ipa_block) = self.memory.block_at(*word) else {
@@ -114,11 +173,19 @@ impl<H: Hardware> Reserve<'_, H> {
             if u64::from(ipa_block) == list_block {
                 break;
             }
-            if ipa_block >> 9 != gib {
-                gib = ipa_block >> 9;
-                self.open_gib(ipa_block);
-            }
-            let Some(pa) = self.memory.stage2.unmap_block(ipa_block) else {
+            let gib = ipa_block >> 9;
+            let table = match row {
+                Some((of, table)) if of == gib => table,
+                _ => {
+                    self.open_gib(ipa_block);
+                    let Some(table) = stage2.ram_row(gib) else {
+                        break;
+                    };
+                    row = Some((gib, table));
+                    table
+                }
+            };
+            let Some(pa) = table.unmap_block(ipa_block) else {
                 break;
             };
             self.unmapped.push_block(pa);
@@ -126,75 +193,62 @@ impl<H: Hardware> Reserve<'_, H> {
             blocks += 1;
         }
         *self.backed_pages -= (blocks * PAGES_PER_BLOCK) as u64;
-        self.budget.spend(blocks as u32 * budget::ENTRY);
-        self.memory.stats.reserved[2].add(blocks as u64);
+        self.budget.spend(blocks as u32 * budget::BLOCK);
+        let [.., by_block] = &self.memory.stats.reserved;
+        by_block.add(blocks as u64);
         blocks
     }
 
-    /// Reserves the stretch at the start of `words`; returns its length in entries.
-    #[inline]
-    pub(super) fn stretch(&mut self, words: &mut [u64], driver: Driver) -> usize {
-        match words.first() {
-            Some(word) if word & 0xfff == Order::Block as u64 => self.blocks(words, driver),
-            _ => self.pages_at_home(words, driver),
-        }
-    }
-
-    fn pages_at_home(&mut self, words: &mut [u64], driver: Driver) -> usize {
-        let Some((ipa_block, table)) = words.first().and_then(|&word| self.memory.stretch_at(word))
-        else {
+    fn group(&mut self, words: &mut [u64], first: u64, driver: Driver) -> usize {
+        let Some((group, record)) = self.memory.group_at(self.tables, first) else {
             return 0;
         };
-        if self.memory.config.whole_blocks_only || driver.list_ipa.block() == u64::from(ipa_block) {
-            return 0;
-        }
-        let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) else {
-            return 0;
-        };
-        if !record.home {
+        if self.memory.config.whole_blocks_only
+            || driver.list_ipa.block() == u64::from(group.ipa_block)
+        {
             return 0;
         }
         // The last page takes the table with it, and that is another matter.
         let spare = self
             .backed_pages
             .saturating_sub(self.memory.config.min_pages);
-        let mut most = u64::from(record.mapped - 1).min(spare) as u32;
-        most = most.min(self.budget.left() / budget::STRETCH_PAGE);
-        let base = u64::from(ipa_block) << BLOCK_SHIFT;
-        let block = home_frame(table, 0);
-        let mut gone = [0_u64; PAGES_PER_BLOCK / 64];
+        let most = spare.min(u64::from(record.mapped) - 1) as u32;
+        let most = most.min(
+            self.budget.left().saturating_sub(budget::STRETCH)
+                / (budget::STRETCH_ENTRY + budget::STRETCH_PAGE),
+        );
+        let (mut gone, mut left) = (0, most);
         let mut entries = Entries::default();
-        let mut left = most;
         for word in words.iter_mut() {
-            let Some((offset, pages)) = pages_at(*word, base) else {
+            let Some((offset, bits, pages)) = group.pages(*word) else {
                 break;
             };
+            let index = group.index(offset);
             if pages > left {
                 break;
             }
-            let mut home = Descriptor::page(Pa(block.0 + offset), Memory::Normal).0;
-            let first = index_at(offset);
             if pages == 1 {
-                if self.hw.read(table, first) != home {
+                if self.hw.read(group.table, index) != group.entry + offset {
                     break;
                 }
-                self.hw.write(table, first, Descriptor::NOT_OWNED.0);
+                self.hw.write(group.table, index, Descriptor::NOT_OWNED.0);
             } else {
-                let all_home = (first..first + pages as usize).all(|index| {
-                    let is_home = self.hw.read(table, index) == home;
-                    home += PAGE_SIZE;
-                    is_home
-                });
-                if !all_home {
+                let home = group.entry + offset;
+                if !self
+                    .hw
+                    .holds(group.table, index, RUN as usize, home, PAGE_SIZE)
+                {
                     break;
                 }
-                self.hw
-                    .fill(table, first, pages as usize, Descriptor::NOT_OWNED.0, 0);
+                self.hw.fill(
+                    group.table,
+                    index,
+                    pages as usize,
+                    Descriptor::NOT_OWNED.0,
+                    0,
+                );
             }
-            let (group, mask) = bits_at(offset, pages);
-            if let Some(bits) = gone.get_mut(group) {
-                *bits |= mask;
-            }
+            gone |= bits;
             left -= pages;
             entries.count(pages);
             *word = done(*word);
@@ -205,18 +259,11 @@ impl<H: Hardware> Reserve<'_, H> {
         }
         record.mapped -= pages as u16;
         *self.backed_pages -= u64::from(pages);
-        self.budget
-            .spend(pages * budget::STRETCH_PAGE + budget::STRETCH);
-        if self.unmapped.room() < 2 * gone.len() {
+        self.budget.spend(entries.cost(pages));
+        if self.unmapped.room() < 2 {
             self.flush();
         }
-        let mut group = block;
-        for bits in gone {
-            if bits != 0 {
-                self.unmapped.push_group(group, bits);
-            }
-            group = Pa(group.0 + 64 * PAGE_SIZE);
-        }
+        self.unmapped.push_group(group.frame, gone);
         let [by_page, by_run, _] = &self.memory.stats.reserved;
         by_page.add(entries.pages as u64);
         by_run.add(entries.runs as u64);
@@ -225,84 +272,86 @@ impl<H: Hardware> Reserve<'_, H> {
 }
 
 impl<H: Hardware> Release<'_, H> {
-    /// Releases the whole blocks at the start of `words` while there are zero ones; returns how many.
+    /// Releases the stretch at the start of `words`; returns its length in entries.
     #[inline]
+    pub(super) fn stretch(&mut self, words: &mut [u64], target_pages: u64) -> usize {
+        match words.first() {
+            Some(&word) if word & (PAGE_SIZE - 1) == Order::Block as u64 => {
+                self.blocks(words, target_pages)
+            }
+            Some(&word) => self.group(words, word, target_pages),
+            None => 0,
+        }
+    }
+
+    /// While there are zero ones.
     fn blocks(&mut self, words: &mut [u64], target_pages: u64) -> usize {
         let spare = target_pages.saturating_sub(*self.backed_pages) >> 9;
-        let most = spare.min(u64::from(self.budget.left() / budget::ENTRY)) as usize;
-        let mut blocks = 0_usize;
+        let most = spare.min(u64::from(self.budget.left() / budget::BLOCK)) as usize;
+        let guest = self.memory.guest();
+        let mut row = None;
+        let mut blocks = 0;
         for word in words.iter_mut().take(most) {
             let Some(ipa_block) = self.memory.block_at(*word) else {
                 break;
             };
-            if self.memory.stage2.ram_entry(ipa_block) != Descriptor::NOT_OWNED {
+            let gib = ipa_block >> 9;
+            let table = match row {
+                Some((of, table)) if of == gib => table,
+                _ => {
+                    let Some(table) = self.memory.stage2.ram_row(gib) else {
+                        break;
+                    };
+                    row = Some((gib, table));
+                    table
+                }
+            };
+            if !table.is_free(ipa_block) {
                 break;
             }
-            let pool = self.pool.get();
-            let Some(pa) = pool.take_zero_block(self.memory.guest(), ipa_block) else {
+            let Some(pa) = self.pool.get().take_zero_block(guest, ipa_block) else {
                 break;
             };
-            self.memory
-                .stage2
-                .map(ipa_block, Descriptor::block(pa, Memory::Normal));
+            table.map_block(ipa_block, pa);
             self.pool.end_of_entry();
             *word = done(*word);
             blocks += 1;
         }
         *self.backed_pages += (blocks * PAGES_PER_BLOCK) as u64;
-        self.budget.spend(blocks as u32 * budget::ENTRY);
-        self.memory.stats.released[2].add(blocks as u64);
+        self.budget.spend(blocks as u32 * budget::BLOCK);
+        let [.., by_block] = &self.memory.stats.released;
+        by_block.add(blocks as u64);
         blocks
     }
 
-    /// Releases the stretch at the start of `words`; returns its length in entries.
-    #[inline]
-    pub(super) fn stretch(&mut self, words: &mut [u64], target_pages: u64) -> usize {
-        match words.first() {
-            Some(word) if word & 0xfff == Order::Block as u64 => self.blocks(words, target_pages),
-            _ => self.pages_at_home(words, target_pages),
-        }
-    }
-
-    fn pages_at_home(&mut self, words: &mut [u64], target_pages: u64) -> usize {
-        let Some((ipa_block, table)) = words.first().and_then(|&word| self.memory.stretch_at(word))
-        else {
+    fn group(&mut self, words: &mut [u64], first: u64, target_pages: u64) -> usize {
+        let Some((group, record)) = self.memory.group_at(self.tables, first) else {
             return 0;
         };
-        let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) else {
-            return 0;
-        };
-        if !record.home {
+        // The last pages make the block whole, and an away page may be there though its home frame is
+        // free: other matters. So is the table's own frame, which is not free.
+        if record.away != 0 {
             return 0;
         }
-        // The last pages make the block whole, and that is another matter.
         let missing = (PAGES_PER_BLOCK as u32 - 1).saturating_sub(record.mapped.into());
-        let spare = target_pages.saturating_sub(*self.backed_pages);
-        let most = RELEASE_MOST
-            .min(missing)
-            .min(spare.min(u64::from(RELEASE_MOST)) as u32);
-        let base = u64::from(ipa_block) << BLOCK_SHIFT;
-        let block = home_frame(table, 0);
-        let mut wanted = [0_u64; PAGES_PER_BLOCK / 64];
+        let spare = target_pages
+            .saturating_sub(*self.backed_pages)
+            .min(u64::from(RELEASE_MOST));
+        let covered = self.budget.left().saturating_sub(budget::STRETCH);
+        let covered = covered / (budget::STRETCH_ENTRY + budget::STRETCH_PAGE + budget::SCRUB_PAGE);
+        let most = missing.min(spare as u32).min(covered);
+        let mut at_home = self.pool.get().home_group(group.frame);
+        let (mut wanted, mut left) = (0, most);
         let mut entries = Entries::default();
-        let mut left = most;
         for word in words.iter() {
-            let Some((offset, pages)) = pages_at(*word, base) else {
+            let Some((_, bits, pages)) = group.pages(*word) else {
                 break;
             };
-            let (group, mask) = bits_at(offset, pages);
-            let Some(bits) = wanted.get_mut(group) else {
-                break;
-            };
-            let first = index_at(offset);
-            let mut indices = first..first + pages as usize;
-            if pages > left
-                || *bits & mask != 0
-                || indices.any(|index| self.hw.read(table, index) != Descriptor::NOT_OWNED.0)
-            {
+            if pages > left || at_home & bits != bits {
                 break;
             }
-            *bits |= mask;
+            at_home &= !bits;
+            wanted |= bits;
             left -= pages;
             entries.count(pages);
         }
@@ -310,39 +359,39 @@ impl<H: Hardware> Release<'_, H> {
         if pages == 0 {
             return 0;
         }
-        // The table's own frame is not free, so its page is not of a stretch.
-        let guest = self.memory.guest();
-        let Some(dirty) = self.pool.get().take_home_groups(table, &wanted, guest) else {
-            return 0;
-        };
+        let dirty =
+            self.pool
+                .get()
+                .take_home_group(group.frame, wanted, pages as u16, self.memory.guest());
         record.mapped += pages as u16;
         *self.backed_pages += u64::from(pages);
-        self.budget
-            .spend(pages * budget::STRETCH_PAGE + budget::STRETCH);
-        if dirty != [0; PAGES_PER_BLOCK / 64] {
+        self.budget.spend(entries.cost(pages));
+        let claim = Claim::run(group.frame, dirty);
+        if dirty != 0 {
             self.pool.leave();
-            let mut group = block;
-            for bits in dirty {
-                let claim = Claim::run(group, bits);
-                self.count_scrub(claim.dirty_pages());
-                let _ = claim.zero(self.hw);
-                group = Pa(group.0 + 64 * PAGE_SIZE);
-            }
+            self.count_scrub(claim.dirty_pages());
         }
+        let zeroed = claim.zero(self.hw);
+        let entry = Descriptor::page(zeroed.pa(), Memory::Normal).0;
         for word in words.iter_mut().take(entries.all()) {
-            let Some((offset, pages)) = pages_at(*word, base) else {
+            let Some((offset, _, pages)) = group.pages(*word) else {
                 break;
             };
-            let page = Descriptor::page(Pa(block.0 + offset), Memory::Normal).0;
+            let index = group.index(offset);
             if pages == 1 {
-                self.hw.write(table, index_at(offset), page);
+                self.hw.write(group.table, index, entry + offset);
             } else {
-                self.hw
-                    .fill(table, index_at(offset), pages as usize, page, PAGE_SIZE);
+                self.hw.fill(
+                    group.table,
+                    index,
+                    pages as usize,
+                    entry + offset,
+                    PAGE_SIZE,
+                );
             }
             *word = done(*word);
         }
-        self.pool.leave();
+        self.pool.end_of_entry();
         let [by_page, by_run, _] = &self.memory.stats.released;
         by_page.add(entries.pages as u64);
         by_run.add(entries.runs as u64);

@@ -36,11 +36,21 @@ pub struct Unreachable<'a> {
     runs: &'a [u64],
 }
 
-/// A run as the batch keeps it: PA in 63:12, flags in 11:10, pages in 9:0. A group's word is followed
-/// by its bits.
+/// What a word of the batch says, in bits 11:10. Its PA is in 63:12.
+mod kind {
+    pub const MASK: u64 = 3 << 10;
+    /// Pages of a split block, as many as bits 9:0 say.
+    pub const RUN: u64 = 0;
+    /// Those of 64 pages whose bits are set in the next word.
+    pub const GROUP: u64 = 1 << 10;
+    /// A level-3 table.
+    pub const TABLE: u64 = 2 << 10;
+    /// A whole block.
+    pub const BLOCK: u64 = 3 << 10;
+}
+
+/// The pages of a run.
 const PAGES_MASK: u64 = 0x3ff;
-const GROUP: u64 = 1 << 10;
-const TABLE: u64 = 1 << 11;
 
 impl<'a> Unmapped<'a> {
     /// An empty batch for pages of `guest`, over storage whose content does not matter.
@@ -74,7 +84,7 @@ impl<'a> Unmapped<'a> {
                 .len
                 .checked_sub(1)
                 .and_then(|last| self.runs.get_mut(last))
-            && *last & TABLE == 0
+            && *last & kind::MASK == kind::RUN
             && (*last & !0xfff) + (*last & PAGES_MASK) * PAGE_SIZE == pa.0
         {
             *last += u64::from(pages);
@@ -86,13 +96,13 @@ impl<'a> Unmapped<'a> {
     /// Adds a whole block.
     #[inline]
     pub(crate) fn push_block(&mut self, pa: Pa) {
-        self.push_raw(pa.0 | u64::from(BLOCK_PAGES));
+        self.push_raw(pa.0 | kind::BLOCK);
     }
 
     /// Adds those of the 64 pages from `pa` on whose bits are set; `pa` is aligned to 64 pages, and all
     /// are frames at home. Takes two places.
     pub(crate) fn push_group(&mut self, pa: Pa, bits: u64) {
-        self.push_raw(pa.0 | GROUP);
+        self.push_raw(pa.0 | kind::GROUP);
         self.push_raw(bits);
         // Bits must not be taken for a run that the next one continues.
         self.last_is_run = false;
@@ -100,7 +110,7 @@ impl<'a> Unmapped<'a> {
 
     /// Adds a level-3 table that no level-2 entry points to any more. The batch must not be full.
     pub(crate) fn push_table(&mut self, pa: Pa) {
-        self.push_raw(pa.0 | TABLE | 1);
+        self.push_raw(pa.0 | kind::TABLE);
     }
 
     #[inline]
@@ -131,19 +141,24 @@ impl Unreachable<'_> {
         let mut runs = self.runs.iter();
         while !runs.as_slice().is_empty() {
             let mut pool = pool.lock();
+            let mut blocks = 0;
             for _ in 0..RUNS_PER_LOCK {
                 let Some(&run) = runs.next() else { break };
                 let pa = Pa(run & !0xfff);
-                if run & GROUP != 0 {
-                    let bits = runs.next().copied().unwrap_or(0);
-                    pool.give_group(pa, bits, self.guest);
-                } else if run & TABLE != 0 {
-                    pool.end_home(pa);
-                    pool.give_run(pa, 1, self.guest, true);
-                } else {
-                    pool.give_run(pa, (run & PAGES_MASK) as u16, self.guest, false);
+                match run & kind::MASK {
+                    kind::BLOCK => {
+                        pool.give_block(pa, self.guest);
+                        blocks += 1;
+                    }
+                    kind::GROUP => {
+                        let bits = runs.next().copied().unwrap_or(0);
+                        pool.give_group(pa, bits, self.guest);
+                    }
+                    kind::TABLE => pool.give_table(pa, self.guest),
+                    _ => pool.give_run(pa, (run & PAGES_MASK) as u16, self.guest),
                 }
             }
+            pool.count_blocks_given(blocks, self.guest);
         }
     }
 }
@@ -168,6 +183,12 @@ impl DirtyRun {
     #[must_use]
     pub const fn pages(&self) -> u16 {
         self.pages
+    }
+
+    /// Whether the frames are the last of their block.
+    #[must_use]
+    pub const fn ends_block(&self) -> bool {
+        self.first + self.pages == BLOCK_PAGES
     }
 
     /// Zeroes the frames and cleans them to the point of coherency.

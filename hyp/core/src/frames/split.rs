@@ -128,56 +128,41 @@ impl Pool {
         let taken_dirty = *dirty & mask;
         *free &= !mask;
         *dirty &= !mask;
-        let dirty_pages = taken_dirty.count_ones() as u16;
-        self.update(index, |block| {
-            block.free -= pages;
-            block.dirty -= dirty_pages;
-        });
-        self.counts.dirty -= u32::from(dirty_pages);
-        self.counts.zero -= u32::from(pages - dirty_pages);
-        self.count_guest(guest, u32::from(pages));
+        self.count_taken(index, pages, taken_dirty.count_ones() as u16, guest);
         // Words of free frames are HOME already.
         Some(taken_dirty >> (first & 63))
     }
 
-    /// Takes the home frames of the split block at `pa` whose bits are set, if all are free. Returns
-    /// which of them are dirty.
-    pub(crate) fn take_home_groups(
-        &mut self,
-        pa: Pa,
-        wanted: &[u64; 8],
-        guest: GuestId,
-    ) -> Option<[u64; 8]> {
-        let index = self.block_at(pa)?;
-        let [free, dirty] = self.maps.get_mut(index as usize)?;
-        if free
-            .iter()
-            .zip(wanted)
-            .any(|(free, wanted)| wanted & !free != 0)
-        {
-            return None;
-        }
-        let mut taken_dirty = [0; 8];
-        let (mut pages, mut dirty_pages) = (0, 0);
-        for (((free, dirty), wanted), taken) in
-            free.iter_mut().zip(dirty).zip(wanted).zip(&mut taken_dirty)
-        {
-            if *wanted != 0 {
-                *taken = *dirty & wanted;
-                *free &= !wanted;
-                *dirty &= !wanted;
-                pages += wanted.count_ones();
-                dirty_pages += taken.count_ones();
-            }
-        }
-        self.update(index, |block| {
-            block.free -= pages as u16;
-            block.dirty -= dirty_pages as u16;
-        });
-        self.counts.dirty -= dirty_pages;
-        self.counts.zero -= pages - dirty_pages;
-        self.count_guest(guest, pages);
-        Some(taken_dirty)
+    /// Which of the 64 frames from `pa` on, aligned to as many, are free.
+    #[inline]
+    pub(crate) fn home_group(&self, pa: Pa) -> u64 {
+        let maps = self.block_at(pa).and_then(|index| self.maps(index));
+        maps.map_or(0, |maps| map_word(maps.free, frame_in_block(pa)))
+    }
+
+    /// Takes those of the 64 frames from `pa` on whose bits are set, `pages` of them and all free, for the pages
+    /// they are home to. Returns which of them are dirty.
+    #[inline]
+    pub(crate) fn take_home_group(&mut self, pa: Pa, bits: u64, pages: u16, guest: GuestId) -> u64 {
+        let Some(index) = self.block_at(pa) else {
+            return 0;
+        };
+        let Some([free, dirty]) = self.maps.get_mut(index as usize) else {
+            return 0;
+        };
+        let frame = frame_in_block(pa);
+        let (free, dirty) = (map_word_mut(free, frame), map_word_mut(dirty, frame));
+        debug_assert_eq!(*free & bits, bits);
+        let taken_dirty = *dirty & bits;
+        *free &= !bits;
+        *dirty &= !bits;
+        let dirty_pages = if taken_dirty == 0 {
+            0
+        } else {
+            taken_dirty.count_ones() as u16
+        };
+        self.count_taken(index, pages, dirty_pages, guest);
+        taken_dirty
     }
 
     /// Takes those of the 64 frames from `pa` on whose bits are set back from `guest`. They are at home.
@@ -225,23 +210,36 @@ impl Pool {
         })
     }
 
-    /// Takes `pages` frames from `pa` on, all in one block, back from `guest`: its memory, or (one
-    /// frame) a table. A block all of whose frames are free becomes whole again.
+    /// Takes the level-3 table at `pa` back from `guest`. If the table was at home, its block is
+    /// nobody's home any more: all of its pages are gone.
+    pub(super) fn give_table(&mut self, pa: Pa, guest: GuestId) {
+        self.end_home(pa);
+        self.uncount_table(guest);
+        self.count_guest(guest, 1);
+        self.give_run(pa, 1, guest);
+    }
+
+    /// Takes `pages` frames from `pa` on, all of one split block, back from `guest`. A block all of
+    /// whose frames are free becomes whole again.
     #[inline]
-    pub(super) fn give_run(&mut self, pa: Pa, pages: u16, guest: GuestId, is_table: bool) {
+    pub(super) fn give_run(&mut self, pa: Pa, pages: u16, guest: GuestId) {
         let Some(index) = self.block_at(pa) else {
             return;
         };
-        if pages == BLOCK_PAGES
-            && self
-                .blocks
-                .get(index as usize)
-                .is_some_and(|block| block.kind == Kind::Guest)
-        {
-            self.give_block(index, guest);
-            return;
-        }
         let first = frame_in_block(pa);
+        if pages == 1 {
+            self.set_word(index, first, word::HOME);
+            if let Some([free, dirty]) = self.maps.get_mut(index as usize) {
+                *map_word_mut(free, first) |= 1 << (first & 63);
+                *map_word_mut(dirty, first) |= 1 << (first & 63);
+            }
+        } else {
+            self.mark_free(index, first, pages);
+        }
+        self.count_given(index, pages, guest);
+    }
+
+    fn mark_free(&mut self, index: u32, first: u16, pages: u16) {
         if let Some(words) = self
             .words
             .get_mut(word_index(index, first)..word_index(index, first) + usize::from(pages))
@@ -259,28 +257,24 @@ impl Pool {
                 at = next;
             }
         }
-        if is_table {
-            self.uncount_table(guest);
-            self.count_guest(guest, 1);
-        }
-        self.count_given(index, pages, guest);
     }
 
+    #[inline]
+    fn count_taken(&mut self, index: u32, pages: u16, dirty_pages: u16, guest: GuestId) {
+        self.less_free(index, pages, dirty_pages);
+        self.counts.dirty -= u32::from(dirty_pages);
+        self.counts.zero -= u32::from(pages - dirty_pages);
+        self.count_guest(guest, u32::from(pages));
+    }
+
+    #[inline]
     fn count_given(&mut self, index: u32, pages: u16, guest: GuestId) {
         self.uncount_guest(guest, u32::from(pages));
         self.counts.dirty += u32::from(pages);
-        let all_free = self.update(index, |block| {
-            block.free += pages;
-            block.dirty += pages;
-            block.free == BLOCK_PAGES
-        });
-        if all_free == Some(true) {
-            self.close_free_block(index);
-        }
+        self.more_free(index, pages, pages);
     }
 
-    /// The split block at `pa` is nobody's home any more: all of its home's pages are gone.
-    pub(super) fn end_home(&mut self, table: Pa) {
+    fn end_home(&mut self, table: Pa) {
         let Some(index) = self.block_at(table) else {
             return;
         };
@@ -305,14 +299,51 @@ impl Pool {
         for frame in first..first + pages {
             self.set_word(index, frame, word::HOME);
         }
-        let all_free = self.update(index, |block| {
-            block.free += pages;
-            block.free == BLOCK_PAGES
-        });
         self.counts.dirty -= u32::from(pages);
         self.counts.zero += u32::from(pages);
         self.claimed -= u32::from(pages);
-        if all_free == Some(true) {
+        self.more_free(index, pages, 0);
+    }
+
+    /// Some frames of a split block are no longer free. It changes its list only when the last free or
+    /// the last dirty one goes.
+    #[inline]
+    fn less_free(&mut self, index: u32, pages: u16, dirty_pages: u16) {
+        let Some(block) = self.blocks.get_mut(index as usize) else {
+            return;
+        };
+        if block.free == pages || (block.dirty == dirty_pages && dirty_pages != 0) {
+            self.update(index, |block| {
+                block.free -= pages;
+                block.dirty -= dirty_pages;
+            });
+        } else {
+            block.free -= pages;
+            block.dirty -= dirty_pages;
+        }
+    }
+
+    /// Some frames of a split block are free now. It changes its list only with the first free or dirty
+    /// one, and becomes whole with the last.
+    #[inline]
+    fn more_free(&mut self, index: u32, pages: u16, dirty_pages: u16) {
+        let Some(block) = self.blocks.get_mut(index as usize) else {
+            return;
+        };
+        if block.free == 0 || (block.dirty == 0 && dirty_pages != 0) {
+            self.update(index, |block| {
+                block.free += pages;
+                block.dirty += dirty_pages;
+            });
+        } else {
+            block.free += pages;
+            block.dirty += dirty_pages;
+        }
+        if self
+            .blocks
+            .get(index as usize)
+            .is_some_and(|block| block.free == BLOCK_PAGES)
+        {
             self.close_free_block(index);
         }
     }
@@ -330,10 +361,7 @@ impl Pool {
                 let mask = run_mask(first, pages);
                 *free &= !mask;
                 *dirty &= !mask;
-                self.update(index, |block| {
-                    block.free -= pages;
-                    block.dirty -= pages;
-                });
+                self.less_free(index, pages, pages);
                 for frame in first..first + pages {
                     self.set_word(index, frame, word::CLAIMED);
                 }
@@ -386,10 +414,7 @@ impl Pool {
         debug_assert_ne!(map_word(free, frame) & mask, 0);
         *map_word_mut(free, frame) &= !mask;
         *map_word_mut(dirty, frame) &= !mask;
-        self.update(index, |block| {
-            block.free -= 1;
-            block.dirty -= u16::from(is_dirty);
-        });
+        self.less_free(index, 1, u16::from(is_dirty));
         self.counts.dirty -= u32::from(is_dirty);
         self.counts.zero -= u32::from(!is_dirty);
         is_dirty

@@ -50,8 +50,12 @@ impl Pool {
         }
     }
 
-    /// Takes the whole block `index` back from `guest`.
-    pub(super) fn give_block(&mut self, index: u32, guest: GuestId) {
+    /// Takes the whole block at `pa` back from `guest`; the caller counts it.
+    #[inline]
+    pub(super) fn give_block(&mut self, pa: Pa, guest: GuestId) {
+        let Some(index) = self.block_at(pa) else {
+            return;
+        };
         let Some(block) = self.blocks.get_mut(index as usize) else {
             return;
         };
@@ -60,7 +64,11 @@ impl Pool {
         block.guest = NO_GUEST;
         block.dirty = BLOCK_PAGES;
         self.link_first(index, ListId::Dirty);
-        let pages = u32::from(BLOCK_PAGES);
+    }
+
+    /// Counts blocks that `guest` gave back.
+    pub(super) fn count_blocks_given(&mut self, blocks: u32, guest: GuestId) {
+        let pages = blocks * u32::from(BLOCK_PAGES);
         self.counts.dirty += pages;
         self.uncount_guest(guest, pages);
     }

@@ -195,6 +195,39 @@ impl Stage2 {
     }
 }
 
+/// The level-2 entries of one GiB of RAM.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a>(&'a Table);
+
+impl Row<'_> {
+    /// Makes a block entry say "not owned"; returns the block, or `None` if the entry is no block.
+    #[inline]
+    pub fn unmap_block(self, ipa_block: u32) -> Option<Pa> {
+        let slot = self.0.entry(u64::from(ipa_block));
+        let entry = load(slot);
+        if !entry.is_block() {
+            return None;
+        }
+        slot.store(Descriptor::NOT_OWNED.0, Ordering::Release);
+        Some(entry.output())
+    }
+
+    /// Whether nothing is mapped.
+    #[inline]
+    pub fn is_free(self, ipa_block: u32) -> bool {
+        load(self.0.entry(u64::from(ipa_block))) == Descriptor::NOT_OWNED
+    }
+
+    /// Maps a block where nothing is mapped.
+    #[inline]
+    pub fn map_block(self, ipa_block: u32, pa: Pa) {
+        let entry = Descriptor::block(pa, Memory::Normal);
+        self.0
+            .entry(u64::from(ipa_block))
+            .store(entry.0, Ordering::Release);
+    }
+}
+
 /// Changes: for the holder of the guest's transaction.
 impl Stage2 {
     /// The level-2 entry of the RAM block at IPA / 2 MiB = `ipa_block`.
@@ -233,16 +266,10 @@ impl Stage2 {
         }
     }
 
-    /// Makes a block entry say "not owned"; returns the block, or `None` if the entry is no block.
+    /// The level-2 entries of RAM's GiB number `gib`.
     #[inline]
-    pub(crate) fn unmap_block(&self, ipa_block: u32) -> Option<Pa> {
-        let slot = self.ram_slot(ipa_block)?;
-        let entry = load(slot);
-        if !entry.is_block() {
-            return None;
-        }
-        slot.store(Descriptor::NOT_OWNED.0, Ordering::Release);
-        Some(entry.output())
+    pub(crate) fn ram_row(&self, gib: u32) -> Option<Row<'_>> {
+        Some(Row(&self.ram_table(u64::from(gib))?.table))
     }
 
     /// Breaks a level-2 entry of RAM: the guest owns it still, and refaults until it is made.

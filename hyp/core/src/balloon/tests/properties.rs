@@ -155,7 +155,7 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 1 } else { 96 },
+        cases: if cfg!(miri) { 1 } else { 48 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
