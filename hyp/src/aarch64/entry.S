@@ -107,6 +107,10 @@ map_until:
 primary_high:
     ldr     x1, =boot_stack_top
     mov     sp, x1
+    msr     TPIDR_EL2, xzr                      // no per-core data yet: faults use the boot stack
+    ldr     x1, =el2_vectors
+    msr     VBAR_EL2, x1
+    isb
     mov     x0, x20
     mov     x1, x21
     mov     x29, xzr
@@ -122,6 +126,10 @@ secondary_entry:
     b       switch_on
 
 secondary_high:
+    msr     TPIDR_EL2, xzr
+    ldr     x1, =el2_vectors
+    msr     VBAR_EL2, x1
+    isb
     // stack_top(index): STACK_BASE + index * STACK_SLOT + 0x1000 + STACK_SIZE
     ldr     x1, =(0x7fc0000000 + 0x10000000 + 0x1000 + 0x6000)
     add     x1, x1, x20, lsl #16

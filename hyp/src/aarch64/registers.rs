@@ -2,16 +2,12 @@
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2, VBAR_EL2,
+    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2,
     VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
 };
 use ballast_core::fault::{Context, Injection};
 use ballast_core::sysreg::Controls;
 use tock_registers::interfaces::{Readable, Writeable};
-
-unsafe extern "C" {
-    static el2_vectors: u8;
-}
 
 /// Writes system registers by their assembler names.
 macro_rules! write {
@@ -56,9 +52,8 @@ macro_rules! id_registers {
 }
 id_registers!(1 2 3 4 5 6 7);
 
-/// Vectors of this core, and the traps for whatever guest it will run.
+/// The traps of this core for whatever guest it will run.
 pub fn init_core() {
-    VBAR_EL2.set((&raw const el2_vectors).expose_provenance() as u64);
     let pmu = (read_id(5, 0) >> 8) & 0xf;
     let event_counters = if pmu == 0 || pmu == 0xf {
         0

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use ballast_core::addr::{PAGE_SIZE, Pa, PaRange};
+use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
 use ballast_core::board::{Board, subtract};
 use ballast_core::refusal::Refusal;
 
@@ -10,7 +10,7 @@ use crate::aarch64::mmu;
 use crate::{heap, layout};
 
 /// Heap inside the image, until the memory map is known: enough for a device tree's index.
-const EARLY_HEAP: usize = 0x20000;
+const EARLY_HEAP: usize = 0x10000;
 
 #[repr(align(4096))]
 struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
@@ -22,7 +22,7 @@ static EARLY: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP])
 pub fn image(pa: Pa) -> PaRange {
     let size = mmu::init(pa);
     // SAFETY: `EARLY` is mapped with the image and nothing else refers to it.
-    unsafe { heap::init(EARLY.0.get().expose_provenance(), EARLY_HEAP) };
+    unsafe { heap::init(EARLY.0.get().expose_provenance(), EARLY_HEAP, 0) };
     PaRange { start: pa, size }
 }
 
@@ -70,7 +70,8 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
         archive: &[],
     };
     let free = subtract(&board.ram, &map.taken(board));
-    let size = heap_size(board, guests);
+    let tables = table_bytes(board);
+    let size = heap_bytes(board, guests) + tables;
     // Close to the image: what is left of a block that is taken in part wastes no whole one.
     let place = free
         .iter()
@@ -87,7 +88,7 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
         })?;
     mmu::map_heap(place.start, size);
     // SAFETY: just mapped; held, so that nothing else uses it.
-    unsafe { heap::init(layout::HEAP_BASE as usize, size as usize) };
+    unsafe { heap::init(layout::HEAP_BASE as usize, size as usize, tables as usize) };
     map.held.push(PaRange {
         start: place.start,
         size,
@@ -99,16 +100,26 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
     Ok(map)
 }
 
-/// Frame table, stacks, guests' tables and rings, and room for boot.
-fn heap_size(board: &Board, guests: usize) -> u64 {
+/// The frame table (`ballast_core::frames`): four bytes and two bits a frame, rounded up to whole
+/// blocks, of which a board's few ranges of RAM can have two in part each.
+fn table_bytes(board: &Board) -> u64 {
+    let frames: u64 = board
+        .ram
+        .iter()
+        .map(|range| (range.size / BLOCK_SIZE + 2) * PAGES_PER_BLOCK as u64)
+        .sum();
+    (frames * 4 + frames / 4).next_multiple_of(PAGE_SIZE)
+}
+
+/// Stacks, guests' tables and rings, and room for boot.
+fn heap_bytes(board: &Board, guests: usize) -> u64 {
     /// Boot-time work and what does not depend on the board.
     const BASE: u64 = 192 << 10;
     /// Stacks, window table and per-core data.
     const PER_CORE: u64 = 56 << 10;
     const PER_GUEST: u64 = 96 << 10;
-    let frames = board.ram.iter().map(|range| range.size).sum::<u64>() / PAGE_SIZE;
-    // Four bytes and two bits a frame, and less than 64 bytes a block.
-    let table = frames * 4 + frames / 4 + frames / 8;
-    let size = BASE + table + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64;
-    size.next_multiple_of(PAGE_SIZE)
+    // The blocks' descriptors: below 24 bytes each, in a power of two.
+    let blocks = board.ram.iter().map(|range| range.size).sum::<u64>() / BLOCK_SIZE;
+    let descriptors = (blocks * 24).next_power_of_two();
+    BASE + descriptors + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64
 }

@@ -96,7 +96,8 @@ fn bring_up(
     Ok(core)
 }
 
-/// Frame table, guests and their memory: the plan made real.
+/// Frame table, guests and their memory: the plan made real. A stack frame of its own: it is large.
+#[inline(never)]
 fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static System, Refusal> {
     let gic = Gic::new(&board)
         .map_err(|problem| Refusal::new("interrupt controller").problem(problem))?;

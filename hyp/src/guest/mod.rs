@@ -146,6 +146,7 @@ pub struct Guest {
 
 impl Guest {
     /// Guest `index` as planned. Its memory is still empty.
+    #[inline(never)]
     pub fn new(index: usize, plan: GuestPlan, board: &Board) -> Result<Self, Refusal> {
         let config = &plan.config;
         let refuse = |problem: &dyn core::fmt::Display| Refusal::new(&config.node).problem(problem);
