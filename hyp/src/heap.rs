@@ -13,7 +13,7 @@ use spin::Mutex;
 use crate::aarch64::cache;
 
 /// From this size on an allocation is a table: it is never freed.
-const LARGE: usize = 64 << 10;
+pub const LARGE: usize = 64 << 10;
 
 struct State {
     /// Orders up to 2^31 bytes.
@@ -26,12 +26,18 @@ struct State {
 struct El2Heap(Mutex<State>);
 
 #[global_allocator]
-static HEAP: El2Heap = El2Heap(Mutex::new(State { buddy: Heap::empty(), tables: 0..0, next_table: 0 }));
+static HEAP: El2Heap = El2Heap(Mutex::new(State {
+    buddy: Heap::empty(),
+    tables: 0..0,
+    next_table: 0,
+}));
 
 impl State {
     fn table(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         let start = self.next_table.checked_next_multiple_of(layout.align())?;
-        let after = start.checked_add(layout.size()).filter(|after| *after <= self.tables.end)?;
+        let after = start
+            .checked_add(layout.size())
+            .filter(|after| *after <= self.tables.end)?;
         self.next_table = after;
         NonNull::new(ptr::with_exposed_provenance_mut(start))
     }
@@ -41,8 +47,14 @@ impl State {
     }
 
     fn allocate(&mut self, layout: Layout) -> *mut u8 {
-        let table = if layout.size() >= LARGE { self.table(layout) } else { None };
-        table.or_else(|| self.buddy.alloc(layout).ok()).map_or(ptr::null_mut(), NonNull::as_ptr)
+        let table = if layout.size() >= LARGE {
+            self.table(layout)
+        } else {
+            None
+        };
+        table
+            .or_else(|| self.buddy.alloc(layout).ok())
+            .map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2,
-    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
+    CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2, VMPIDR_EL2,
+    VTCR_EL2, VTTBR_EL2,
 };
 use ballast_core::fault::{Context, Injection};
 use ballast_core::sysreg::Controls;

@@ -100,26 +100,31 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
     Ok(map)
 }
 
-/// The frame table (`ballast_core::frames`): four bytes and two bits a frame, rounded up to whole
-/// blocks, of which a board's few ranges of RAM can have two in part each.
+/// The frame table (`ballast_core::frames`): four bytes and two bits a frame and less than 24 bytes a
+/// block, rounded up to whole blocks, of which each range of RAM can have two in part.
 fn table_bytes(board: &Board) -> u64 {
-    let frames: u64 = board
+    let blocks: u64 = board
         .ram
         .iter()
-        .map(|range| (range.size / BLOCK_SIZE + 2) * PAGES_PER_BLOCK as u64)
+        .map(|range| range.size / BLOCK_SIZE + 2)
         .sum();
-    (frames * 4 + frames / 4).next_multiple_of(PAGE_SIZE)
+    let frames = blocks * PAGES_PER_BLOCK as u64;
+    let descriptors = blocks * 24;
+    // Small ones come from the buddy allocator, in a power of two.
+    let descriptors = if descriptors < heap::LARGE as u64 {
+        0
+    } else {
+        descriptors
+    };
+    (frames * 4 + frames / 4 + descriptors).next_multiple_of(PAGE_SIZE)
 }
 
 /// Stacks, guests' tables and rings, and room for boot.
 fn heap_bytes(board: &Board, guests: usize) -> u64 {
-    /// Boot-time work and what does not depend on the board.
-    const BASE: u64 = 192 << 10;
+    /// Boot-time work, small descriptors of the frame table, and what does not depend on the board.
+    const BASE: u64 = 256 << 10;
     /// Stacks, window table and per-core data.
     const PER_CORE: u64 = 56 << 10;
     const PER_GUEST: u64 = 96 << 10;
-    // The blocks' descriptors: below 24 bytes each, in a power of two.
-    let blocks = board.ram.iter().map(|range| range.size).sum::<u64>() / BLOCK_SIZE;
-    let descriptors = (blocks * 24).next_power_of_two();
-    BASE + descriptors + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64
+    BASE + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64
 }

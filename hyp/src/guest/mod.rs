@@ -7,6 +7,7 @@ pub mod hardware;
 pub mod lifecycle;
 pub mod load;
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE};
@@ -120,7 +121,7 @@ pub struct Guest {
     /// The core of each vCPU that is on.
     pub core_of: CoreMap,
     /// Interrupt controller.
-    pub vgic: TicketMutex<Vgic>,
+    pub vgic: Box<TicketMutex<Vgic>>,
     /// Console UART.
     pub uart: TicketMutex<Pl011>,
     /// Power state of its vCPUs.
@@ -187,15 +188,16 @@ impl Guest {
         })
         .map_err(|error| refuse(&error))?;
         let vcpus = config.cpus.max as usize;
-        let mut vgic = Vgic::new(&vgic::Config {
+        // Boxed at once: by value it is some kilobytes on the boot stack, and again at each move.
+        let mut vgic = Box::new(TicketMutex::new(Vgic::new(&vgic::Config {
             version,
             vcpus,
             intids: MAX_INTIDS,
             linked_ppis: (1 << IntId::VIRTUAL_TIMER.0) | (1 << IntId::PHYSICAL_TIMER.0),
-        });
+        })));
         for interrupt in config.devices.iter().flat_map(|device| &device.interrupts) {
             let linked = u8::try_from(interrupt.intid)
-                .is_ok_and(|intid| vgic.link_spi(IntId(intid), u16::from(intid)));
+                .is_ok_and(|intid| vgic.get_mut().link_spi(IntId(intid), u16::from(intid)));
             if !linked {
                 return Err(refuse(&alloc::format!(
                     "device interrupt {} cannot be assigned",
@@ -208,7 +210,7 @@ impl Guest {
             cores: plan.cores.iter().copied().collect(),
             free_cores: FreeCores::new(plan.cores.iter().fold(0, |mask, core| mask | 1 << core)),
             core_of: CoreMap::default(),
-            vgic: TicketMutex::new(vgic),
+            vgic,
             uart: TicketMutex::new(Pl011::new()),
             psci: Psci::new(vcpus),
             memory,
