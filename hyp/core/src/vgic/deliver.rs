@@ -96,8 +96,12 @@ impl Vgic {
     }
 
     /// Brings the list registers of `vcpu`, which runs on this core, into agreement with the state.
-    /// To be called when the core was kicked for this vCPU, and for the maintenance interrupt.
+    /// To be called when the core was kicked for this vCPU, and for the maintenance interrupt. Does
+    /// nothing for a vCPU that has gone off since.
     pub fn flush<H: HostGic>(&mut self, vcpu: usize, host: &mut H) -> Kicks {
+        if self.on & vcpu_bit(vcpu) == 0 {
+            return Kicks::NONE;
+        }
         if !self.take_posted(vcpu, host) {
             self.refresh_ppis(vcpu, host);
             self.flush_own(vcpu, host);

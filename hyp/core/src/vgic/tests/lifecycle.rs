@@ -231,3 +231,16 @@ fn a_reset_guest_is_new() {
         assert_eq!(m.drain(), []);
     }
 }
+
+/// Cleared by another vCPU, but the vCPU it was offered to goes before it hears of that.
+#[test]
+fn a_cleared_interrupt_does_not_outlive_its_vcpu() {
+    let mut m = linked(Version::V3, 2);
+    target(&mut m, 1);
+    assert!(m.fire_spi(121, 50));
+    m.write32(0, 0x284, 1 << 18);
+    off(&mut m, 1);
+    assert!(m.physical.active.is_empty());
+    on(&mut m, 1);
+    assert_eq!(m.drain(), []);
+}

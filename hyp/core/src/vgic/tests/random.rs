@@ -61,6 +61,8 @@ enum Step {
     Route { by: usize, id: u8, to: u8 },
     Priority { by: usize, id: u8, value: u8 },
     Line { by: usize, high: bool },
+    Off { vcpu: usize },
+    On { vcpu: usize },
 }
 
 fn step(vcpus: usize) -> impl Strategy<Value = Step> {
@@ -88,6 +90,8 @@ fn step(vcpus: usize) -> impl Strategy<Value = Step> {
         }),
         (v(), edge(), any::<u8>()).prop_map(|(by, id, value)| Step::Priority { by, id, value }),
         (v(), any::<bool>()).prop_map(|(by, high)| Step::Line { by, high }),
+        v().prop_map(|vcpu| Step::Off { vcpu }),
+        v().prop_map(|vcpu| Step::On { vcpu }),
     ]
 }
 
@@ -149,6 +153,31 @@ fn route(m: &mut Machine, by: usize, id: u8, to: u8) {
     }
 }
 
+fn start(m: &mut Machine, vcpu: usize) {
+    m.on_core(vcpu, |vgic, core| vgic.vcpu_on(vcpu, core));
+    m.write_private(vcpu, 0x100, u32::MAX);
+}
+
+impl Step {
+    /// The vCPU that has to be on for it.
+    fn actor(&self) -> Option<usize> {
+        match *self {
+            Self::Device | Self::Kicks | Self::On { .. } => None,
+            Self::Sgi { from, .. } => Some(from),
+            Self::Timer { vcpu }
+            | Self::Acknowledge { vcpu }
+            | Self::End { vcpu }
+            | Self::Off { vcpu } => Some(vcpu),
+            Self::Edge { by, .. }
+            | Self::Enable { by, .. }
+            | Self::Disable { by, .. }
+            | Self::Route { by, .. }
+            | Self::Priority { by, .. }
+            | Self::Line { by, .. } => Some(by),
+        }
+    }
+}
+
 fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut m = Machine::ready(version, vcpus, lrs);
     prop_assert!(m.vgic.link_spi(IntId(50), 121));
@@ -159,7 +188,12 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
     }
     let mut owed = Owed::default();
     let bit = |id: u8| 1 << (id & 31);
+    let mut on = vec![true; vcpus];
     for step in steps {
+        // A vCPU that is off does nothing.
+        if step.actor().is_some_and(|vcpu| !on[vcpu]) {
+            continue;
+        }
         match step {
             Step::Sgi { from, id, targets } => {
                 m.send_sgi(from, id, targets);
@@ -207,12 +241,26 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
                     u64::from(value),
                 );
             }
+            Step::Off { vcpu } => {
+                m.on_core(vcpu, |vgic, core| vgic.vcpu_off(vcpu, core));
+                m.running[vcpu].clear();
+                on[vcpu] = false;
+                owed.0.retain(|(to, ..), _| *to != Some(vcpu));
+            }
+            Step::On { vcpu } => {
+                if !std::mem::replace(&mut on[vcpu], true) {
+                    start(&mut m, vcpu);
+                }
+            }
             Step::Line { by, high } => {
                 m.set_line(by, 33, if high { Line::High } else { Line::Low })
             }
         }
     }
     // Calm: all enabled, everything ended, and all that is owed comes, once.
+    for vcpu in (0..vcpus).filter(|&vcpu| !on[vcpu]) {
+        start(&mut m, vcpu);
+    }
     m.set_line(0, 33, Line::Low);
     m.write32(0, 0x108, u32::MAX);
     m.deliver_kicks();

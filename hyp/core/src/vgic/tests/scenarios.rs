@@ -326,3 +326,71 @@ fn kicks_are_as_few_as_needed() {
     m.send_sgi(0, 1, 0b0100);
     assert_eq!(m.kicks, before + 1);
 }
+
+/// An interrupt that comes again does not take the room that a more urgent one waits for.
+#[test]
+fn what_comes_again_does_not_overtake() {
+    let mut m = Machine::ready(V3, 1, 2);
+    m.write_private(0, 0x418, 0xf800_0000);
+    assert!(m.fire_ppi(0, 27));
+    m.acknowledge(0);
+    m.send_sgi(0, 1, 1);
+    m.acknowledge(0);
+    m.send_sgi(0, 5, 1);
+    // The timer ends and fires again before the maintenance interrupt is taken.
+    let timer = m.lrs[0].iter().position(|lr| lr.intid() == 27).unwrap();
+    m.lrs[0][timer] = m.lrs[0][timer].with_state(LrState::Invalid);
+    m.physical.active.clear();
+    assert!(m.fire_ppi(0, 27));
+    assert_eq!(m.acknowledge(0), Some((5, 0)));
+}
+
+/// Room that becomes free without a word, while two others stay active, is found.
+#[test]
+fn waiting_ends_when_the_last_pending_one_is_taken() {
+    let mut m = Machine::ready(V3, 1, 4);
+    for id in 0..2 {
+        m.send_sgi(0, id, 1);
+        m.acknowledge(0);
+    }
+    m.write_private(0, 0x408, 0x0000_f800);
+    for id in [2, 3, 9] {
+        m.send_sgi(0, id, 1);
+    }
+    for id in 2..4 {
+        assert_eq!(m.acknowledge(0), Some((id, 0)));
+        m.end(0);
+    }
+    assert_eq!(m.acknowledge(0), Some((9, 0)));
+}
+
+#[test]
+fn v2_senders_survive_every_way() {
+    let mut m = Machine::ready(V2, 3, 4);
+    m.send_sgi(1, 5, 1);
+    assert_eq!(m.drain(), [(0, 5, 1)]);
+    // Two at once, for a list register that has had it before.
+    m.send_sgi(1, 5, 1);
+    m.send_sgi(2, 5, 1);
+    assert_eq!(m.drain(), [(0, 5, 1), (0, 5, 2)]);
+    // Offered, taken back, offered again.
+    m.send_sgi(2, 5, 1);
+    m.deliver_kicks();
+    m.write32(0, 0, 0);
+    assert_eq!(m.drain(), []);
+    m.write32(0, 0, 3);
+    assert_eq!(m.drain(), [(0, 5, 2)]);
+}
+
+#[test]
+fn a_latch_joins_a_level_that_is_offered() {
+    let mut m = Machine::ready(V3, 1, 4);
+    m.set_line(0, 33, Line::High);
+    m.write32(0, 0x204, 2);
+    m.set_line(0, 33, Line::Low);
+    assert_eq!(
+        m.drain(),
+        [(0, 33, 0)],
+        "set by software while it was offered, once"
+    );
+}
