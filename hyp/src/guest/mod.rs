@@ -181,6 +181,7 @@ impl Guest {
         let layout = Layout {
             ram: machine::RAM_BASE,
             ram_bytes: config.memory.max_bytes.next_multiple_of(BLOCK_SIZE),
+            banks: &config.extra_ram,
             devices: &devices,
         };
         let memory = GuestMemory::new(memory_config, &layout, |table| {

@@ -16,6 +16,8 @@ use crate::stage2::{Descriptor, Memory};
 /// pool, then what is missing comes from the pool.
 pub(super) struct Rebuild {
     goal_blocks: u32,
+    /// Banks seen to so far.
+    banks: usize,
     /// Blocks looked at so far.
     scanned: u32,
     /// Of the block it is at, the lower half of the pages is unmapped.
@@ -27,7 +29,8 @@ pub(super) struct Rebuild {
 /// How far a rebuild is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// Set when it is finished: the pages that are backed, from the start of RAM on.
+    /// Set when it is finished: the pages that are backed, from the start of RAM on. 0 if a bank of
+    /// extra RAM could not be backed: the guest cannot run.
     pub backed_pages: Option<u64>,
     /// Guests whose sequence is to be bumped.
     pub wake: GuestSet,
@@ -118,6 +121,7 @@ impl GuestMemory {
         let goal_blocks = (goal_pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
         ledger.rebuild = Some(Rebuild {
             goal_blocks,
+            banks: 0,
             scanned: 0,
             is_half_done: false,
             kept: 0,
@@ -173,7 +177,8 @@ impl GuestMemory {
         }
         // Blocks have moved: nothing of the old translation may be left when the guest runs again.
         hw.invalidate_guest();
-        let backed_pages = Some(*backed_pages);
+        let has_banks = state.banks == self.banks.len();
+        let backed_pages = Some(if has_banks { *backed_pages } else { 0 });
         *rebuild = None;
         Progress { backed_pages, wake }
     }
@@ -187,40 +192,110 @@ impl GuestMemory {
         budget: &mut Budget,
         backed_pages: &mut u64,
     ) -> bool {
+        while let Some(&bank) = self
+            .banks
+            .get(state.banks)
+            .filter(|_| state.goal_blocks != 0)
+        {
+            if !self.stage2.has_bank(bank) {
+                match self.find_block(bank.ipa_block, pool, hw, budget) {
+                    Found::Block(pa) => self.stage2.map_bank(bank, pa),
+                    Found::Nothing => return true,
+                    Found::NotYet => return false,
+                }
+            }
+            state.banks += 1;
+        }
         while state.kept < state.goal_blocks {
+            let ipa_block = self.ram.block() as u32 + state.kept;
+            match self.find_block(ipa_block, pool, hw, budget) {
+                Found::Block(pa) => {
+                    let entry = Descriptor::block(pa, Memory::Normal);
+                    self.stage2.map(ipa_block, entry);
+                    *backed_pages += PAGES_PER_BLOCK as u64;
+                    state.kept += 1;
+                }
+                Found::Nothing => return true,
+                Found::NotYet => return false,
+            }
+        }
+        true
+    }
+
+    /// A whole zero block for `ipa_block`, scrubbed here if need be.
+    fn find_block(
+        &self,
+        ipa_block: u32,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        budget: &mut Budget,
+    ) -> Found {
+        loop {
             if !budget.covers(budget::ENTRY) {
-                return false;
+                return Found::NotYet;
             }
             budget.spend(budget::ENTRY);
-            let ipa_block = self.ram.block() as u32 + state.kept;
             let mut section = pool.lock();
             if let Some(pa) = section.take_zero_block(self.guest(), ipa_block) {
-                drop(section);
-                self.stage2
-                    .map(ipa_block, Descriptor::block(pa, Memory::Normal));
-                *backed_pages += PAGES_PER_BLOCK as u64;
-                state.kept += 1;
-                continue;
+                return Found::Block(pa);
+            }
+            if !section.has_dirty_block() {
+                // What another core is scrubbing will be there soon.
+                let is_scrubbing = section.available() < section.counts().free();
+                return if is_scrubbing {
+                    Found::NotYet
+                } else {
+                    Found::Nothing
+                };
             }
             let most = budget.scrub_pages();
-            if most == 0 {
-                return !section.has_dirty_block();
-            }
-            let claim = section.claim_dirty_block(most);
+            let Some(dirty) = (most != 0)
+                .then(|| section.claim_dirty_block(most))
+                .flatten()
+            else {
+                return Found::NotYet;
+            };
             drop(section);
-            let Some(dirty) = claim else { return true };
             budget.spend(u32::from(dirty.pages()) * budget::SCRUB_PAGE);
             self.stats.scrubbed_pages.add(u64::from(dirty.pages()));
             let zero = dirty.scrub(hw);
             pool.lock().put_zero(zero);
         }
-        true
     }
+}
+
+/// What a search for a block came to.
+enum Found {
+    /// This block, which is the guest's now.
+    Block(Pa),
+    /// There is none.
+    Nothing,
+    /// There may be, with the next step.
+    NotYet,
 }
 
 impl<H: Hardware> Reserve<'_, H> {
     /// Moves whole blocks together and unmaps the rest; false while there is more to do.
     fn compact(&mut self, state: &mut Rebuild) -> bool {
+        while let Some(&bank) = self
+            .memory
+            .banks
+            .get(state.banks)
+            .filter(|_| state.goal_blocks == 0)
+        {
+            if !self.budget.covers(budget::ENTRY + budget::RUN_MOST) {
+                return false;
+            }
+            self.budget
+                .spend(budget::ENTRY + u32::from(bank.pages) * budget::LOOK_PAGE);
+            if self.unmapped.room() == 0 {
+                self.flush();
+            }
+            if let Some(pa) = self.memory.stage2.unmap_bank(bank) {
+                self.unmapped.push_block(pa);
+            }
+            state.banks += 1;
+        }
         let first = self.memory.ram.block() as u32;
         while (state.scanned as usize) < self.tables.len() {
             if !self.budget.covers(budget::UNMAP_HALF) {

@@ -76,7 +76,7 @@ pub use target::{Counter, Fetched, Report, Reported, Stats, Target};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::BATCH_RUNS;
 use crate::frames::{GuestId, GuestSet, Pool};
-use crate::stage2::{Layout, LayoutError, Stage2, Table};
+use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
 use hw::Hardware;
 
 /// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
@@ -107,6 +107,7 @@ pub struct GuestMemory {
     config: MemoryConfig,
     ram: Ipa,
     max_pages: u64,
+    banks: Box<[Bank]>,
     ledger: SpinMutex<Ledger>,
 }
 
@@ -214,6 +215,7 @@ impl GuestMemory {
             config,
             ram: layout.ram,
             max_pages,
+            banks: Bank::parts(layout.banks).collect(),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
                 epoch: 0,

@@ -6,7 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Descriptor, IPA_BITS, Memory, Placed, Stage2, Table};
-use crate::addr::{BLOCK_SIZE, GIB, Ipa, PAGE_SIZE, Pa};
+use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, GIB, Ipa, IpaRange, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 
 /// Device registers the guest may touch itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,8 +26,54 @@ pub struct Layout<'a> {
     pub ram: Ipa,
     /// The most RAM it may ever have, a multiple of 2 MiB.
     pub ram_bytes: u64,
+    /// Banks of RAM beside that, in whole pages: backed as long as the guest exists, and no part of the
+    /// balloon.
+    pub banks: &'a [IpaRange],
     /// Devices that are passed through.
     pub devices: &'a [DeviceMapping],
+}
+
+/// The part of a bank that lies in one 2 MiB block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bank {
+    /// IPA / 2 MiB.
+    pub ipa_block: u32,
+    /// First page in the block.
+    pub first: u16,
+    /// Pages, not 0.
+    pub pages: u16,
+}
+
+impl Bank {
+    /// The parts of `ranges`, block by block.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "IPAs below 2^39; pages of a block"
+    )]
+    pub fn parts(ranges: &[IpaRange]) -> impl Iterator<Item = Self> {
+        ranges.iter().flat_map(|range| {
+            let (mut at, end) = (range.start.page(), Ipa(range.start.0 + range.size).page());
+            core::iter::from_fn(move || {
+                let next = end.min((at | (PAGES_PER_BLOCK as u64 - 1)) + 1);
+                let first = at as u16 & (PAGES_PER_BLOCK as u16 - 1);
+                let part = Self {
+                    ipa_block: (at >> 9) as u32,
+                    first,
+                    pages: (next - at) as u16,
+                };
+                at = next;
+                (part.pages != 0).then_some(part)
+            })
+        })
+    }
+
+    pub const fn is_block(self) -> bool {
+        self.pages as usize == PAGES_PER_BLOCK
+    }
+
+    pub const fn ipa(self) -> Ipa {
+        Ipa(((self.ipa_block as u64) << BLOCK_SHIFT) + self.first as u64 * PAGE_SIZE)
+    }
 }
 
 /// Why a layout cannot be built.
@@ -35,11 +81,11 @@ pub struct Layout<'a> {
 pub enum LayoutError {
     /// RAM does not start or end at a multiple of 2 MiB, or there is none.
     RamAlignment,
-    /// RAM or this device lies beyond the IPA space.
+    /// RAM, this bank or this device lies beyond the IPA space.
     BeyondIpaSpace(Ipa),
-    /// This device is not whole pages.
-    DeviceAlignment(Ipa),
-    /// This device overlaps RAM or another device.
+    /// This bank or device is not whole pages.
+    Alignment(Ipa),
+    /// This bank or device overlaps RAM, a bank or a device.
     Overlap(Ipa),
 }
 
@@ -50,8 +96,8 @@ impl fmt::Display for LayoutError {
             Self::BeyondIpaSpace(ipa) => {
                 write!(f, "{ipa} lies beyond {IPA_BITS} bits of guest address")
             }
-            Self::DeviceAlignment(ipa) => write!(f, "the device at {ipa} is not whole 4 KiB pages"),
-            Self::Overlap(ipa) => write!(f, "the device at {ipa} overlaps RAM or another device"),
+            Self::Alignment(ipa) => write!(f, "what is at {ipa} is not whole 4 KiB pages"),
+            Self::Overlap(ipa) => write!(f, "what is at {ipa} overlaps RAM or something else"),
         }
     }
 }
@@ -83,8 +129,8 @@ impl Stage2 {
             root: place(0),
             ram: (ram_gib..ram_end.div_ceil(GIB)).map(place).collect(),
             ram_gib,
-            device_l2: Box::default(),
-            device_l3: Box::default(),
+            fixed_l2: Box::default(),
+            fixed_l3: Box::default(),
             retired: AtomicU32::new(0),
         };
         for placed in &stage2.ram {
@@ -98,7 +144,7 @@ impl Stage2 {
         for device in layout.devices {
             let end = end_of(device.ipa, device.bytes)?;
             if (device.ipa.0 | device.pa.0 | device.bytes) & (PAGE_SIZE - 1) != 0 {
-                return Err(LayoutError::DeviceAlignment(device.ipa));
+                return Err(LayoutError::Alignment(device.ipa));
             }
             // The 2 MiB blocks at RAM's ends are RAM's alone, being whole.
             if device.ipa.0 < ram_end && layout.ram.0 < end {
@@ -106,8 +152,20 @@ impl Stage2 {
             }
             stage2.map_device(device, end, &mut level2, &mut level3, &place)?;
         }
-        stage2.device_l2 = level2.into_boxed_slice();
-        stage2.device_l3 = level3.into_boxed_slice();
+        for bank in layout.banks {
+            let end = end_of(bank.start, bank.size)?;
+            if (bank.start.0 | bank.size) & (PAGE_SIZE - 1) != 0 {
+                return Err(LayoutError::Alignment(bank.start));
+            }
+            if bank.start.0 < ram_end && layout.ram.0 < end {
+                return Err(LayoutError::Overlap(bank.start));
+            }
+        }
+        for bank in Bank::parts(layout.banks) {
+            stage2.place_bank(bank, &mut level2, &mut level3, &place)?;
+        }
+        stage2.fixed_l2 = level2.into_boxed_slice();
+        stage2.fixed_l3 = level3.into_boxed_slice();
         Ok(stage2)
     }
 
@@ -122,19 +180,7 @@ impl Stage2 {
         let mut ipa = device.ipa;
         while ipa.0 < end {
             let pa = Pa(device.pa.0 + (ipa.0 - device.ipa.0));
-            let gib = ipa.0 / GIB;
-            let in_ram = self.ram_table(gib);
-            let placed = match in_ram {
-                Some(placed) => placed,
-                None => {
-                    let (placed, is_new) = find_or_place(level2, gib, place);
-                    if is_new {
-                        let entry = self.root.table.entry(gib);
-                        entry.store(Descriptor::table(placed.pa).0, Ordering::Relaxed);
-                    }
-                    placed
-                }
-            };
+            let placed = self.place_level2(ipa, level2, place);
             let entry = placed.table.entry(ipa.block());
             let old = Descriptor(entry.load(Ordering::Relaxed));
             let whole = ipa.is_aligned(BLOCK_SIZE)
@@ -158,6 +204,55 @@ impl Stage2 {
             ipa = Ipa(ipa.0 + PAGE_SIZE);
         }
         Ok(())
+    }
+}
+
+impl Stage2 {
+    /// The level-2 table for `ipa`, linked.
+    fn place_level2<'a>(
+        &'a self,
+        ipa: Ipa,
+        level2: &'a mut Vec<Placed>,
+        place: &impl Fn(u64) -> Placed,
+    ) -> &'a Placed {
+        let gib = ipa.0 / GIB;
+        if let Some(placed) = self.ram_table(gib) {
+            return placed;
+        }
+        let (placed, is_new) = find_or_place(level2, gib, place);
+        if is_new {
+            let entry = self.root.table.entry(gib);
+            entry.store(Descriptor::table(placed.pa).0, Ordering::Relaxed);
+        }
+        placed
+    }
+
+    /// Makes the tables for a bank, which stays unmapped for now.
+    fn place_bank(
+        &self,
+        bank: Bank,
+        level2: &mut Vec<Placed>,
+        level3: &mut Vec<Placed>,
+        place: &impl Fn(u64) -> Placed,
+    ) -> Result<(), LayoutError> {
+        let overlap = Err(LayoutError::Overlap(bank.ipa()));
+        let number = u64::from(bank.ipa_block);
+        let entry = self
+            .place_level2(bank.ipa(), level2, place)
+            .table
+            .entry(number);
+        let old = Descriptor(entry.load(Ordering::Relaxed));
+        if bank.is_block() {
+            return if old.is_valid() { overlap } else { Ok(()) };
+        }
+        if old.is_block() {
+            return overlap;
+        }
+        let (placed, _) = find_or_place(level3, number, place);
+        entry.store(Descriptor::table(placed.pa).0, Ordering::Relaxed);
+        let mut pages = u64::from(bank.first)..u64::from(bank.first) + u64::from(bank.pages);
+        let is_free = pages.all(|page| placed.table.entry(page).load(Ordering::Relaxed) == 0);
+        if is_free { Ok(()) } else { overlap }
     }
 }
 

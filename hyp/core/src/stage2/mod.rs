@@ -2,8 +2,8 @@
 //!
 //! 4 KiB granule, 39-bit IPA, start at level 1. The level-1 and level-2 tables are allocated at boot
 //! for all that the guest may ever have, so table memory cannot run out. A level-3 table of RAM is
-//! one of the guest's own frames, read and written through the shell's [`Window`]; level-3 tables of
-//! device pages come from the boot allocation and never change.
+//! one of the guest's own frames, read and written through the shell's [`Window`]; those of devices and
+//! of banks of RAM beside the balloon's come from the boot allocation and stay.
 //!
 //! The level-2 entries of RAM are always true. A level-1 entry that maps a whole 1 GiB is only a
 //! shorter way to what the level-2 table below it says as well, and is replaced by that table before
@@ -36,6 +36,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use descriptor::{Descriptor, Memory, is_bbm_safe, vtcr};
+pub(crate) use layout::Bank;
 pub use layout::{DeviceMapping, Layout, LayoutError};
 
 use crate::addr::{BLOCK_SIZE, GIB, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
@@ -83,10 +84,10 @@ pub struct Stage2 {
     ram: Box<[Placed]>,
     /// The first GiB of RAM.
     ram_gib: u64,
-    /// Level 2 of GiBs that hold devices and no RAM.
-    device_l2: Box<[Placed]>,
-    /// Level 3 of device pages.
-    device_l3: Box<[Placed]>,
+    /// Level 2 of GiBs that hold devices or banks, and none of RAM.
+    fixed_l2: Box<[Placed]>,
+    /// Level 3 of devices and of banks that are not whole blocks.
+    fixed_l3: Box<[Placed]>,
     /// Counts level-3 tables of RAM that were taken out of use; see [`Stage2::judge`].
     retired: AtomicU32,
 }
@@ -180,7 +181,7 @@ impl Stage2 {
     /// The level-2 entry for `ipa`, in RAM or devices.
     fn level2(&self, ipa: Ipa) -> Option<&AtomicU64> {
         let gib = ipa.0 / GIB;
-        let device = || self.device_l2.iter().find(|placed| placed.number == gib);
+        let device = || self.fixed_l2.iter().find(|placed| placed.number == gib);
         let placed = self.ram_table(gib).or_else(device)?;
         Some(placed.table.entry(ipa.block()))
     }
@@ -188,7 +189,7 @@ impl Stage2 {
     /// The level-3 entry for `ipa` in the table that `entry` points to.
     fn level3(&self, window: &mut impl Window, entry: Descriptor, ipa: Ipa) -> Descriptor {
         let number = ipa.block();
-        match self.device_l3.iter().find(|placed| placed.number == number) {
+        match self.fixed_l3.iter().find(|placed| placed.number == number) {
             Some(placed) => load(placed.table.entry(ipa.page())),
             None => Descriptor(window.read(entry.output(), index_in_table(ipa.page()))),
         }
@@ -309,6 +310,61 @@ impl Stage2 {
             entry.store(block, Ordering::Relaxed);
             block += BLOCK_SIZE;
         }
+    }
+
+    /// Maps the pages of a bank in the block at `pa`. Nothing is mapped there.
+    pub(crate) fn map_bank(&self, bank: Bank, pa: Pa) {
+        if bank.is_block() {
+            if let Some(slot) = self.level2(bank.ipa()) {
+                slot.store(Descriptor::block(pa, Memory::Normal).0, Ordering::Release);
+            }
+            return;
+        }
+        for (slot, offset) in self.bank_slots(bank) {
+            let page = Descriptor::page(Pa(pa.0 + offset), Memory::Normal);
+            slot.store(page.0, Ordering::Release);
+        }
+    }
+
+    /// Unmaps a bank and returns the block it was in; `None` if it is not mapped.
+    pub(crate) fn unmap_bank(&self, bank: Bank) -> Option<Pa> {
+        let mut block = None;
+        if bank.is_block() {
+            let slot = self.level2(bank.ipa())?;
+            let entry = Descriptor(slot.swap(Descriptor::NOT_OWNED.0, Ordering::AcqRel));
+            block = entry.is_block().then(|| entry.output());
+        } else {
+            for (slot, offset) in self.bank_slots(bank) {
+                let entry = Descriptor(slot.swap(Descriptor::NOT_OWNED.0, Ordering::AcqRel));
+                if entry.is_valid() {
+                    block = Some(Pa(entry.output().0 - offset));
+                }
+            }
+        }
+        block
+    }
+
+    /// Whether a bank is mapped.
+    pub(crate) fn has_bank(&self, bank: Bank) -> bool {
+        let slot = if bank.is_block() {
+            self.level2(bank.ipa())
+        } else {
+            self.bank_slots(bank).next().map(|(slot, _)| slot)
+        };
+        slot.is_some_and(|slot| load(slot).is_valid())
+    }
+
+    /// The level-3 entries of a bank that is no whole block, with the pages' offsets in the block.
+    fn bank_slots(&self, bank: Bank) -> impl Iterator<Item = (&AtomicU64, u64)> {
+        let number = u64::from(bank.ipa_block);
+        let placed = self
+            .fixed_l3
+            .iter()
+            .find(move |placed| placed.number == number);
+        placed.into_iter().flat_map(move |placed| {
+            let pages = u64::from(bank.first)..u64::from(bank.first) + u64::from(bank.pages);
+            pages.map(|page| (placed.table.entry(page), page * PAGE_SIZE))
+        })
     }
 
     /// To be called when a level-3 table of RAM is out of use, before its frame is used otherwise.

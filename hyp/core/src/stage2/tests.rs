@@ -52,6 +52,7 @@ fn stage2(ram_bytes: u64, devices: &[DeviceMapping]) -> Result<Stage2, LayoutErr
         &Layout {
             ram: RAM,
             ram_bytes,
+            banks: &[],
             devices,
         },
         |_| {
@@ -165,7 +166,7 @@ fn layouts_that_cannot_be_are_refused() {
     let ragged = device(0x0900_0800, 0, 0x1000);
     assert_eq!(
         error(64 * MIB, ragged),
-        Some(LayoutError::DeviceAlignment(ragged.ipa))
+        Some(LayoutError::Alignment(ragged.ipa))
     );
     let far = device(1 << 39, 0, 0x1000);
     assert_eq!(

@@ -4,10 +4,10 @@ use ballast_abi::EntryStatus::*;
 use ballast_abi::{Status, function};
 
 use super::world::*;
-use crate::addr::{BLOCK_SIZE, GIB, Ipa, MIB, PAGE_SIZE, Pa, PaRange};
-use crate::balloon::{budget, scrub_step};
-use crate::frames::Owner;
-use crate::stage2::Verdict;
+use crate::addr::{BLOCK_SIZE, GIB, Ipa, IpaRange, MIB, PAGE_SIZE, Pa, PaRange};
+use crate::balloon::{GuestMemory, MemoryConfig, budget, scrub_step};
+use crate::frames::{GuestId, Owner};
+use crate::stage2::{Layout, LayoutError, Verdict};
 
 #[test]
 fn whole_blocks_go_and_come_back_zero() {
@@ -412,4 +412,106 @@ fn a_reset_makes_memory_contiguous_again() {
     world.scrub_all();
     assert_eq!(world.rebuild(1, 512), 512);
     assert_eq!(world.touch_all(1), Ok(512));
+}
+
+#[test]
+fn banks_are_backed_with_the_guest_and_only_where_they_are() {
+    let banks = [
+        IpaRange {
+            start: Ipa(0x10_0000),
+            size: 0x3000,
+        },
+        IpaRange {
+            start: Ipa(0x1_c000_0000 - PAGE_SIZE),
+            size: BLOCK_SIZE + 2 * PAGE_SIZE,
+        },
+    ];
+    let mut world = world(8, &[]);
+    let config = MemoryConfig {
+        guest: GuestId::new(0).unwrap(),
+        memory_pages: 1024,
+        min_pages: 0,
+        whole_blocks_only: false,
+        cpu_targets: false,
+    };
+    let layout = Layout {
+        ram: RAM,
+        ram_bytes: 4 * MIB,
+        banks: &banks,
+        devices: &[],
+    };
+    let table = core::cell::Cell::new(0x10_0000);
+    let memory = GuestMemory::new(config, &layout, |_| {
+        table.set(table.get() + PAGE_SIZE);
+        Pa(table.get())
+    });
+    let hw = FakeHw {
+        guest: 0,
+        machine: world.machine.clone(),
+    };
+    world.guests.push(Guest {
+        memory: memory.unwrap(),
+        hw,
+        written: Default::default(),
+        epoch: 0,
+    });
+    let rebuild = |world: &mut World, goal| {
+        let Guest { memory, hw, .. } = &mut world.guests[0];
+        assert!(memory.begin_rebuild(&world.pool, goal));
+        loop {
+            if let Some(pages) = memory.rebuild_step(&world.pool, hw).backed_pages {
+                return pages;
+            }
+        }
+    };
+    let used = |world: &World| world.pool.lock().counts().guests[0];
+    for _ in 0..2 {
+        assert_eq!(rebuild(&mut world, 1024), 1024);
+        // Parts in four blocks beside RAM's two.
+        assert_eq!(used(&world), 6 * 512);
+        let Guest { memory, hw, .. } = &mut world.guests[0];
+        let backed = [
+            0x10_0000,
+            0x10_2fff,
+            0x1_bfff_f000,
+            0x1_c000_0000,
+            0x1_c020_0000,
+            RAM.0,
+        ];
+        let absent = [
+            0xf_f000,
+            0x10_3000,
+            0x1_bfff_e000,
+            0x1_c020_1000,
+            RAM.0 + 4 * MIB,
+        ];
+        assert!(
+            backed
+                .iter()
+                .all(|&ipa| memory.stage2.translate(hw, Ipa(ipa)).is_some())
+        );
+        assert!(
+            absent
+                .iter()
+                .all(|&ipa| memory.stage2.translate(hw, Ipa(ipa)).is_none())
+        );
+        let pa = memory.stage2.translate(hw, Ipa(0x10_1008)).unwrap();
+        let owner = world.pool.lock().owner(pa);
+        assert_eq!(owner, Some(Owner::Guest(memory.guest(), Ipa(0x10_1000))));
+        assert_eq!(rebuild(&mut world, 1024), 1024, "a reset keeps them");
+        assert_eq!(used(&world), 6 * 512);
+        assert_eq!(rebuild(&mut world, 0), 0);
+        assert_eq!(used(&world), 0);
+    }
+    let overlap = Layout {
+        banks: &[IpaRange {
+            start: RAM,
+            size: PAGE_SIZE,
+        }],
+        ..layout
+    };
+    assert_eq!(
+        GuestMemory::new(config, &overlap, |_| Pa(0)).err(),
+        Some(LayoutError::Overlap(RAM))
+    );
 }

@@ -146,6 +146,7 @@ pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> Wor
         let layout = Layout {
             ram: RAM,
             ram_bytes: max * 2 * MIB,
+            banks: &[],
             devices: &[],
         };
         let memory = GuestMemory::new(config, &layout, |_| {
