@@ -128,7 +128,7 @@ impl Vgic {
             *self.sources_mut(vcpu, id) = 0;
             self.bank_mut(vcpu, 0).pending &= !id.mask();
         }
-        (1..self.words).all(|word| self.ready(vcpu, word) == 0)
+        Bits(self.open_words).all(|word| self.ready(vcpu, word) == 0)
     }
 
     /// Makes the SGI or PPI `id` pending for `vcpu`, on this core; an SGI comes from `sender`.

@@ -184,8 +184,8 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, word);
         let old = value & bank.enabled & !always;
         bank.enabled &= !old;
-        bank.open &= !old;
         let linked = old & bank.linked;
+        self.reopen(vcpu, word);
         if linked != 0 {
             self.follow(own, vcpu, word, linked, host);
         }

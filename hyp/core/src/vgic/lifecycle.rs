@@ -48,7 +48,7 @@ impl Vgic {
         };
         self.reset_private(vcpu);
         self.choose_again(vcpu, host);
-        for word in 1..self.words {
+        for word in Bits(self.linked_words) {
             self.follow(vcpu, vcpu, word, self.routed(vcpu, word), host);
         }
         self.take_kicks(vcpu)
@@ -57,7 +57,7 @@ impl Vgic {
     /// The whole guest is reset (or ends): all vCPUs are off. Links stay, everything else is as
     /// new; no physical interrupt of the guest is left enabled, pending or active.
     pub fn guest_reset<H: HostGic>(&mut self, host: &mut H) {
-        for word in 1..self.words {
+        for word in Bits(self.linked_words) {
             let bank = *self.bank(0, word);
             for n in Bits(bank.linked) {
                 let pintid = self.pintid_of(IntId::new(word, n));
@@ -77,6 +77,7 @@ impl Vgic {
         self.control = 0;
         self.kicks = 0;
         self.unsettled = 0;
+        self.open_words = 0;
         let mut vcpu = 0;
         while vcpu < MAX_VCPUS {
             *self.vcpu_mut(vcpu) = Vcpu::RESET;
@@ -155,7 +156,7 @@ impl Vgic {
 
     /// Physical SPIs follow their virtual target, `vcpu`, to this core.
     fn route_linked<H: HostGic>(&mut self, vcpu: usize, host: &mut H) {
-        for word in 1..self.words {
+        for word in Bits(self.linked_words) {
             let linked = self.bank(vcpu, word).linked & self.routed(vcpu, word);
             for n in Bits(linked) {
                 host.route(self.pintid_of(IntId::new(word, n)), vcpu);

@@ -21,7 +21,7 @@ impl Vgic {
 
         let mut free = self.free_lrs(vcpu, host);
         let mut waiting = false;
-        for word in 0..self.words {
+        for word in Bits(self.open_words | 1) {
             for n in Bits(self.ready(vcpu, word)) {
                 if free == 0 {
                     waiting = true;
@@ -220,7 +220,7 @@ impl Vgic {
 
     /// The most urgent interrupt that waits for a list register, with its priority.
     fn most_urgent(&self, vcpu: usize) -> Option<(u8, IntId)> {
-        (0..self.words)
+        Bits(self.open_words | 1)
             .flat_map(|word| {
                 let bank = self.bank(vcpu, word);
                 Bits(self.ready(vcpu, word))

@@ -88,6 +88,10 @@ pub struct Vgic {
     pub(super) on: u32,
     /// Banks: 2 to 8.
     pub(super) words: u32,
+    /// SPI banks with anything that may be offered, one bit each.
+    pub(super) open_words: u32,
+    /// SPI banks with anything linked.
+    pub(super) linked_words: u32,
     /// `GICD_TYPER`.
     pub(super) typer: u32,
     /// `GICD_CTLR` bits 0 and 1: groups forwarded.
@@ -130,6 +134,8 @@ impl Vgic {
             present: 0xff_u32.wrapping_shr(8_u32.wrapping_sub(vcpus as u32)),
             on: 0,
             words: words as u32,
+            open_words: 0,
+            linked_words: 0,
             typer: 0,
             control: 0,
             unsettled: 0,
@@ -154,6 +160,7 @@ impl Vgic {
         }
         self.set_pintid(intid, pintid);
         self.bank_mut(0, intid.word()).linked |= intid.mask();
+        self.linked_words |= bit(intid.word());
         true
     }
 
@@ -183,6 +190,13 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, word);
         let forwarded = (bank.group & group1) | (!bank.group & group0);
         bank.open = bank.enabled & forwarded & !active;
+        let is_open = bank.open != 0 && word != 0;
+        let mask = bit(word);
+        self.open_words = if is_open {
+            self.open_words | mask
+        } else {
+            self.open_words & !mask
+        };
     }
 }
 
