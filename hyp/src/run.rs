@@ -97,8 +97,8 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     /// EL1h, DAIF masked (Linux `booting.rst`; PSCI DEN0022, 6.4).
     const SPSR: u64 = 0x3c5;
     if !guest.enter(system, cpu, vcpu) {
-        guest.psci.set_off(vcpu);
         guest.free_cores.put(cpu.index);
+        guest.psci.set_off(vcpu);
         return;
     }
     guest.psci.set_on(vcpu);
@@ -131,8 +131,9 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu, after: impl FnOnce()
         guest.kick(cpu, kicks);
         cpu.gic.reset_virtual_interface(false);
         guest.core_of.set(vcpu, None);
-        guest.psci.set_off(vcpu);
+        // In this order: whoever sees the vCPU off finds a core for it.
         guest.free_cores.put(cpu.index);
+        guest.psci.set_off(vcpu);
         after();
         guest.left(system, cpu, vcpu);
     }
