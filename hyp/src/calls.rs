@@ -128,4 +128,7 @@ fn balloon(
         });
     }
     system.wake(cpu, outcome.wake);
+    if function == ballast_abi::function::RESERVE {
+        system.offer_scrubbing(cpu);
+    }
 }

@@ -111,6 +111,24 @@ pub fn assigned(core: usize) -> (usize, usize) {
     ((word >> 8) as usize, (word & 0xff) as usize)
 }
 
+/// Cores that sleep in EL2, one bit each.
+static PARKED: AtomicU32 = AtomicU32::new(0);
+
+/// Notes that core `index` is about to sleep in EL2, or no longer does.
+pub fn set_parked(index: usize, is_parked: bool) {
+    if is_parked {
+        PARKED.fetch_or(1 << index, Ordering::SeqCst);
+    } else {
+        PARKED.fetch_and(!(1 << index), Ordering::SeqCst);
+    }
+}
+
+/// A core that sleeps in EL2.
+pub fn parked() -> Option<usize> {
+    let mask = PARKED.load(Ordering::SeqCst);
+    (mask != 0).then(|| mask.trailing_zeros() as usize)
+}
+
 /// Leaves `bits` for core `core` and kicks it.
 pub fn post(gic: &Gic, core: usize, bits: u32) {
     if let Some(requests) = REQUESTS.get(core) {

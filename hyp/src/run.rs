@@ -35,7 +35,9 @@ pub fn core_loop() -> ! {
         let requests = percpu::take_requests(cpu.index);
         serve_parked(system, cpu, requests);
         if requests == 0 && !interrupts::scrub(system, cpu) {
+            percpu::set_parked(cpu.index, true);
             aarch64_cpu::asm::wfi();
+            percpu::set_parked(cpu.index, false);
         }
     }
 }

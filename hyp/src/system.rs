@@ -16,7 +16,7 @@ use crate::console::Terminal;
 use crate::gic::Gic;
 use crate::guest::Guest;
 use crate::guest::lifecycle::{After, Phase};
-use crate::percpu::PerCpu;
+use crate::percpu::{self, PerCpu, request};
 
 /// The board and its guests.
 pub struct System {
@@ -79,6 +79,13 @@ impl System {
         for guest in guests.iter().filter_map(|id| self.guests.get(id.index())) {
             guest.memory.target.bump();
             guest.update_balloon(cpu);
+        }
+    }
+
+    /// Dirty frames have come into the pool: a parked core scrubs them, if there is one.
+    pub fn offer_scrubbing(&self, cpu: &PerCpu) {
+        if let Some(core) = percpu::parked() {
+            percpu::post(cpu.gic, core, request::SCRUB);
         }
     }
 

@@ -27,6 +27,19 @@ pub fn clean_to_poc(start: u64, size: u64) {
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
 }
 
+/// Cleans and invalidates `size` mapped bytes at `start` to the point of coherency.
+pub fn clean_and_invalidate(start: u64, size: u64) {
+    let line = line();
+    let mut at = start & !(line - 1);
+    while at < start + size {
+        // SAFETY: as in `clean_to_poc`; what is invalidated has been written back.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
 /// Makes instruction fetch of all cores forget what it cached (new code at old addresses).
 pub fn invalidate_instructions() {
     // SAFETY: dropping cached instructions changes no value.

@@ -83,14 +83,15 @@ pub fn init_core() {
 macro_rules! breakpoints {
     ($($n:literal)*) => {
         /// Breakpoints and watchpoints off, as many as there are.
+        #[allow(unused_comparisons, reason = "the first exists always")]
         fn reset_breakpoints() {
             let features = read_id(5, 0);
             let (breakpoints, watchpoints) = ((features >> 12) & 0xf, (features >> 20) & 0xf);
             $(
-                if $n <= breakpoints {
+                if breakpoints >= $n {
                     write!(concat!("DBGBCR", $n, "_EL1") => 0, concat!("DBGBVR", $n, "_EL1") => 0);
                 }
-                if $n <= watchpoints {
+                if watchpoints >= $n {
                     write!(concat!("DBGWCR", $n, "_EL1") => 0, concat!("DBGWVR", $n, "_EL1") => 0);
                 }
             )*

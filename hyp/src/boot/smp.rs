@@ -38,8 +38,8 @@ fn prepare(index: usize, gic: &'static Gic) -> Box<PerCpu> {
 pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<usize, Refusal> {
     let own = current_mpidr();
     let mut this = 0;
-    for index in 0..board.cores.len() {
-        *DATA[index].lock() = Some(prepare(index, gic));
+    for (index, slot) in DATA.iter().enumerate().take(board.cores.len()) {
+        *slot.lock() = Some(prepare(index, gic));
     }
     for (index, core) in board.cores.iter().enumerate() {
         if core.mpidr == own {

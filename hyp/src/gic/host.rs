@@ -1,6 +1,8 @@
 //! The interrupt controller as the guest model sees it: this core's list registers and the
 //! physical interrupts linked to the guest.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use ballast_core::vgic::{HostGic, ListRegister, Maintenance, Trigger};
 use tock_registers::interfaces::{Readable, Writeable};
 
@@ -14,13 +16,25 @@ pub struct Host<'a> {
     core: usize,
     /// The core of each of the guest's vCPUs.
     cores: &'a CoreMap,
+    /// Counts what is offered; its writers hold the guest's lock.
+    injected: &'a AtomicU64,
 }
 
 impl<'a> Host<'a> {
     /// For core `core`, which must be the calling one; `cores` maps the guest's vCPUs to cores.
     #[inline]
-    pub const fn new(gic: &'a Gic, core: usize, cores: &'a CoreMap) -> Self {
-        Self { gic, core, cores }
+    pub const fn new(
+        gic: &'a Gic,
+        core: usize,
+        cores: &'a CoreMap,
+        injected: &'a AtomicU64,
+    ) -> Self {
+        Self {
+            gic,
+            core,
+            cores,
+            injected,
+        }
     }
 }
 
@@ -56,6 +70,12 @@ impl HostGic for Host<'_> {
 
     #[inline]
     fn write_lr(&mut self, n: u32, value: ListRegister) {
+        if value.state().is_pending() {
+            self.injected.store(
+                self.injected.load(Ordering::Relaxed).wrapping_add(1),
+                Ordering::Relaxed,
+            );
+        }
         match self.gic.version() {
             Version::V2(gic) => gic.interface().lr[(n & 63) as usize].set(value.to_v2()),
             Version::V3(_) => interface::set_list_register(n as usize, value.to_v3()),

@@ -93,6 +93,12 @@ pub fn copy_in(cpu: &PerCpu, page: Pa, offset: usize, bytes: &[u8]) {
     }
 }
 
+/// Cleans and invalidates the guest page at `page` to the point of coherency.
+pub fn clean_and_invalidate(cpu: &PerCpu, page: Pa) {
+    let shown = cpu.window.show(Slot::Other, page).as_ptr();
+    cache::clean_and_invalidate(shown.expose_provenance() as u64, PAGE_SIZE);
+}
+
 /// Zeroes `count` bytes from `offset` of the guest page at `page`, as [`copy_in`].
 pub fn zero(cpu: &PerCpu, page: Pa, offset: usize, count: usize) {
     let count = count.min((PAGE_SIZE as usize).saturating_sub(offset));

@@ -3,7 +3,11 @@
 //! Runs on the core of the guest's vCPU 0 while none of its vCPUs runs, in pieces, between which the
 //! core looks at its interrupts: loading one guest does not hold up another's console.
 
+use core::sync::atomic::Ordering;
+
 use ballast_core::addr::{Ipa, PAGE_SIZE, Pa};
+use ballast_core::machine;
+use ballast_core::pl011::Pl011;
 
 use super::Guest;
 use super::hardware::{self, Machine};
@@ -43,6 +47,7 @@ impl Guest {
     pub fn load(&self, system: &System, cpu: &PerCpu) -> Result<(), LoadError> {
         registers::load_guest(self.vttbr(), system.vtcr, 0);
         let backed = self.build_memory(system, cpu)?;
+        self.clear_caches(cpu, backed)?;
         let plan = &self.plan;
         let kernel = system.archive.get(plan.kernel_file.clone()).unwrap_or(&[]);
         for segment in &plan.kernel.segments {
@@ -68,11 +73,13 @@ impl Guest {
         cpu.window.close();
         cache::invalidate_instructions();
 
-        self.uart.lock().reset();
-        let mut host = self.host(cpu);
-        let mut vgic = self.vgic.lock();
-        vgic.guest_reset(&mut host);
-        drop(vgic);
+        self.vgic.lock().guest_reset(&mut self.host(cpu));
+        self.with_uart(cpu, Pl011::reset);
+        let boot_pages = plan.config.memory.boot_bytes / PAGE_SIZE;
+        self.memory
+            .target
+            .set_reserve_pages(self.memory.max_pages() - boot_pages, 0);
+        self.update_balloon(cpu);
         self.starts[0].set(plan.kernel.entry.0, plan.placement.dtb.start.0);
         Ok(())
     }
@@ -93,6 +100,25 @@ impl Guest {
             return Err(LoadError::Memory(backed >> 10));
         }
         Ok(backed)
+    }
+
+    /// The guest starts with its caches off. Lines its former life has left dirty would be written
+    /// back over what it then writes (DDI 0487, D7.5.9), so they go first. At boot there are none.
+    fn clear_caches(&self, cpu: &PerCpu, backed: u64) -> Result<(), LoadError> {
+        if !self.has_run.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ram = ballast_core::addr::IpaRange { start: machine::RAM_BASE, size: backed };
+        for range in self.plan.config.extra_ram.iter().copied().chain([ram]) {
+            for offset in (0..range.size).step_by(PAGE_SIZE as usize) {
+                let page = self.page(cpu, Ipa(range.start.0 + offset))?;
+                hardware::clean_and_invalidate(cpu, page);
+                if offset.is_multiple_of(16 * PAGE_SIZE) {
+                    crate::run::look_around(cpu);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn copy(&self, cpu: &PerCpu, to: Ipa, bytes: &[u8]) -> Result<(), LoadError> {

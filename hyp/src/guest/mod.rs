@@ -8,7 +8,7 @@ pub mod lifecycle;
 pub mod load;
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE};
 use ballast_core::balloon::{GuestMemory, MemoryConfig};
@@ -132,7 +132,7 @@ pub struct Guest {
     pub starts: [Start; MAX_VCPUS],
     /// Exits of each vCPU.
     pub counts: [Counts; MAX_VCPUS],
-    /// Interrupts handed over by EL2's models.
+    /// Interrupts offered in a list register. Written with the lock of `vgic` held.
     pub injected: AtomicU64,
     /// Maintenance interrupts taken.
     pub maintained: AtomicU64,
@@ -140,6 +140,8 @@ pub struct Guest {
     pub gic_version: vgic::Version,
     /// vCPUs whose core is in the guest, one bit each.
     pub running: AtomicU32,
+    /// It was started before: memory may have left dirty lines in the caches.
+    has_run: AtomicBool,
     phase: AtomicU8,
     after_stop: AtomicU8,
     asked_by: AtomicU8,
@@ -221,6 +223,7 @@ impl Guest {
             maintained: AtomicU64::new(0),
             gic_version: version,
             running: AtomicU32::new(0),
+            has_run: AtomicBool::new(false),
             phase: AtomicU8::new(0),
             after_stop: AtomicU8::new(lifecycle::After::Operator as u8),
             asked_by: AtomicU8::new(Origin::Boot as u8),
@@ -236,7 +239,7 @@ impl Guest {
     /// The interrupt controller of the calling core, for this guest's models.
     #[inline]
     pub fn host<'a>(&'a self, cpu: &'a PerCpu) -> Host<'a> {
-        Host::new(cpu.gic, cpu.index, &self.core_of)
+        Host::new(cpu.gic, cpu.index, &self.core_of, &self.injected)
     }
 
     /// Makes the cores of these vCPUs look at their virtual interrupts.

@@ -331,8 +331,8 @@ pub fn reset_virtual_interface(list_registers: usize, on: bool) {
 pub mod interface {
     use core::arch::asm;
 
-    macro_rules! register {
-        ($read:ident, $write:ident, $name:literal, $doc:literal) => {
+    macro_rules! readable {
+        ($($read:ident: $name:literal, $doc:literal;)*) => {$(
             #[doc = concat!("Reads ", $doc, ".")]
             #[inline]
             pub fn $read() -> u64 {
@@ -341,23 +341,32 @@ pub mod interface {
                 unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
                 value
             }
+        )*};
+    }
+
+    macro_rules! writable {
+        ($($write:ident: $name:literal, $doc:literal;)*) => {$(
             #[doc = concat!("Writes ", $doc, ".")]
             #[inline]
             pub fn $write(value: u64) {
                 // SAFETY: affects only the guest's virtual interrupts on this core.
                 unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)) };
             }
-        };
+        )*};
     }
 
-    register!(hcr, set_hcr, "S3_4_C12_C11_0", "ICH_HCR_EL2");
-    register!(vmcr, set_vmcr, "S3_4_C12_C11_7", "ICH_VMCR_EL2");
-    register!(ap1r0, set_ap1r0, "S3_4_C12_C9_0", "ICH_AP1R0_EL2");
-    register!(ap0r0, set_ap0r0, "S3_4_C12_C8_0", "ICH_AP0R0_EL2");
-    register!(vtr, _set_vtr, "S3_4_C12_C11_1", "ICH_VTR_EL2");
-    register!(misr, _set_misr, "S3_4_C12_C11_2", "ICH_MISR_EL2");
-    register!(eisr, _set_eisr, "S3_4_C12_C11_3", "ICH_EISR_EL2");
-    register!(elrsr, _set_elrsr, "S3_4_C12_C11_5", "ICH_ELRSR_EL2");
+    readable! {
+        vtr: "S3_4_C12_C11_1", "ICH_VTR_EL2";
+        eisr: "S3_4_C12_C11_3", "ICH_EISR_EL2";
+        elrsr: "S3_4_C12_C11_5", "ICH_ELRSR_EL2";
+    }
+
+    writable! {
+        set_hcr: "S3_4_C12_C11_0", "ICH_HCR_EL2";
+        set_vmcr: "S3_4_C12_C11_7", "ICH_VMCR_EL2";
+        set_ap1r0: "S3_4_C12_C9_0", "ICH_AP1R0_EL2";
+        set_ap0r0: "S3_4_C12_C8_0", "ICH_AP0R0_EL2";
+    }
 
     macro_rules! list_registers {
         ($($index:literal => $name:literal),*) => {
