@@ -2,7 +2,6 @@
 //! GICv3's redistributors have at the same offsets (IHI 0048B.b 4.3, IHI 0069 12.9 and 12.11).
 
 use super::bank::{Bits, bit};
-use super::deliver::lr_bit;
 use super::host::{HostGic, Trigger};
 use super::state::vcpu_bit;
 use super::{IntId, Version, Vgic};
@@ -247,85 +246,6 @@ impl Vgic {
         Bits(self.on).fold(0, |mask, vcpu| mask | self.routed(vcpu as usize, word))
     }
 
-    /// GICv2's SGIs are made pending by their own registers only (IHI 0048B.b, 4.3.7).
-    fn pendable(&self, word: u32, value: u32) -> u32 {
-        if word == 0 && self.version == Version::V2 {
-            value & !SGIS
-        } else {
-            value
-        }
-    }
-
-    /// ISPENDR. Linked interrupts are made pending in the physical controller, through which they
-    /// come back when they may; those of another vCPU's PPIs are out of reach and ignored.
-    fn set_pending<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        word: u32,
-        value: u32,
-        host: &mut H,
-    ) {
-        let value = self.pendable(word, value);
-        let bank = self.bank_mut(vcpu, word);
-        let linked = value & bank.linked;
-        bank.pending |= value & !linked;
-        if word != 0 || vcpu == own {
-            for n in Bits(linked) {
-                host.pend(self.pintid_of(IntId::new(word, n)));
-            }
-        }
-        self.settle(own, vcpu, word, value & !linked, host);
-    }
-
-    /// ICPENDR.
-    fn clear_pending<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        word: u32,
-        value: u32,
-        host: &mut H,
-    ) {
-        let value = self.pendable(word, value);
-        let bank = self.bank_mut(vcpu, word);
-        let linked = value & bank.linked;
-        let left = linked & bank.pending;
-        bank.pending &= !value;
-        let held = value & bank.in_lr;
-        self.cold_mut(vcpu, word).cancel_pending |= held;
-        if word != 0 || vcpu == own {
-            for n in Bits(linked) {
-                let pintid = self.pintid_of(IntId::new(word, n));
-                host.unpend(pintid);
-                if left & bit(n) != 0 {
-                    host.deactivate(pintid);
-                }
-            }
-        } else {
-            // Only its own core can deactivate a PPI.
-            self.bank_mut(vcpu, word).pending |= left;
-        }
-        self.settle(own, vcpu, word, value, host);
-    }
-
-    /// ICACTIVER.
-    fn clear_active<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        word: u32,
-        value: u32,
-        host: &mut H,
-    ) {
-        let held = value & self.bank(vcpu, word).in_lr;
-        let cold = self.cold_mut(vcpu, word);
-        cold.active &= !value;
-        cold.cancel_active |= held;
-        self.reopen(vcpu, word);
-        self.settle(own, vcpu, word, value, host);
-    }
-
     /// ICFGR of SPIs, half a bank at a time; that of SGIs and PPIs is read-only.
     fn write_trigger<H: HostGic>(
         &mut self,
@@ -361,56 +281,6 @@ impl Vgic {
             }
         }
         self.settle(own, own, word, changed, host);
-    }
-
-    fn read_pending<H: HostGic>(&mut self, own: usize, vcpu: usize, word: u32, host: &H) -> u32 {
-        let bank = self.bank(vcpu, word);
-        let mut pending = bank.asserted();
-        if word != 0 || vcpu == own {
-            for n in Bits(bank.linked & !pending) {
-                if host.is_pending(self.pintid_of(IntId::new(word, n))) {
-                    pending |= bit(n);
-                }
-            }
-        }
-        pending | self.in_list_registers(own, vcpu, word, host).0
-    }
-
-    fn read_active<H: HostGic>(&mut self, own: usize, vcpu: usize, word: u32, host: &H) -> u32 {
-        self.cold(vcpu, word).active | self.in_list_registers(own, vcpu, word, host).1
-    }
-
-    /// Pending and active bits of bank `word` that are in list registers: the own core's as they
-    /// are, others' as last seen, with a kick so that the next read is newer.
-    fn in_list_registers<H: HostGic>(
-        &mut self,
-        own: usize,
-        vcpu: usize,
-        word: u32,
-        host: &H,
-    ) -> (u32, u32) {
-        let (mut pending, mut active) = (0, 0);
-        for b in Bits(self.bank(vcpu, word).in_lr) {
-            let id = IntId::new(word, b);
-            let holder = self.holder_of(vcpu, id);
-            let n = self.lr_number(holder, id);
-            let (is_pending, is_active) = if holder == own {
-                let state = host.read_lr(n).state();
-                (state.is_pending(), state.is_active())
-            } else {
-                let lrs = self.vcpu(holder).lrs;
-                let seen = (
-                    lrs.seen_pending & lr_bit(n) != 0,
-                    lrs.seen_active & lr_bit(n) != 0,
-                );
-                self.vcpu_mut(holder).reconcile = true;
-                self.kicks |= vcpu_bit(holder);
-                seen
-            };
-            pending |= if is_pending { bit(b) } else { 0 };
-            active |= if is_active { bit(b) } else { 0 };
-        }
-        (pending, active)
     }
 
     /// `GICD_CTLR`'s group enables.

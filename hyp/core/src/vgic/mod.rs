@@ -25,6 +25,7 @@ mod fields;
 mod host;
 mod lifecycle;
 mod list_register;
+mod pending;
 mod reconcile;
 mod state;
 #[cfg(test)]
