@@ -282,9 +282,6 @@ fn pressure_gives_back_what_was_configured_and_no_more() {
 
 #[test]
 fn one_gib_entries_open_when_something_in_them_goes() {
-    if cfg!(miri) {
-        return;
-    }
     let ram = [PaRange {
         start: Pa(0x8000_0000 - 4 * MIB),
         size: GIB + 16 * MIB,

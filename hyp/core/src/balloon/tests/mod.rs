@@ -6,7 +6,10 @@
 )]
 #![allow(clippy::cast_possible_truncation, clippy::expect_used, clippy::panic)]
 
+// Thousands of pages each, and the core has no unsafe code: not worth an interpreter's hours.
+#[cfg(not(miri))]
 mod calls;
 mod hostile;
+#[cfg(not(miri))]
 mod properties;
 pub(crate) mod world;

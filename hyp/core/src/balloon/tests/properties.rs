@@ -155,7 +155,7 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 1 } else { 48 },
+        cases: 32,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -163,7 +163,7 @@ proptest! {
     /// Whatever three guests do, every frame has one owner, totals hold, nobody sees what is another's or
     /// was, and at the end everything can be whole again.
     #[test]
-    fn any_history(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 4 } else { 40 }), spare in 0..2_u64) {
+    fn any_history(steps in prop::collection::vec(step(), 1..40), spare in 0..2_u64) {
         let mut world = world(GUESTS as u64 * 2 + spare, &[(2, BLOCKS, 0), (2, BLOCKS, 1), (2, BLOCKS, 0)]);
         for guest in 0..GUESTS {
             world.hello(guest);
@@ -192,7 +192,7 @@ proptest! {
     /// One guest alone gives pages and takes them back in any order: every block merges.
     #[test]
     fn what_comes_back_merges(
-        order in prop::collection::vec(any::<prop::sample::Index>(), 1..if cfg!(miri) { 6 } else { 200 }),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 1..200),
         runs in prop::collection::vec(1..32_u64, 0..4),
     ) {
         let mut world = world(2, &[(2, 2, 0)]);
