@@ -63,6 +63,8 @@ u32 ballast_core_step(struct ballast_core *core, u64 *wait_ns);
 u64 ballast_core_pressure(struct ballast_core *core, u64 need_pages);
 /* From now on gives everything back: step until BALLAST_IDLE. */
 void ballast_core_drain(struct ballast_core *core);
+/* Leaves Ballast: the list page is the kernel's again. */
+void ballast_core_goodbye(struct ballast_core *core);
 void ballast_core_status(const struct ballast_core *core, struct ballast_status *status);
 
 /* --- What the core asks of the kernel (pages.c). A run is 2^order pages, order 0, 4 or 9. --- */

@@ -248,7 +248,7 @@ static int ballast_probe(struct platform_device *pdev)
 	ballast->worker = kthread_run(work, ballast, "ballast-balloon");
 	if (IS_ERR(ballast->worker)) {
 		error = PTR_ERR(ballast->worker);
-		goto pages;
+		goto hello;
 	}
 	error = request_threaded_irq(ballast->irq, NULL, fetch_target, IRQF_ONESHOT, "ballast-balloon", ballast);
 	if (error)
@@ -262,6 +262,8 @@ irq:
 	free_irq(ballast->irq, ballast);
 worker:
 	kthread_stop(ballast->worker);
+hello:
+	ballast_core_goodbye(ballast->core);
 pages:
 	ballast_pages_exit();
 	return error;
@@ -282,6 +284,7 @@ static void ballast_leave(struct platform_device *pdev)
 	while (ballast_core_step(ballast->core, &wait_ns) == BALLAST_AGAIN)
 		cond_resched();
 	ballast_core_status(ballast->core, &status);
+	ballast_core_goodbye(ballast->core);
 	mutex_unlock(&ballast->lock);
 	if (status.reserved_pages)
 		dev_info(ballast->dev, "%llu MiB stay reserved and offline\n", status.reserved_pages >> 8);

@@ -37,7 +37,7 @@ pub enum Next {
 /// Where the driver stands with Ballast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Before [`Driver::hello`].
+    /// Before [`Driver::hello`] and after [`Driver::goodbye`].
     New,
     /// Registered.
     Active,
@@ -264,6 +264,15 @@ impl Driver {
         if self.state == State::Active {
             self.state = State::Draining;
             self.ask_for_blocks();
+        }
+    }
+
+    /// Leaves: the list page is the front's again. What is held stays reserved.
+    pub fn goodbye(&mut self, front: &mut impl Hypercall) {
+        if matches!(self.state, State::Active | State::Draining) {
+            // An answer would change nothing: if it is refused another driver is there already.
+            front.call(function::GOODBYE, self.epoch, 0);
+            self.state = State::New;
         }
     }
 

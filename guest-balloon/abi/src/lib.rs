@@ -46,6 +46,8 @@ pub mod function {
     /// With this a reloaded driver, a kexec'ed kernel or kdump learns what is there. Stops at the
     /// end of the guest's memory. The run may be cut short by the work bound: ask again behind it.
     pub const QUERY: u32 = 0xc600_0009;
+    /// `(epoch) -> status`: the driver leaves. Its list page is an ordinary page again; ownership stays.
+    pub const GOODBYE: u32 = 0xc600_000a;
 }
 
 /// The UID Ballast answers to [`function::UID`], as w0..w3:
@@ -80,7 +82,7 @@ pub enum Status {
     Busy = -4,
     /// The epoch is not the current one: another driver has said HELLO. Nothing was done.
     WrongEpoch = -5,
-    /// No driver has said HELLO.
+    /// No driver has said HELLO, or the last one has said GOODBYE.
     NoDriver = -6,
     /// The list page is not the guest's own ordinary memory.
     InvalidAddress = -9,

@@ -43,7 +43,10 @@ impl Driver {
         self.epoch = epoch;
         self.state = State::Active;
         self.reserved_pages = 0;
-        self.adopt(front)?;
+        if let Err(error) = self.adopt(front) {
+            self.goodbye(front);
+            return Err(error);
+        }
         front.settle();
         self.on_interrupt(front);
         Ok(())

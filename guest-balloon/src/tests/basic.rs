@@ -109,6 +109,22 @@ fn a_successor_adopts_what_is_held() {
 }
 
 #[test]
+fn after_goodbye_it_does_nothing() {
+    let mut world = World::new(16, 16);
+    let mut driver = world.driver();
+    world.set_target(512);
+    assert!(world.run_seconds(&mut driver, 1));
+    driver.goodbye(&mut world);
+    assert_eq!((driver.state(), world.epoch), (State::New, 0));
+    let calls = world.calls;
+    world.set_target(1024);
+    driver.on_interrupt(&mut world);
+    driver.goodbye(&mut world);
+    assert_eq!(driver.step(&mut world), Next::Idle);
+    assert_eq!((world.calls, world.not_backed()), (calls, 512));
+}
+
+#[test]
 fn no_memory_waits_for_the_interrupt() {
     let mut world = World::new(16, 8);
     let mut driver = world.driver();

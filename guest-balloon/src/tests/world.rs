@@ -296,6 +296,11 @@ impl Hypercall for World {
             }
             function::RESERVE => self.exchange(x1, x2, Self::judge_reserve),
             function::RELEASE => self.exchange(x1, x2, Self::judge_release),
+            function::GOODBYE => {
+                assert_eq!(x1, self.epoch);
+                self.epoch = 0;
+                [0; 4]
+            }
             function::PRESSURE => {
                 self.target = self.target.saturating_sub(x1);
                 [0, self.target, 0, 0]

@@ -29,7 +29,7 @@ const HYPERVISOR_REVISION: u32 = 0x8600_ff03;
 /// The balloon's calls, a run of 256 (`ballast_abi::function`).
 const BALLOON: u32 = 0xc600_0000;
 /// How many of them there are, from [`ballast_abi::function::VERSION`] on.
-const BALLOON_CALLS: u64 = (ballast_abi::function::QUERY & 0xff) as u64;
+const BALLOON_CALLS: u64 = (ballast_abi::function::GOODBYE & 0xff) as u64;
 
 /// Owning entity with the "fast" and "64-bit" flags: bits 31:24 of a function identifier. There are
 /// no yielding calls.
@@ -181,7 +181,7 @@ pub(crate) const fn low_word(value: u64) -> u32 {
 
 const _: () = assert!(
     ballast_abi::function::VERSION & !0xff == BALLOON
-        && ballast_abi::function::QUERY & !0xff == BALLOON
+        && ballast_abi::function::GOODBYE & !0xff == BALLOON
 );
 
 #[cfg(test)]

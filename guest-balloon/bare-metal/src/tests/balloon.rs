@@ -151,5 +151,20 @@ pub fn epoch(machine: &Machine) -> Outcome {
         }
     }
     old.step(&mut front);
-    balloon::audit(&mut front, &new)
+    balloon::audit(&mut front, &new)?;
+    let epoch = new.epoch();
+    new.goodbye(&mut front);
+    for call in [function::RESERVE, function::RELEASE, function::GOODBYE] {
+        let (x1, x2) = if call == function::GOODBYE {
+            (epoch, 0)
+        } else {
+            (1, epoch)
+        };
+        let [x0, ..] = front.call(call, x1, x2);
+        ensure!(
+            Status::from_register(x0) == Some(Status::NoDriver),
+            "call {call:#x} after GOODBYE: {x0:#x}"
+        );
+    }
+    Ok(())
 }

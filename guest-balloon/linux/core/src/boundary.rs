@@ -121,6 +121,15 @@ pub unsafe extern "C" fn ballast_core_drain(core: *mut Core) {
 }
 
 /// # Safety
+/// As `ballast_core_interrupt`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ballast_core_goodbye(core: *mut Core) {
+    // SAFETY: the caller's promise.
+    let Core { front, driver } = unsafe { &mut *core };
+    driver.goodbye(front);
+}
+
+/// # Safety
 /// As `ballast_core_interrupt`; `status` points to a `struct ballast_status`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ballast_core_status(core: *const Core, status: *mut Status) {

@@ -192,6 +192,20 @@ impl Span {
     }
 }
 
+impl Ledger {
+    /// The driver with this epoch leaves.
+    fn goodbye(&mut self, epoch: u64) -> Status {
+        if self.driver.is_none() {
+            Status::NoDriver
+        } else if epoch != u64::from(self.epoch) {
+            Status::WrongEpoch
+        } else {
+            self.driver = None;
+            Status::Success
+        }
+    }
+}
+
 impl GuestMemory {
     /// The memory of a guest with this `layout`, nothing of it backed. `pa_of` as for [`Stage2::new`].
     ///
@@ -240,7 +254,7 @@ impl GuestMemory {
         self.max_pages
     }
 
-    /// Whether a driver has said HELLO since the last start; false while a call is in progress.
+    /// Whether a driver has said HELLO since the last start, and not GOODBYE; false while a call is in progress.
     #[must_use]
     pub fn has_driver(&self) -> bool {
         self.ledger
@@ -285,6 +299,10 @@ impl GuestMemory {
             },
             function::QUERY => match self.transaction() {
                 Ok(ledger) => self.query(&ledger, hw, Ipa(x1)),
+                Err(status) => Outcome::status(status),
+            },
+            function::GOODBYE => match self.transaction() {
+                Ok(mut ledger) => Outcome::status(ledger.goodbye(x1)),
                 Err(status) => Outcome::status(status),
             },
             function::PRESSURE => {

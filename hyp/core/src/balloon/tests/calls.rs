@@ -195,6 +195,24 @@ fn a_guest_that_found_nothing_is_woken_when_there_is_something() {
 }
 
 #[test]
+fn goodbye_unpins_the_list_page_and_keeps_what_is_reserved() {
+    let mut world = world(4, &[(3, 4, 0)]);
+    world.hello(0);
+    assert_eq!(world.reserve(0, &[block(2)]), [Done]);
+    let epoch = world.guests[0].epoch;
+    let goodbye =
+        |world: &mut World, epoch| status(world.call(0, function::GOODBYE, [epoch, 0, 0, 0]));
+    assert_eq!(goodbye(&mut world, epoch + 1), Status::WrongEpoch);
+    assert_eq!(goodbye(&mut world, epoch), Status::Success);
+    assert_eq!(goodbye(&mut world, epoch), Status::NoDriver);
+    assert!(!world.guests[0].memory.has_driver());
+    let reserve = status(world.call(0, function::RESERVE, [1, epoch, 0, 0]));
+    assert_eq!(reserve, Status::NoDriver);
+    assert_eq!(world.guests[0].memory.backed_pages(), Some(2 * 512));
+    world.check();
+}
+
+#[test]
 fn nothing_is_done_without_hello_or_with_an_old_epoch() {
     let mut world = world(4, &[(2, 4, 0)]);
     let status_of = |world: &mut World, function, args| status(world.call(0, function, args));
