@@ -20,6 +20,7 @@ mod layout;
 mod mmio;
 mod operator;
 mod percpu;
+mod report;
 mod run;
 mod system;
 mod traps;

@@ -1,10 +1,12 @@
 //! Exits: where the vectors call Rust. Each ends in resuming the guest, injecting a fault into it,
 //! or stopping it.
 
+use core::sync::atomic::Ordering;
+
 use ballast_core::addr::Ipa;
 use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess};
-use ballast_core::fault::{Access, FaultReport};
-use ballast_core::log::{Event, Origin};
+use ballast_core::fault::Access;
+use ballast_core::log::Origin;
 use ballast_core::machine;
 use ballast_core::monitor::ExitCause;
 use ballast_core::stage2;
@@ -15,6 +17,7 @@ use crate::aarch64::registers::{self, read};
 use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::After;
 use crate::percpu::{self, Current, PerCpu};
+use crate::report;
 use crate::run;
 use crate::system;
 
@@ -192,6 +195,11 @@ fn judge(cpu: &'static PerCpu, current: Current, abort: Abort, ipa: Ipa) {
         && current.guest.memory.stage2.judge(&mut Machine(cpu), ipa) == stage2::Verdict::Refault;
     cpu.window.close();
     if !owned {
+        if !current.guest.has_faulted.load(Ordering::Relaxed)
+            && let Some(system) = system::get()
+        {
+            report::abort(system, cpu, current, abort.0, ipa);
+        }
         inject_abort(abort);
     }
 }
@@ -247,29 +255,12 @@ fn system_register(
 #[unsafe(no_mangle)]
 extern "C" fn rust_serror(_frame: &mut Frame, esr: u64) {
     let cpu = percpu::current();
-    let (Some(Current { guest, vcpu }), Some(system)) = (cpu.current.get(), system::get()) else {
+    let (Some(current), Some(system)) = (cpu.current.get(), system::get()) else {
         return;
     };
-    let context = registers::context();
-    let report = FaultReport {
-        vcpu,
-        esr,
-        pc: context.pc,
-        pstate: context.pstate,
-        far: read!("FAR_EL2"),
-        ipa: None,
-        owner: None,
-    };
-    system.record(Event::Fault {
-        guest: guest.index as u8,
-        vcpu: vcpu as u8,
-        syndrome: esr,
-        ipa: 0,
-    });
-    system.terminal.say(format_args!(
-        "{}: stopped: {report}",
-        guest.plan.config.name
-    ));
-    guest.stop(system, cpu, After::Fault, Origin::Ballast);
+    report::stop(system, current, esr);
+    current
+        .guest
+        .stop(system, cpu, After::Fault, Origin::Ballast);
     run::leave(system, cpu, || {})
 }

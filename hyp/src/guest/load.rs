@@ -74,6 +74,7 @@ impl Guest {
         cache::invalidate_instructions();
 
         self.vgic.lock().guest_reset(&mut self.host(cpu));
+        self.has_faulted.store(false, Ordering::Relaxed);
         self.with_uart(cpu, Pl011::reset);
         let boot_pages = plan.config.memory.boot_bytes / PAGE_SIZE;
         self.memory
@@ -108,7 +109,10 @@ impl Guest {
         if !self.has_run.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let ram = ballast_core::addr::IpaRange { start: machine::RAM_BASE, size: backed };
+        let ram = ballast_core::addr::IpaRange {
+            start: machine::RAM_BASE,
+            size: backed,
+        };
         for range in self.plan.config.extra_ram.iter().copied().chain([ram]) {
             for offset in (0..range.size).step_by(PAGE_SIZE as usize) {
                 let page = self.page(cpu, Ipa(range.start.0 + offset))?;

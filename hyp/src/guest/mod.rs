@@ -142,6 +142,8 @@ pub struct Guest {
     pub running: AtomicU32,
     /// It was started before: memory may have left dirty lines in the caches.
     has_run: AtomicBool,
+    /// An abort was reported since it started.
+    pub has_faulted: AtomicBool,
     phase: AtomicU8,
     after_stop: AtomicU8,
     asked_by: AtomicU8,
@@ -224,6 +226,7 @@ impl Guest {
             gic_version: version,
             running: AtomicU32::new(0),
             has_run: AtomicBool::new(false),
+            has_faulted: AtomicBool::new(false),
             phase: AtomicU8::new(0),
             after_stop: AtomicU8::new(lifecycle::After::Operator as u8),
             asked_by: AtomicU8::new(Origin::Boot as u8),
