@@ -153,7 +153,7 @@ fn a_second_call_is_busy_and_a_rebuild_denies() {
     assert!(
         guest
             .memory
-            .call(&world.pool, &mut hw, 0xc600_000a, [0; 4])
+            .call(&world.pool, &mut hw, 0xc600_000b, [0; 4])
             .is_none()
     );
 }
