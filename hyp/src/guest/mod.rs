@@ -108,6 +108,17 @@ impl Counts {
     }
 }
 
+/// Apart from everything else because it is some kilobytes, several times, on the boot stack.
+#[inline(never)]
+fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
+    Box::new(TicketMutex::new(Vgic::new(&vgic::Config {
+        version,
+        vcpus,
+        intids: MAX_INTIDS,
+        linked_ppis: (1 << IntId::VIRTUAL_TIMER.0) | (1 << IntId::PHYSICAL_TIMER.0),
+    })))
+}
+
 /// One guest.
 pub struct Guest {
     /// Index in the configuration.
@@ -193,13 +204,7 @@ impl Guest {
         })
         .map_err(|error| refuse(&error))?;
         let vcpus = config.cpus.max as usize;
-        // Boxed at once: by value it is some kilobytes on the boot stack, and again at each move.
-        let mut vgic = Box::new(TicketMutex::new(Vgic::new(&vgic::Config {
-            version,
-            vcpus,
-            intids: MAX_INTIDS,
-            linked_ppis: (1 << IntId::VIRTUAL_TIMER.0) | (1 << IntId::PHYSICAL_TIMER.0),
-        })));
+        let mut vgic = boxed_vgic(version, vcpus);
         for interrupt in config.devices.iter().flat_map(|device| &device.interrupts) {
             let linked = u8::try_from(interrupt.intid)
                 .is_ok_and(|intid| vgic.get_mut().link_spi(IntId(intid), u16::from(intid)));
