@@ -33,6 +33,7 @@ _start:
     .long   0
 
 boot_entry:
+    mrs     x21, cntvct_el0
     mov     x19, x0
     bl      enable_mmu
     adrp    x1, __bss_start
@@ -73,6 +74,7 @@ enter_rust:
     mov     x30, xzr
     mov     x0, x20
     mov     x1, x19
+    mov     x2, x21
     b       {rust_main}
 
     // Clobbers x1, x2. Arm ARM DDI 0487 D8.2 (enabling stage 1): table, attributes, TLB clean, then M and C.
@@ -115,11 +117,11 @@ pub fn secondary_entry_address() -> u64 {
     secondary_entry as *const () as u64
 }
 
-/// First Rust function of each core: core 0 gets the DTB in `value`, the others what the registers
-/// that must be zero at their start held (ORed).
-extern "C" fn rust_main(cpu: u64, value: u64) -> ! {
+/// First Rust function of each core: core 0 gets the DTB in `value` and the counter at its first instruction,
+/// the others what the registers that must be zero at their start held (ORed).
+extern "C" fn rust_main(cpu: u64, value: u64, counter: u64) -> ! {
     if cpu == 0 {
-        crate::start(value)
+        crate::start(value, counter)
     } else {
         crate::smp::started(value)
     }

@@ -12,6 +12,8 @@ mod pages;
 #[cfg(target_os = "none")]
 mod balloon;
 #[cfg(target_os = "none")]
+mod bench;
+#[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
 mod cpu;

@@ -19,13 +19,13 @@ const fn as_number(work: Work) -> *const () {
 
 /// Starts core `index` (MPIDR affinity `mpidr`) on `work`: PSCI's answer.
 pub fn start(index: usize, mpidr: u64, work: Work) -> i64 {
+    start_at(index, mpidr, boot::secondary_entry_address(), work)
+}
+
+/// As [`start`], at an entry of its own that ends in the usual one.
+pub fn start_at(index: usize, mpidr: u64, entry: u64, work: Work) -> i64 {
     WORK[index].store(as_number(work) as usize, Ordering::Release);
-    psci::call(
-        psci::function::CPU_ON,
-        mpidr,
-        boot::secondary_entry_address(),
-        index as u64,
-    )
+    psci::call(psci::function::CPU_ON, mpidr, entry, index as u64)
 }
 
 /// Whether PSCI says the core is off.

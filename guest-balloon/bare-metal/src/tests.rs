@@ -1,6 +1,6 @@
 //! The tests, by name.
 
-mod balloon;
+pub mod balloon;
 mod basic;
 mod hostile;
 
@@ -9,7 +9,7 @@ use core::fmt::Write;
 use heapless::String;
 
 use crate::machine::Machine;
-use crate::start;
+use crate::{bench, start};
 
 /// Why a test failed.
 pub type Why = String<112>;
@@ -44,6 +44,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "balloon" => balloon::serve(machine),
         "ignore" => balloon::ignore(machine),
         "counter" => balloon::counter(machine),
+        "bench" => bench::run(machine),
         "epoch" => balloon::epoch(machine),
         "fault" => hostile::map::fault(machine),
         "hostile-h1" => hostile::calls::h1(machine),
