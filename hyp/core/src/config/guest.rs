@@ -9,6 +9,7 @@ use super::reader::Reader;
 use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices};
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
+use crate::console::OWN_NAME;
 use crate::dt::Node;
 use crate::image::DTB_SLOT_BYTES;
 use crate::limits::MAX_GUESTS;
@@ -18,6 +19,8 @@ use crate::refusal::Refusal;
 const GUEST_COMPATIBLE: &str = "ballast,guest";
 /// Longest guest name; it is printed before each line of the shared console.
 const MAX_NAME_BYTES: usize = 31;
+/// What a node's name may have beside letters and digits (DT spec 0.4, 2.2.1).
+const NAME_PUNCTUATION: &str = ",._+-";
 /// Longest command line: Linux's COMMAND_LINE_SIZE on arm64, with the NUL.
 const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
@@ -160,12 +163,23 @@ fn read_number(reader: &mut Reader<'_, '_>) -> Option<u8> {
 
 fn read_name(reader: &mut Reader<'_, '_>) -> String {
     let name = reader.node.base_name();
-    if name.len() > MAX_NAME_BYTES || !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
-        let problem =
-            format!("is no guest name: a letter first, at most {MAX_NAME_BYTES} characters");
-        reader
-            .problems
-            .push(reader.node.refuse().problem(problem).fix("rename it"));
+    let is_letter =
+        |character: char| character.is_ascii_alphanumeric() || NAME_PUNCTUATION.contains(character);
+    let problem = if name.len() > MAX_NAME_BYTES
+        || !name.starts_with(|first: char| first.is_ascii_alphabetic())
+        || !name.chars().all(is_letter)
+    {
+        Some(format!(
+            "is no guest name: a letter first, at most {MAX_NAME_BYTES} letters, digits and {NAME_PUNCTUATION}"
+        ))
+    } else if name.eq_ignore_ascii_case(OWN_NAME) {
+        Some("has the name that Ballast's own lines carry on the console".to_string())
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        let refusal = reader.node.refuse().problem(problem);
+        reader.problems.push(refusal.fix("rename it"));
     }
     name.to_string()
 }

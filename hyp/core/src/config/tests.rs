@@ -230,6 +230,27 @@ fn numbers_and_names() {
             "/ballast/rtos@2: has the same name as /ballast/rtos@1; give each guest a name of its own"
         ]
     );
+    for name in ["ballast", "Ballast"] {
+        assert_eq!(
+            refused(&[Guest::new(name, 1)]),
+            [format!(
+                "/ballast/{name}@1: has the name that Ballast's own lines carry on the console; rename it"
+            )]
+        );
+    }
+    for name in ["1st", "a]b"] {
+        let mut dtb = merge(&[Guest::new(&"x".repeat(name.len()), 1)]);
+        let is_end = |bytes: &[u8]| bytes == b"xx@1";
+        let at = dtb.windows(4).position(is_end).unwrap() + 2 - name.len();
+        dtb[at..at + name.len()].copy_from_slice(name.as_bytes());
+        assert_eq!(
+            lines(&dtb),
+            [format!(
+                "/ballast/{name}@1: is no guest name: a letter first, at most 31 letters, digits and ,._+-; rename it"
+            )]
+        );
+    }
+    assert!(refused(&[Guest::new("a,1._+-Z", 1)]).is_empty());
     assert_eq!(
         refused(&[guest().without("compatible")]),
         [
