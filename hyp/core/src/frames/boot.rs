@@ -109,6 +109,14 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Whether [`Pool::new`] can manage `ram`, for those who have to know before there is memory for it.
+    ///
+    /// # Errors
+    /// See [`PoolError`].
+    pub fn check(ram: &[PaRange]) -> Result<(), PoolError> {
+        regions(&sorted(ram)?).map(|_| ())
+    }
+
     /// Takes what lies in the regions' blocks and is no RAM out of the pool.
     fn carve_holes(&mut self, ranges: &[PaRange]) {
         let mut end = Pa(0);

@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
+use super::GuestPlan;
 use super::memory::check_linux;
-use super::{GuestPlan, Share};
 use crate::addr::IpaRange;
 use crate::archive::Archive;
 use crate::board::Board;
@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 pub(super) fn plan(
     board: &Board,
     config: GuestConfig,
-    share: Share,
+    cores: Vec<usize>,
     archive: &Archive<'_>,
 ) -> Result<GuestPlan, Refusal> {
     let find = |property: &str, name: &str| {
@@ -87,8 +87,7 @@ pub(super) fn plan(
     }
     let mut guest = GuestPlan {
         config,
-        cores: share.cores,
-        banks: share.banks,
+        cores,
         kernel_file,
         ramdisk_file,
         kernel,

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use crate::addr::{BLOCK_SIZE, MIB, Pa, PaRange};
+use crate::addr::{BLOCK_SIZE, MIB, PaRange};
 use crate::board::{Board, subtract};
 use crate::config::GuestConfig;
 use crate::refusal::Refusal;
@@ -20,7 +20,7 @@ pub(super) fn free(board: &Board, held: &[PaRange]) -> Vec<PaRange> {
     subtract(&board.ram, &taken)
 }
 
-/// What guests can have of `free`: whole 2 MiB blocks.
+/// What guests can have of `free`: whole 2 MiB blocks, as the frame table gives them.
 fn guest_bytes(free: &[PaRange]) -> u64 {
     free.iter().fold(0, |sum: u64, range| {
         let start = range.start.align_up(BLOCK_SIZE).unwrap_or(range.end());
@@ -29,92 +29,64 @@ fn guest_bytes(free: &[PaRange]) -> u64 {
     })
 }
 
-/// Takes the guest's `extra-ram` out of `free`: one piece of RAM a bank, in the configured order. Rests
-/// that make no whole block go first, since guests' RAM cannot use them.
-pub(super) fn take_banks(
-    guest: &GuestConfig,
-    free: &mut Vec<PaRange>,
-    problems: &mut Vec<Refusal>,
-) -> Vec<PaRange> {
-    let mut banks = Vec::with_capacity(guest.extra_ram.len());
-    for bank in &guest.extra_ram {
-        match find_piece(free, bank.size) {
-            Some(piece) => {
-                *free = subtract(free, &[piece]);
-                banks.push(piece);
-            }
-            None => {
-                let problem = format!(
-                    "has a bank of {} KiB, more than the board has in one piece",
-                    bank.size >> 10
-                );
-                let refusal = Refusal::new(&guest.node)
-                    .property("extra-ram")
-                    .problem(problem);
-                problems.push(refusal.fix("make it smaller"));
-            }
-        }
-    }
-    banks
-}
-
-/// A piece of `size` bytes: the tightest of the rests before and behind whole blocks, else the end
-/// of the last range that is large enough.
-fn find_piece(free: &[PaRange], size: u64) -> Option<PaRange> {
-    let rests = free.iter().flat_map(|range| {
-        let head = range
-            .start
-            .align_up(BLOCK_SIZE)
-            .unwrap_or(range.end())
-            .min(range.end());
-        let tail = range.end().align_down(BLOCK_SIZE).max(head);
-        [(range.start, head), (tail, range.end())]
-    });
-    let rests = rests.map(|(start, end)| PaRange {
-        start,
-        size: end.0.saturating_sub(start.0),
-    });
-    if let Some(rest) = rests
-        .filter(|rest| rest.size >= size)
-        .min_by_key(|rest| rest.size)
-    {
-        return Some(PaRange {
-            start: rest.start,
-            size,
-        });
-    }
-    let range = free.iter().rev().find(|range| range.size >= size)?;
-    Some(PaRange {
-        start: Pa(range.end().0.saturating_sub(size)),
-        size,
+/// What the guest's `extra-ram` costs: each bank a block of its own for each 2 MiB of the guest's
+/// address space that it touches.
+fn bank_bytes(guest: &GuestConfig) -> u64 {
+    guest.extra_ram.iter().fold(0, |sum: u64, bank| {
+        let start = bank.start.align_down(BLOCK_SIZE);
+        let end = bank.end().align_up(BLOCK_SIZE).unwrap_or(bank.end());
+        sum.saturating_add(end.0.saturating_sub(start.0))
     })
 }
 
-/// The sum of what guests boot with fits into what is left. So then does the sum of their minimums.
+/// The sum of what guests boot with, banks included, fits into what is left. So then does the sum of
+/// their minimums.
 pub(super) fn admit(guests: &[GuestConfig], free: &[PaRange], problems: &mut Vec<Refusal>) {
+    let sum =
+        |bytes: fn(&GuestConfig) -> u64| guests.iter().map(bytes).fold(0_u64, u64::saturating_add);
     let available = guest_bytes(free);
-    let boot = |guest: &GuestConfig| guest.memory.boot_bytes;
-    let wanted = guests.iter().map(boot).fold(0_u64, u64::saturating_add);
-    if wanted > available {
-        let each: Vec<_> = guests
-            .iter()
-            .map(|guest| format!("{} {}", guest.name, boot(guest) / MIB))
-            .collect();
-        let problem = format!(
-            "guests ask for {} MiB ({}), the board has {} MiB for them",
-            wanted / MIB,
-            each.join(", "),
-            available / MIB
-        );
-        let over = wanted.saturating_sub(available).div_ceil(MIB);
-        let fix = format!("lower memory-mib by {over} MiB in all; memory-max-mib may stay");
-        problems.push(
-            Refusal::new("/ballast")
-                .property("memory-mib")
-                .problem(problem)
-                .fix(fix),
-        );
+    let boot = sum(|guest| guest.memory.boot_bytes);
+    let banks = sum(bank_bytes);
+    let wanted = boot.saturating_add(banks);
+    if wanted <= available {
+        return;
     }
+    let each: Vec<_> = guests
+        .iter()
+        .map(|guest| {
+            let boot = guest.memory.boot_bytes / MIB;
+            match bank_bytes(guest) / MIB {
+                0 => format!("{} {boot}", guest.name),
+                banks => format!("{} {boot} + {banks} of extra-ram", guest.name),
+            }
+        })
+        .collect();
+    let problem = format!(
+        "guests ask for {} MiB ({}), the board has {} MiB for them",
+        wanted / MIB,
+        each.join(", "),
+        available / MIB
+    );
+    let over = wanted.saturating_sub(available) / MIB;
+    let (property, fix) = if boot > available {
+        (
+            "memory-mib",
+            format!("lower memory-mib by {over} MiB in all; memory-max-mib may stay"),
+        )
+    } else {
+        (
+            "extra-ram",
+            format!(
+                "lower extra-ram, which counts in whole 2 MiB, or memory-mib by {over} MiB in all"
+            ),
+        )
+    };
+    problems.push(
+        Refusal::new("/ballast")
+            .property(property)
+            .problem(problem)
+            .fix(fix),
+    );
 }
 
 /// Maximums that no guest can reach: the page structs they cost, the CPUs that never come.

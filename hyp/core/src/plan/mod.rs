@@ -21,6 +21,7 @@ use crate::addr::{Ipa, IpaRange, PaRange};
 use crate::archive::Archive;
 use crate::board::Board;
 use crate::config::{GuestConfig, Partitions};
+use crate::frames::Pool;
 use crate::guest_dt::{self, GuestMachine};
 use crate::image::{DTB_SLOT_BYTES, Kernel, Placement};
 use crate::machine::RAM_BASE;
@@ -31,7 +32,7 @@ use crate::refusal::Refusal;
 pub struct BootPlan {
     /// The guests, by number.
     pub guests: Vec<GuestPlan>,
-    /// RAM that nobody holds: what guests' RAM comes from. Sorted, whole pages.
+    /// RAM that nobody holds: what guests' RAM, banks included, comes from. Sorted, whole pages.
     pub free: Vec<PaRange>,
     /// Zero memory before its first owner gets it, too.
     pub scrub_at_boot: bool,
@@ -44,8 +45,6 @@ pub struct GuestPlan {
     pub config: GuestConfig,
     /// Physical core of each vCPU that runs at boot, as indices into [`Board::cores`].
     pub cores: Vec<usize>,
-    /// RAM for each bank of `extra-ram`, in its order. Theirs for good: not in [`BootPlan::free`].
-    pub banks: Vec<PaRange>,
     /// The kernel as a range of the boot archive; [`Kernel::segments`] are relative to it.
     pub kernel_file: Range<usize>,
     /// The ramdisk as a range of the boot archive.
@@ -106,10 +105,10 @@ impl BootPlan {
         archive: &Archive<'_>,
         held: &[PaRange],
     ) -> Result<Self, Vec<Refusal>> {
-        let (free, shares, mut problems) = admit(board, &partitions.guests, held);
+        let (free, cores, mut problems) = admit(board, &partitions.guests, held);
         let mut guests = Vec::with_capacity(partitions.guests.len());
-        for (config, share) in partitions.guests.into_iter().zip(shares) {
-            match guest::plan(board, config, share, archive) {
+        for (config, cores) in partitions.guests.into_iter().zip(cores) {
+            match guest::plan(board, config, cores, archive) {
                 Ok(guest) => guests.push(guest),
                 Err(refusal) => problems.push(refusal),
             }
@@ -126,30 +125,21 @@ impl BootPlan {
     }
 }
 
-/// What a guest gets of the board for good, whatever happens to its RAM.
-struct Share {
-    cores: Vec<usize>,
-    banks: Vec<PaRange>,
-}
-
-/// Judges what the guests ask for against what there is. Says what RAM is left for theirs, each one's share,
-/// and what is wrong.
+/// Judges what the guests ask for against what there is. Says what RAM is left for them, the cores
+/// of each, and what is wrong.
 fn admit(
     board: &Board,
     guests: &[GuestConfig],
     held: &[PaRange],
-) -> (Vec<PaRange>, Vec<Share>, Vec<Refusal>) {
+) -> (Vec<PaRange>, Vec<Vec<usize>>, Vec<Refusal>) {
     let mut problems = Vec::new();
-    let mut free = memory::free(board, held);
-    let mut take_banks = |guest| memory::take_banks(guest, &mut free, &mut problems);
-    let banks: Vec<_> = guests.iter().map(&mut take_banks).collect();
+    if let Err(error) = Pool::check(&board.ram) {
+        problems.push(Refusal::new("/memory").problem(error));
+    }
+    let free = memory::free(board, held);
     memory::admit(guests, &free, &mut problems);
     let cores = cores::assign(board, guests, &mut problems);
-    let shares = cores
-        .into_iter()
-        .zip(banks)
-        .map(|(cores, banks)| Share { cores, banks });
-    (free, shares.collect(), problems)
+    (free, cores, problems)
 }
 
 /// The physical address of an offset in the boot archive that lies at `archive`.

@@ -1,7 +1,9 @@
+mod backing;
+
 use super::*;
 use crate::addr::{MIB, Pa};
 use crate::dt::DeviceTree;
-use crate::testing::{Guest, Mutator, TWO_LINUX, archive, arm64_image, cells, rounds, text};
+use crate::testing::{Guest, Mutator, TWO_LINUX, archive, arm64_image, cells, flag, rounds, text};
 
 /// What Ballast holds in these tests.
 const HELD: [PaRange; 1] = [PaRange {
@@ -114,42 +116,94 @@ fn mutations_end_in_a_plan_or_an_answer() {
     );
 }
 
-#[test]
-fn banks_come_out_of_rests_first() {
-    let banks = cells(&[0, 0, 0, 0x8_0000, 0, 0x1000_0000, 0, 0x30_0000]);
-    let dtb = crate::testing::merge(&[Guest::new("rtos", 1).with("extra-ram", banks)]);
-    let kernel = arm64_image(4096, 0, 1 << 20, 0);
-    // Leaves 1 MiB before the next whole block, which holds the first bank; the second breaks the end.
+/// The lines with which these guests are refused on 1 GiB of which 510 blocks are left.
+fn refused(guests: &[Guest]) -> Vec<String> {
     let held = [PaRange {
         start: Pa(0x4000_0000),
         size: 3 * MIB,
     }];
-    let report = check(&dtb, Some(&archive(&[("rtos", &kernel)])), &held);
-    let plan = report.plan.unwrap();
-    let pieces = [(0x4030_0000, 0x8_0000), (0x7fd0_0000, 0x30_0000)];
-    let expected = pieces.map(|(start, size)| PaRange {
-        start: Pa(start),
-        size,
-    });
-    assert_eq!(plan.guests[0].banks, expected);
-    assert_eq!(
-        plan.free,
-        [PaRange {
-            start: Pa(0x4038_0000),
-            size: 0x3f98_0000
-        }]
-    );
+    let refusals = check(&crate::testing::merge(guests), None, &held).refusals;
+    refusals.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn a_bank_beyond_the_board_is_refused() {
-    let banks = cells(&[2, 0, 0, 0x4000_1000]);
-    let dtb = crate::testing::merge(&[Guest::new("rtos", 1).with("extra-ram", banks)]);
-    let refusals = check(&dtb, None, &[]).refusals;
+fn banks_count_in_whole_blocks() {
+    // One block, two, and two for 8 KiB that lie across a boundary.
+    let banks = cells(&[
+        0,
+        0,
+        0,
+        0x8_0000,
+        0,
+        0x1000_0000,
+        0,
+        0x30_0000,
+        0,
+        0x201f_f000,
+        0,
+        0x2000,
+    ]);
+    let rtos = Guest::new("rtos", 1).with("extra-ram", banks);
+    let of = |mib| rtos.clone().with("memory-mib", cells(&[mib]));
+    assert!(refused(&[of(1010)]).is_empty());
     assert_eq!(
-        refusals.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        refused(&[of(948), Guest::new("b", 2)]),
         [
-            "/ballast/rtos@1: extra-ram: has a bank of 1048580 KiB, more than the board has in one piece; make it smaller"
+            "/ballast: extra-ram: guests ask for 1022 MiB (rtos 948 + 10 of extra-ram, b 64), the board has 1020 MiB for them; \
+             lower extra-ram, which counts in whole 2 MiB, or memory-mib by 2 MiB in all"
         ]
+    );
+    assert_eq!(
+        refused(&[of(1022)]),
+        [
+            "/ballast: memory-mib: guests ask for 1032 MiB (rtos 1022 + 10 of extra-ram), the board has 1020 MiB for them; \
+             lower memory-mib by 12 MiB in all; memory-max-mib may stay"
+        ]
+    );
+    let huge = cells(&[2, 0, 0, 0x4000_1000]);
+    assert_eq!(
+        refused(&[Guest::new("rtos", 1).with("extra-ram", huge)]),
+        [
+            "/ballast: extra-ram: guests ask for 1090 MiB (rtos 64 + 1026 of extra-ram), the board has 1020 MiB for them; \
+             lower extra-ram, which counts in whole 2 MiB, or memory-mib by 70 MiB in all"
+        ]
+    );
+}
+
+/// A guest lists the CPUs it may get, and starts with fewer; one that is real-time does not.
+#[test]
+fn cpus_that_may_come_are_listed() {
+    let growing = Guest::new("growing", 1)
+        .with("cpus", cells(&[2]))
+        .with("cpus-max", cells(&[4]));
+    let fixed = Guest::new("fixed", 2)
+        .with("realtime", flag())
+        .with("cpu-list", cells(&[0]));
+    let dtb = crate::testing::merge(&[growing, fixed]);
+    let kernel = arm64_image(4096, 0, 1 << 20, 0);
+    let report = check(&dtb, Some(&archive(&[("rtos", &kernel)])), &[]);
+    assert_eq!((report.refusals, report.warnings), (vec![], vec![]));
+    let guests = report.plan.unwrap().guests;
+    let cpus = |guest: &GuestPlan| {
+        let tree = DeviceTree::new(&guest.dtb).unwrap();
+        let cpus = tree.find("/cpus").unwrap().children();
+        cpus.filter(|node| node.base_name() == "cpu").count()
+    };
+    assert_eq!(
+        guests.iter().map(cpus).collect::<Vec<_>>(),
+        [4, 1],
+        "in the device tree"
+    );
+    assert_eq!(
+        guests.iter().map(|guest| &guest.cores).collect::<Vec<_>>(),
+        [&[1, 2][..], &[0]],
+        "to start on"
+    );
+    assert_eq!(
+        guests
+            .iter()
+            .map(|guest| guest.config.realtime)
+            .collect::<Vec<_>>(),
+        [false, true]
     );
 }
