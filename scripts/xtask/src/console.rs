@@ -2,6 +2,7 @@
 //!
 //! Every wait is bounded, every error shows the last lines of the console, and all of it is kept in a file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -22,7 +23,12 @@ const STATUS_PAUSE: Duration = Duration::from_millis(250);
 /// Lines of the console that an error shows.
 const EXCERPT_LINES: usize = 24;
 /// What no healthy board ever says: the hypervisor's own end, or a Linux guest's.
-const DISASTERS: [&str; 3] = ["[ballast] panic", "Kernel panic", "Internal error: Oops"];
+const DISASTERS: [&str; 4] = [
+    "[ballast] fault in EL2",
+    "[ballast] panic",
+    "Kernel panic",
+    "Internal error: Oops",
+];
 
 /// What the physical console shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +52,8 @@ pub struct Console {
     patience: Duration,
     view: View,
     commands: u32,
+    /// How often each guest has been seen to start.
+    starts: BTreeMap<u8, usize>,
 }
 
 impl Console {
@@ -72,6 +80,7 @@ impl Console {
             patience: PATIENCE,
             view: View::Initial,
             commands: 0,
+            starts: BTreeMap::new(),
         })
     }
 
@@ -89,15 +98,6 @@ impl Console {
         })
     }
 
-    /// Waits for `text` and gives the rest of its line.
-    pub fn expect_line(&mut self, text: &str) -> Result<String> {
-        self.wait(&format!("a line with {text:?}"), |new| {
-            let start = new.find(text)? + text.len();
-            let end = start + new[start..].find('\n')?;
-            Some((new[start..end].trim().to_owned(), end))
-        })
-    }
-
     /// Fails if `text` has appeared since the start.
     pub fn expect_never(&mut self, text: &str) -> Result<()> {
         let seen = String::from_utf8_lossy(&self.seen);
@@ -107,6 +107,22 @@ impl Console {
             self.excerpt()
         );
         Ok(())
+    }
+
+    /// Waits until a Linux test guest has started, once more if it was up before, and gives what it says of itself.
+    pub fn expect_up(&mut self, guest: u8) -> Result<String> {
+        let words = format!("guest {guest} is up: ");
+        self.focus(guest)?;
+        // Which view shows the line depends on when it comes, so all that was ever shown is searched.
+        let times = self.starts.get(&guest).map_or(0, |n| *n);
+        self.cursor = 0;
+        let line = self.wait(&format!("{words:?}, time {}", times + 1), |all| {
+            let start = all.match_indices(&words).nth(times)?.0 + words.len();
+            let end = start + all[start..].find('\n')?;
+            Some((all[start..end].trim().to_owned(), end))
+        })?;
+        self.starts.insert(guest, times + 1);
+        Ok(line)
     }
 
     /// Types `text` as it is.
@@ -365,7 +381,7 @@ mod tests {
         let mut console = script("echo one; echo two; read x; echo got $x");
         assert_eq!(console.expect("two").unwrap().trim(), "one");
         console.send("three\n").unwrap();
-        assert_eq!(console.expect_line("got").unwrap(), "three");
+        console.expect("got three").unwrap();
         console.expect_power_off().unwrap();
         assert!(console.expect_never("four").is_ok() && console.expect_never("three").is_err());
     }

@@ -116,11 +116,7 @@ impl Demo {
 
     fn boot(&mut self) -> Result<()> {
         for guest in [A, B] {
-            self.console.patience(240).focus(guest)?;
-            let up = self
-                .console
-                .expect("guest up")
-                .and_then(|_| self.console.expect_line(": "))?;
+            let up = self.console.patience(240).expect_up(guest)?;
             self.tell(&format!("guest {}: {up}", name(guest)));
         }
         self.console.patience(120);

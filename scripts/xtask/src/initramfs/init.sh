@@ -11,6 +11,6 @@ mount -t tmpfs -o size=0 tmpfs /tmp
 dmesg -n 1
 [ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko verify=1
 [ -x /sbin/job ] && . /sbin/job
-echo "guest up: Linux $(uname -r), $(nproc) CPU, $(awk '/MemTotal/ { print $2 }' /proc/meminfo) KiB"
+echo "guest $(sed -n 's/.*guest=\([^ ]*\).*/\1/p' /proc/cmdline) is up: Linux $(uname -r), $(nproc) CPU, $(awk '/MemTotal/ { print $2 }' /proc/meminfo) KiB"
 cd /tmp
 while :; do setsid cttyhack sh; done

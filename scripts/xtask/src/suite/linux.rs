@@ -22,7 +22,7 @@ fn boots(gic: u8, cores: u8) -> Scenario {
         format!("linux-boots-gic{gic}-{cores}cpu"),
         gic,
         move |console| {
-            console.patience(180).expect("guest up")?;
+            console.patience(240).expect_up(1)?;
             let online = console.shell(1, "nproc")?;
             ensure!(
                 online.trim() == cores.to_string(),
@@ -41,8 +41,7 @@ fn two_boot(gic: u8) -> Scenario {
     Scenario::new(format!("linux-two-guests-gic{gic}"), gic, |console| {
         console.patience(180);
         for guest in [1, 2] {
-            console.focus(guest)?;
-            console.expect("guest up")?;
+            console.expect_up(guest)?;
         }
         for guest in [1, 2] {
             console.shell(guest, "uname -a")?;

@@ -16,7 +16,7 @@ pub fn scenarios() -> Vec<Scenario> {
             moves_and_returns,
         ));
     }
-    all.push(two_guests("memory-fifty-moves", 3, fifty_moves));
+    all.push(two_guests("memory-fifty-moves", 3, fifty_moves).long());
     all.push(two_guests(
         "memory-reset-while-inflated",
         3,
@@ -46,8 +46,7 @@ fn two_guests(
 }
 
 fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
-    console.patience(180).focus(guest)?;
-    console.expect("guest up")?;
+    console.patience(180).expect_up(guest)?;
     console.patience(90);
     console.wait_for_status("the driver to register", |s| {
         s.guest(guest).get("driver") == "ready"
@@ -199,8 +198,7 @@ fn ignores_its_target() -> Scenario {
     let guest = |name: &str| Guest::linux(name).memory(256).memory_bounds(128, 512);
     Scenario::new("memory-ignored-target", 3, |console| {
         for guest in [1, 2] {
-            console.patience(180).focus(guest)?;
-            console.expect("guest up")?;
+            console.patience(180).expect_up(guest)?;
         }
         console.patience(90).monitor("mem 1 128")?;
         let status = console.status()?;

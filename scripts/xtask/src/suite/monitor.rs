@@ -21,8 +21,7 @@ fn commands() -> Scenario {
         // Lines of both guests, each with its name.
         console.expect("[linux-")?;
         for guest in [1, 2] {
-            console.focus(guest)?;
-            console.expect("guest up")?;
+            console.expect_up(guest)?;
         }
         let help = console.monitor("help")?;
         for word in [
@@ -56,19 +55,16 @@ fn stop_and_start() -> Scenario {
     two(Scenario::new("monitor-stop-start-reset", 3, |console| {
         console.patience(180);
         for guest in [1, 2] {
-            console.focus(guest)?;
-            console.expect("guest up")?;
+            console.expect_up(guest)?;
         }
         console.shell(2, "echo mine > /tmp/mark")?;
         console.monitor("stop linux-a")?;
         console.wait_for_status("guest 1 to stop", |s| s.guest(1).get("state") == "stopped")?;
         console.monitor("start linux-a")?;
-        console.focus(1)?;
-        console.expect("guest up")?;
+        console.expect_up(1)?;
         for _ in 0..3 {
             console.monitor("reset linux-a")?;
-            console.focus(1)?;
-            console.expect("guest up")?;
+            console.expect_up(1)?;
         }
         // The other never noticed.
         console.shell(2, "grep -q mine /tmp/mark")?;

@@ -102,7 +102,7 @@ impl Guest {
         );
         let _ = writeln!(
             text,
-            "            {images}\n            bootargs = \"{}\";",
+            "            {images}\n            bootargs = \"{} guest={number}\";",
             self.bootargs
         );
         for default in ["memory-mib = <64>", "cpus = <1>"] {
