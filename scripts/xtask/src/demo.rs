@@ -154,7 +154,7 @@ impl Demo {
         self.tell("B starts the job again; this time it will get memory while it runs");
         self.console.shell(
             B,
-            &format!("workload {JOB_MIB} {JOB_PACE} {SEED} > /tmp/job 2>&1 &"),
+            &format!("(workload {JOB_MIB} {JOB_PACE} {SEED} > /tmp/job 2>&1 &)"),
         )?;
         self.wait_for_job(|filled| filled >= MOVE_AT_MIB)?;
         self.move_memory("A gives", A, BOOT_MIB - MOVED_MIB)?;
