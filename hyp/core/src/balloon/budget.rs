@@ -36,10 +36,10 @@ pub const NEW_TABLE: u32 = 2_500;
 pub const MOVE_TABLE: u32 = 6_000;
 /// The most that one entry of up to 16 pages by itself may cost.
 pub const RUN_MOST: u32 = ENTRY + 16 * (RUN_PAGE + SCRUB_PAGE) + MOVE_TABLE + OPEN_GIB;
-/// The same for one page, or for a block but for [`UNMAP_HALF`] and scrubbing.
+/// The same for one page, or for a block but for [`UNMAP_TABLE`] and scrubbing.
 pub const PAGE_MOST: u32 = ENTRY + RUN_PAGE + SCRUB_PAGE + MOVE_TABLE + OPEN_GIB;
-/// Half the pages of a split block unmapped.
-pub const UNMAP_HALF: u32 = 40_000;
+/// All pages of a split block unmapped.
+pub const UNMAP_TABLE: u32 = 48_000;
 /// One level-2 entry looked at.
 pub const LOOK_BLOCK: u32 = 20;
 /// One level-3 entry looked at.
@@ -47,7 +47,7 @@ pub const LOOK_PAGE: u32 = 15;
 /// Pages scrubbed in one call, at most.
 pub const SCRUB_MOST: u16 = 256;
 
-const _: () = assert!(CALL_LIMIT >= 512 * LIST_WORD + ENTRY + OPEN_GIB + UNMAP_HALF);
+const _: () = assert!(CALL_LIMIT >= 512 * LIST_WORD + ENTRY + OPEN_GIB + UNMAP_TABLE);
 
 /// What is left of a call's work.
 pub(super) struct Budget {

@@ -20,8 +20,6 @@ pub(super) struct Rebuild {
     banks: usize,
     /// Blocks looked at so far.
     scanned: u32,
-    /// Of the block it is at, the lower half of the pages is unmapped.
-    is_half_done: bool,
     /// Blocks backed from the start of RAM on.
     kept: u32,
 }
@@ -123,7 +121,6 @@ impl GuestMemory {
             goal_blocks,
             banks: 0,
             scanned: 0,
-            is_half_done: false,
             kept: 0,
         });
         true
@@ -298,25 +295,17 @@ impl<H: Hardware> Reserve<'_, H> {
         }
         let first = self.memory.ram.block() as u32;
         while (state.scanned as usize) < self.tables.len() {
-            if !self.budget.covers(budget::UNMAP_HALF) {
+            if !self.budget.covers(budget::UNMAP_TABLE) {
                 return false;
             }
             self.budget.spend(budget::LOOK_BLOCK);
             let from = first + state.scanned;
             let entry = self.memory.stage2.ram_entry(from);
             if entry.is_table() {
-                self.budget.spend(budget::UNMAP_HALF);
-                let half = PAGES_PER_BLOCK as u16 / 2;
-                let pages = if state.is_half_done {
-                    half..2 * half
-                } else {
-                    0..half
-                };
-                self.unmap_pages(from, entry.output(), pages);
-                state.is_half_done = !state.is_half_done;
-                if state.is_half_done {
-                    continue;
+                if self.unmapped.room() == 0 {
+                    self.flush();
                 }
+                self.unmap_table(from, entry.output());
             } else if entry.is_block() {
                 if state.kept < state.goal_blocks {
                     self.move_block(from, first + state.kept, entry);
@@ -332,7 +321,6 @@ impl<H: Hardware> Reserve<'_, H> {
                     *self.backed_pages -= PAGES_PER_BLOCK as u64;
                 }
             }
-            state.is_half_done = false;
             state.scanned += 1;
         }
         true

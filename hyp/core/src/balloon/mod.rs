@@ -55,6 +55,7 @@
 )]
 
 pub mod budget;
+mod calls;
 pub mod hw;
 mod lifecycle;
 mod query;
@@ -68,16 +69,15 @@ pub(crate) mod tests;
 use alloc::boxed::Box;
 use alloc::vec;
 
-use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status, feature, function};
+use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status};
 pub use lifecycle::{Progress, Scrubbed, scrub_step};
-use spin::mutex::{SpinMutex, TicketMutex};
+use spin::mutex::SpinMutex;
 pub use target::{Counter, Fetched, Report, Reported, Stats, Target};
 
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::BATCH_RUNS;
-use crate::frames::{GuestId, GuestSet, Pool};
+use crate::frames::handover::BATCH_WORDS;
+use crate::frames::{GuestId, GuestSet};
 use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
-use hw::Hardware;
 
 /// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +121,7 @@ struct Ledger {
     /// The list, as copied in.
     list: Box<[u64; LIST_ENTRIES]>,
     /// Storage for the batch of unmapped pages, and for a table on its way.
-    batch: Box<[u64; BATCH_RUNS]>,
+    batch: Box<[u64; BATCH_WORDS]>,
     rebuild: Option<lifecycle::Rebuild>,
 }
 
@@ -192,20 +192,6 @@ impl Span {
     }
 }
 
-impl Ledger {
-    /// The driver with this epoch leaves.
-    fn goodbye(&mut self, epoch: u64) -> Status {
-        if self.driver.is_none() {
-            Status::NoDriver
-        } else if epoch != u64::from(self.epoch) {
-            Status::WrongEpoch
-        } else {
-            self.driver = None;
-            Status::Success
-        }
-    }
-}
-
 impl GuestMemory {
     /// The memory of a guest with this `layout`, nothing of it backed. `pa_of` as for [`Stage2::new`].
     ///
@@ -236,7 +222,7 @@ impl GuestMemory {
                 backed_pages: 0,
                 tables: vec![TableRecord::default(); blocks].into_boxed_slice(),
                 list: Box::new([0; LIST_ENTRIES]),
-                batch: Box::new([0; BATCH_RUNS]),
+                batch: Box::new([0; BATCH_WORDS]),
                 rebuild: None,
             }),
         })
@@ -266,161 +252,6 @@ impl GuestMemory {
     #[must_use]
     pub fn backed_pages(&self) -> Option<u64> {
         Some(self.ledger.try_lock()?.backed_pages)
-    }
-
-    /// Carries out the hypercall `function` (w0) with the arguments in x1 to x4; `None` if it is not
-    /// one of this interface.
-    pub fn call(
-        &self,
-        pool: &TicketMutex<Pool>,
-        hw: &mut impl Hardware,
-        function: u32,
-        args: [u64; 4],
-    ) -> Option<Outcome> {
-        let [x1, x2, x3, x4] = args;
-        Some(match function {
-            function::RESERVE | function::RELEASE => match self.transaction() {
-                Ok(mut ledger) => {
-                    self.move_list(&mut ledger, pool, hw, function == function::RESERVE, x1, x2)
-                }
-                Err(status) => Outcome::status(status),
-            },
-            function::TARGET => {
-                let target = self.target.fetch();
-                let word = u64::from(target.cpus) << 32 | u64::from(target.sequence);
-                Outcome::new(
-                    Status::Success,
-                    [target.reserve_pages, word, target.deadline],
-                )
-            }
-            function::HELLO => match self.transaction() {
-                Ok(mut ledger) => self.hello(&mut ledger, hw, x1, x2),
-                Err(status) => Outcome::status(status),
-            },
-            function::QUERY => match self.transaction() {
-                Ok(ledger) => self.query(&ledger, hw, Ipa(x1)),
-                Err(status) => Outcome::status(status),
-            },
-            function::GOODBYE => match self.transaction() {
-                Ok(mut ledger) => Outcome::status(ledger.goodbye(x1)),
-                Err(status) => Outcome::status(status),
-            },
-            function::PRESSURE => {
-                // What the guest was configured with it may have back, if it is there.
-                let need = x1.min(u64::from(pool.lock().counts().free()));
-                let floor = self.max_pages.saturating_sub(self.config.memory_pages);
-                Outcome::new(Status::Success, [self.target.relieve(need, floor), 0, 0])
-            }
-            function::REPORT if x3 > 1000 => Outcome::status(Status::InvalidParameters),
-            function::REPORT => {
-                let pressure = x3 as u32;
-                self.report.set(Reported {
-                    free_pages: x1,
-                    available_pages: x2,
-                    pressure,
-                    refaults: x4,
-                });
-                Outcome::status(Status::Success)
-            }
-            function::VERSION => {
-                Outcome::new(Status::Success, [u64::from(ballast_abi::VERSION), 0, 0])
-            }
-            function::FEATURES => {
-                let cpus = if self.config.cpu_targets {
-                    feature::CPUS
-                } else {
-                    0
-                };
-                let features = feature::MEMORY | feature::PRESSURE | feature::REPORT | cpus;
-                Outcome::new(Status::Success, [features, 0, 0])
-            }
-            function::UID => {
-                let [w0, w1, w2, w3] = ballast_abi::UID;
-                let registers = [u64::from(w0), u64::from(w1), u64::from(w2), u64::from(w3)];
-                Outcome {
-                    registers,
-                    wake: GuestSet::EMPTY,
-                }
-            }
-            _ => return None,
-        })
-    }
-
-    /// The guest's transaction; BUSY while another call has it, DENIED while the guest is rebuilt.
-    fn transaction(&self) -> Result<spin::mutex::SpinMutexGuard<'_, Ledger>, Status> {
-        let ledger = self.ledger.try_lock().ok_or(Status::Busy)?;
-        if ledger.rebuild.is_some() {
-            Err(Status::Denied)
-        } else {
-            Ok(ledger)
-        }
-    }
-
-    fn hello(&self, ledger: &mut Ledger, hw: &mut impl Hardware, list: u64, flags: u64) -> Outcome {
-        if flags != 0 {
-            return Outcome::status(Status::InvalidParameters);
-        }
-        let list_ipa = Ipa(list);
-        let offset = list.wrapping_sub(self.ram.0);
-        if !list_ipa.is_aligned(PAGE_SIZE) || offset >= self.max_pages * PAGE_SIZE {
-            return Outcome::status(Status::InvalidAddress);
-        }
-        let Some(list) = self.stage2.translate(hw, list_ipa) else {
-            return Outcome::status(Status::InvalidAddress);
-        };
-        ledger.driver = Some(Driver { list_ipa, list });
-        ledger.epoch = ledger.epoch.wrapping_add(1);
-        let missing = self.max_pages - ledger.backed_pages;
-        Outcome::new(Status::Success, [u64::from(ledger.epoch), missing, 0])
-    }
-
-    /// RESERVE and RELEASE.
-    fn move_list(
-        &self,
-        ledger: &mut Ledger,
-        pool: &TicketMutex<Pool>,
-        hw: &mut impl Hardware,
-        is_reserve: bool,
-        n: u64,
-        epoch: u64,
-    ) -> Outcome {
-        let Some(driver) = ledger.driver else {
-            return Outcome::status(Status::NoDriver);
-        };
-        if epoch != u64::from(ledger.epoch) {
-            return Outcome::status(Status::WrongEpoch);
-        }
-        if n == 0 || n > LIST_ENTRIES as u64 {
-            return Outcome::status(Status::InvalidParameters);
-        }
-        self.stats.calls.add(1);
-        let Ledger {
-            list,
-            batch,
-            tables,
-            backed_pages,
-            ..
-        } = ledger;
-        let Some(entries) = list.get_mut(..n as usize) else {
-            return Outcome::status(Status::InvalidParameters);
-        };
-        hw.read_page(driver.list, entries);
-        let before = *backed_pages;
-        let (consumed, wake) = if is_reserve {
-            self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
-        } else {
-            (
-                self.release(pool, hw, entries, batch, tables, backed_pages),
-                GuestSet::EMPTY,
-            )
-        };
-        hw.write_page(driver.list, entries.get(..consumed).unwrap_or(&[]));
-        hw.publish_tables();
-        let pages = before.abs_diff(*backed_pages);
-        Outcome {
-            wake,
-            ..Outcome::new(Status::Success, [consumed as u64, pages, 0])
-        }
     }
 
     /// The pages an entry names, if it is well formed and within the guest's maximum.

@@ -8,8 +8,8 @@ use spin::mutex::{TicketMutex, TicketMutexGuard};
 use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::{GuestMemory, Span, TableRecord};
-use crate::addr::{Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::{BATCH_RUNS, Claim};
+use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
+use crate::frames::handover::{BATCH_WORDS, Claim};
 use crate::frames::{GuestId, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
@@ -24,7 +24,7 @@ pub(super) struct Release<'a, H> {
     pub pool: PoolSection<'a>,
     pub hw: &'a mut H,
     /// Room for a table on its way.
-    copy: &'a mut [u64; BATCH_RUNS],
+    copy: &'a mut [u64; BATCH_WORDS],
     pub tables: &'a mut [TableRecord],
     pub backed_pages: &'a mut u64,
     pub budget: Budget,
@@ -94,7 +94,7 @@ impl GuestMemory {
         pool: &TicketMutex<Pool>,
         hw: &mut impl Hardware,
         entries: &mut [u64],
-        copy: &mut [u64; BATCH_RUNS],
+        copy: &mut [u64; BATCH_WORDS],
         tables: &mut [TableRecord],
         backed_pages: &mut u64,
     ) -> usize {
@@ -253,49 +253,15 @@ impl<H: Hardware> Release<'_, H> {
             place.record = TableRecord::default();
             return Some(true);
         }
-        let guest = self.memory.guest();
-        let pool = self.pool.get();
-        if pool.available() < u32::from(span.pages) {
+        if self.pool.get().available() < u32::from(span.pages) {
             return Some(false);
         }
-        if record.home
-            && !holds_table
-            && let Some(dirty) = pool.take_home_run(place.table, span.first, span.pages, guest)
-        {
-            self.map_run(span, place, dirty);
-            return Some(true);
-        }
-        self.map_singly(span, place, holds_table)
+        self.map_pages(span, place, holds_table)
     }
 
-    /// Maps home frames that were taken for the whole span.
-    #[inline]
-    fn map_run(&mut self, span: Span, place: &mut Place, dirty: u64) {
-        let claim = Claim::run(home_frame(place.table, span.first), dirty);
-        if claim.dirty_pages() != 0 {
-            self.pool.leave();
-            self.count_scrub(claim.dirty_pages());
-        }
-        self.prepare(place);
-        let page = Descriptor::page(claim.zero(self.hw).pa(), Memory::Normal).0;
-        if span.pages == 1 {
-            self.hw.write(place.table, usize::from(span.first), page);
-        } else {
-            self.budget.spend(RUN as u32 * budget::RUN_PAGE);
-            self.hw.fill(
-                place.table,
-                usize::from(span.first),
-                usize::from(span.pages),
-                page,
-                PAGE_SIZE,
-            );
-        }
-        place.record.mapped += span.pages;
-    }
-
-    /// Maps the span page by page, each at home if possible. There are enough free frames, and the
+    /// Maps the span's pages, each at home if possible. There are enough free frames, and the
     /// pool's lock is held since that was seen.
-    fn map_singly(&mut self, span: Span, place: &mut Place, holds_table: bool) -> Option<bool> {
+    fn map_pages(&mut self, span: Span, place: &mut Place, holds_table: bool) -> Option<bool> {
         let guest = self.memory.guest();
         let mut pages = span.first..span.first + span.pages;
         let pool = self.pool.get();
@@ -329,7 +295,10 @@ impl<H: Hardware> Release<'_, H> {
         if let Some(to) = moved {
             self.move_table(span, place, to);
         }
-        self.prepare(place);
+        if place.is_new {
+            let entry = Descriptor::NOT_OWNED.0;
+            self.hw.fill(place.table, 0, PAGES_PER_BLOCK, entry, 0);
+        }
         for (page, claim) in claims {
             self.budget.spend(budget::RUN_PAGE);
             self.count_scrub(claim.dirty_pages());
@@ -371,16 +340,6 @@ impl<H: Hardware> Release<'_, H> {
             },
             is_new: true,
         })
-    }
-
-    /// Before the first write to the table.
-    #[inline]
-    fn prepare(&mut self, place: &Place) {
-        if place.is_new {
-            self.pool.leave();
-            self.hw
-                .fill(place.table, 0, PAGES_PER_BLOCK, Descriptor::NOT_OWNED.0, 0);
-        }
     }
 
     /// Takes the span's home frames but the table's, if all are free; returns the dirty ones before

@@ -9,15 +9,12 @@ use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::{Driver, GuestMemory, Span, TableRecord};
 use crate::addr::{PAGE_SIZE, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::{BATCH_RUNS, Unmapped};
+use crate::frames::handover::{BATCH_WORDS, Unmapped};
 use crate::frames::{GuestSet, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
-/// Runs that one entry, other than a split block's order 9, may add: 16 pages and a table.
-const RUNS_PER_ENTRY: usize = 17;
-
-/// Half the pages of a block.
-const HALF: u16 = PAGES_PER_BLOCK as u16 / 2;
+/// Words that one entry may add to the batch: 16 pages and a table.
+const WORDS_PER_ENTRY: usize = 17;
 
 pub(super) struct Reserve<'a, H> {
     pub memory: &'a GuestMemory,
@@ -42,7 +39,7 @@ impl GuestMemory {
         hw: &mut impl Hardware,
         driver: Driver,
         entries: &mut [u64],
-        batch: &mut [u64; BATCH_RUNS],
+        batch: &mut [u64; BATCH_WORDS],
         tables: &mut [TableRecord],
         backed_pages: &mut u64,
     ) -> (usize, GuestSet) {
@@ -113,7 +110,7 @@ impl<H: Hardware> Reserve<'_, H> {
         if *self.backed_pages < config.min_pages + u64::from(span.pages) {
             return Some(EntryStatus::BelowMinimum);
         }
-        if self.unmapped.room() < RUNS_PER_ENTRY {
+        if self.unmapped.room() < WORDS_PER_ENTRY {
             self.flush();
         }
         match (entry.is_block(), is_block) {
@@ -125,35 +122,18 @@ impl<H: Hardware> Reserve<'_, H> {
             }
             (true, false) => self.split(span, entry.output()),
             (false, false) => return Some(self.pages(span, entry.output())),
-            (false, true) => return self.scattered(span.ipa_block, entry.output()),
+            (false, true) => {
+                let record = self.tables.get(self.memory.record(span.ipa_block));
+                if record.is_none_or(|record| record.mapped != span.pages) {
+                    return Some(EntryStatus::NotBacked);
+                }
+                if !self.budget.covers(budget::UNMAP_TABLE) {
+                    return None;
+                }
+                self.unmap_table(span.ipa_block, entry.output());
+            }
         }
         Some(EntryStatus::Done)
-    }
-
-    /// A whole block that has a level-3 table, in two calls: it may be 512 frames of as many blocks.
-    /// When its upper half alone is backed, the lower one is gone already.
-    fn scattered(&mut self, ipa_block: u32, table: Pa) -> Option<EntryStatus> {
-        let mapped = self
-            .tables
-            .get(self.memory.record(ipa_block))
-            .map_or(0, |record| record.mapped);
-        let half = if mapped == 2 * HALF {
-            0..HALF
-        } else {
-            HALF..2 * HALF
-        };
-        if mapped < HALF
-            || !self.is_mapped(table, half.clone())
-            || (mapped != HALF && mapped != 2 * HALF)
-        {
-            return Some(EntryStatus::NotBacked);
-        }
-        if !self.budget.covers(budget::UNMAP_HALF) {
-            return None;
-        }
-        self.budget.spend(budget::UNMAP_HALF);
-        self.unmap_pages(ipa_block, table, half);
-        (mapped == HALF).then_some(EntryStatus::Done)
     }
 
     /// Pages of a block that is split already.
@@ -171,38 +151,39 @@ impl<H: Hardware> Reserve<'_, H> {
         pages.all(|index| Descriptor(self.hw.read(table, usize::from(index))).is_valid())
     }
 
-    /// Those of a table's pages that are mapped, and the table if they are the last.
-    pub(super) fn unmap_pages(&mut self, ipa_block: u32, table: Pa, pages: Range<u16>) {
-        let index = self.memory.record(ipa_block);
-        let Some(mut record) = self.tables.get(index).copied() else {
+    /// Pages of a table, all of them mapped, and the table if they are the last.
+    fn unmap_pages(&mut self, ipa_block: u32, table: Pa, pages: Range<u16>) {
+        let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) else {
             return;
         };
-        let before = record.mapped;
         for index in pages {
-            let page = Descriptor(self.hw.read(table, usize::from(index)));
-            if !page.is_valid() {
-                continue;
-            }
-            if self.unmapped.room() < RUNS_PER_ENTRY {
-                self.flush();
-            }
+            let pa = Descriptor(self.hw.read(table, usize::from(index))).output();
             self.hw
                 .write(table, usize::from(index), Descriptor::NOT_OWNED.0);
-            let pa = page.output();
             record.away -= u16::from(!record.home || pa != home_frame(table, index));
             record.mapped -= 1;
-            self.unmapped.push(pa, 1);
+            *self.backed_pages -= 1;
+            self.unmapped.push_page(pa);
         }
-        *self.backed_pages -= u64::from(before - record.mapped);
         if record.mapped == 0 {
+            *record = TableRecord::default();
             self.memory.stage2.unmap(ipa_block);
             self.memory.stage2.retire_table();
             self.unmapped.push_table(table);
-            record = TableRecord::default();
         }
-        if let Some(slot) = self.tables.get_mut(index) {
-            *slot = record;
-        }
+    }
+
+    /// A table with all that it maps.
+    pub(super) fn unmap_table(&mut self, ipa_block: u32, table: Pa) {
+        self.budget.spend(budget::UNMAP_TABLE);
+        let Some(record) = self.tables.get_mut(self.memory.record(ipa_block)) else {
+            return;
+        };
+        *self.backed_pages -= u64::from(record.mapped);
+        *record = TableRecord::default();
+        self.memory.stage2.unmap(ipa_block);
+        self.memory.stage2.retire_table();
+        self.unmapped.push_table_and_pages(table);
     }
 
     /// The first pages to leave a block. The first of their frames becomes the level-3 table: the
@@ -232,8 +213,10 @@ impl<H: Hardware> Reserve<'_, H> {
         );
         clean.make(Descriptor::table(table), self.hw);
         if span.pages > 1 {
-            self.unmapped
-                .push(home_frame(block, span.first + 1), span.pages - 1);
+            // All but the table's, the first.
+            let others = (1_u64 << span.pages) - 2;
+            let group = home_frame(block, span.first & !63);
+            self.unmapped.push_group(group, others << (span.first & 63));
         }
         if let Some(record) = self.tables.get_mut(self.memory.record(span.ipa_block)) {
             *record = TableRecord {
@@ -257,7 +240,7 @@ impl<H: Hardware> Reserve<'_, H> {
     /// Makes what was unmapped so far unreachable, and frees it.
     pub(super) fn flush(&mut self) {
         if !self.unmapped.is_empty() {
-            self.unmapped.invalidate(self.hw).free(self.pool);
+            self.unmapped.invalidate(self.hw).free(self.pool, self.hw);
             self.memory.stats.invalidations.add(1);
         }
     }

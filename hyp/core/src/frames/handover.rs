@@ -10,56 +10,51 @@ use spin::mutex::TicketMutex;
 use super::list::ListId;
 use super::split::Taken;
 use super::{BLOCK_PAGES, Block, GuestId, Kind, Pool};
-use crate::addr::{BLOCK_SIZE, PAGE_SIZE, Pa};
-use crate::balloon::hw::Hardware;
+use crate::addr::{PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::balloon::hw::{Hardware, Window};
+use crate::stage2::Descriptor;
 
-/// Runs an [`Unmapped`] batch can hold.
-pub const BATCH_RUNS: usize = 512;
+/// Words an [`Unmapped`] batch can hold.
+pub const BATCH_WORDS: usize = 512;
 
-/// Runs given back for one holding of the pool's lock.
-const RUNS_PER_LOCK: usize = 32;
+/// Words of it, or entries of a table, given back for one holding of the pool's lock.
+const WORDS_PER_LOCK: usize = 32;
 
 /// Pages that no translation table of their guest maps any more; TLBs still may.
 #[must_use = "these pages are owned by nobody until the batch is invalidated and freed"]
 pub struct Unmapped<'a> {
     guest: GuestId,
-    runs: &'a mut [u64; BATCH_RUNS],
+    words: &'a mut [u64; BATCH_WORDS],
     len: usize,
-    /// The last word is a run or table, not the bits of a group.
-    last_is_run: bool,
 }
 
 /// Pages that nothing can reach: not mapped, and not in any TLB.
 #[must_use = "these pages are owned by nobody until they are freed"]
 pub struct Unreachable<'a> {
     guest: GuestId,
-    runs: &'a [u64],
+    words: &'a [u64],
 }
 
 /// What a word of the batch says, in bits 11:10. Its PA is in 63:12.
 mod kind {
     pub const MASK: u64 = 3 << 10;
-    /// Pages of a split block, as many as bits 9:0 say.
-    pub const RUN: u64 = 0;
+    /// One page of a split block.
+    pub const PAGE: u64 = 0;
     /// Those of 64 pages whose bits are set in the next word.
     pub const GROUP: u64 = 1 << 10;
-    /// A level-3 table.
+    /// A level-3 table; if bit 0 is set, with all that it maps.
     pub const TABLE: u64 = 2 << 10;
     /// A whole block.
     pub const BLOCK: u64 = 3 << 10;
 }
 
-/// The pages of a run.
-const PAGES_MASK: u64 = 0x3ff;
-
 impl<'a> Unmapped<'a> {
     /// An empty batch for pages of `guest`, over storage whose content does not matter.
-    pub fn new(guest: GuestId, storage: &'a mut [u64; BATCH_RUNS]) -> Self {
+    pub fn new(guest: GuestId, storage: &'a mut [u64; BATCH_WORDS]) -> Self {
         Self {
             guest,
-            runs: storage,
+            words: storage,
             len: 0,
-            last_is_run: false,
         }
     }
 
@@ -69,57 +64,48 @@ impl<'a> Unmapped<'a> {
         self.len == 0
     }
 
-    /// How many runs more fit.
+    /// How many words more fit.
     #[must_use]
     pub const fn room(&self) -> usize {
-        BATCH_RUNS - self.len
+        BATCH_WORDS - self.len
     }
 
-    /// Adds pages that were mapped until now, within one 2 MiB block. The batch must not be full.
+    /// Adds a page of a split block that was mapped until now. The batch must have room, as for all of
+    /// these.
     #[inline]
-    pub(crate) fn push(&mut self, pa: Pa, pages: u16) {
-        if self.last_is_run
-            && !pa.is_aligned(BLOCK_SIZE)
-            && let Some(last) = self
-                .len
-                .checked_sub(1)
-                .and_then(|last| self.runs.get_mut(last))
-            && *last & kind::MASK == kind::RUN
-            && (*last & !0xfff) + (*last & PAGES_MASK) * PAGE_SIZE == pa.0
-        {
-            *last += u64::from(pages);
-            return;
-        }
-        self.push_raw(pa.0 | u64::from(pages));
+    pub(crate) fn push_page(&mut self, pa: Pa) {
+        self.push_word(pa.0 | kind::PAGE);
     }
 
     /// Adds a whole block.
     #[inline]
     pub(crate) fn push_block(&mut self, pa: Pa) {
-        self.push_raw(pa.0 | kind::BLOCK);
+        self.push_word(pa.0 | kind::BLOCK);
     }
 
     /// Adds those of the 64 pages from `pa` on whose bits are set; `pa` is aligned to 64 pages, and all
     /// are frames at home. Takes two places.
     pub(crate) fn push_group(&mut self, pa: Pa, bits: u64) {
-        self.push_raw(pa.0 | kind::GROUP);
-        self.push_raw(bits);
-        // Bits must not be taken for a run that the next one continues.
-        self.last_is_run = false;
+        self.push_word(pa.0 | kind::GROUP);
+        self.push_word(bits);
     }
 
-    /// Adds a level-3 table that no level-2 entry points to any more. The batch must not be full.
+    /// Adds a level-3 table that no level-2 entry points to any more.
     pub(crate) fn push_table(&mut self, pa: Pa) {
-        self.push_raw(pa.0 | kind::TABLE);
+        self.push_word(pa.0 | kind::TABLE);
+    }
+
+    /// The same, with every page that it maps. Until the batch is freed it must not change.
+    pub(crate) fn push_table_and_pages(&mut self, pa: Pa) {
+        self.push_table(Pa(pa.0 | 1));
     }
 
     #[inline]
-    fn push_raw(&mut self, run: u64) {
+    fn push_word(&mut self, word: u64) {
         debug_assert_ne!(self.room(), 0);
-        if let Some(slot) = self.runs.get_mut(self.len) {
-            *slot = run;
+        if let Some(slot) = self.words.get_mut(self.len) {
+            *slot = word;
             self.len += 1;
-            self.last_is_run = true;
         }
     }
 
@@ -130,36 +116,68 @@ impl<'a> Unmapped<'a> {
         let len = core::mem::take(&mut self.len);
         Unreachable {
             guest: self.guest,
-            runs: self.runs.get(..len).unwrap_or(&[]),
+            words: self.words.get(..len).unwrap_or(&[]),
         }
     }
 }
 
 impl Unreachable<'_> {
     /// Gives the pages to the pool, dirty, in short sections.
-    pub fn free(self, pool: &TicketMutex<Pool>) {
-        let mut runs = self.runs.iter();
-        while !runs.as_slice().is_empty() {
-            let mut pool = pool.lock();
-            let mut blocks = 0;
-            for _ in 0..RUNS_PER_LOCK {
-                let Some(&run) = runs.next() else { break };
-                let pa = Pa(run & !0xfff);
-                match run & kind::MASK {
+    pub fn free(self, pool: &TicketMutex<Pool>, window: &mut impl Window) {
+        let mut words = self.words.iter();
+        while !words.as_slice().is_empty() {
+            let mut section = pool.lock();
+            let (mut pages, mut blocks) = (0, 0);
+            let mut full_table = None;
+            for _ in 0..WORDS_PER_LOCK {
+                let Some(&word) = words.next() else { break };
+                let pa = Pa(word & !0xfff);
+                match word & kind::MASK {
                     kind::BLOCK => {
-                        pool.give_block(pa, self.guest);
+                        section.give_block(pa, self.guest);
                         blocks += 1;
                     }
                     kind::GROUP => {
-                        let bits = runs.next().copied().unwrap_or(0);
-                        pool.give_group(pa, bits, self.guest);
+                        let bits = words.next().copied().unwrap_or(0);
+                        section.give_group(pa, bits, self.guest);
                     }
-                    kind::TABLE => pool.give_table(pa, self.guest),
-                    _ => pool.give_run(pa, (run & PAGES_MASK) as u16, self.guest),
+                    kind::TABLE if word & 1 != 0 => {
+                        full_table = Some(pa);
+                        break;
+                    }
+                    kind::TABLE => section.give_table(pa, self.guest),
+                    _ => {
+                        section.give_frame(pa);
+                        pages += 1;
+                    }
                 }
             }
-            pool.count_blocks_given(blocks, self.guest);
+            section.count_given(pages + blocks * u32::from(BLOCK_PAGES), self.guest);
+            drop(section);
+            if let Some(table) = full_table {
+                self.free_mapped(table, pool, window);
+            }
         }
+    }
+
+    /// Gives what a table maps to the pool, and then the table.
+    fn free_mapped(&self, table: Pa, pool: &TicketMutex<Pool>, window: &mut impl Window) {
+        let mut pages = [Descriptor::NOT_OWNED; WORDS_PER_LOCK];
+        for first in (0..PAGES_PER_BLOCK).step_by(WORDS_PER_LOCK) {
+            for (index, page) in (first..).zip(&mut pages) {
+                *page = Descriptor(window.read(table, index));
+            }
+            let mut pool = pool.lock();
+            let mut frames = 0;
+            for page in pages {
+                if page.is_valid() {
+                    pool.give_frame(page.output());
+                    frames += 1;
+                }
+            }
+            pool.count_given(frames, self.guest);
+        }
+        pool.lock().give_table(table, self.guest);
     }
 }
 

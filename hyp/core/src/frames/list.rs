@@ -111,7 +111,7 @@ impl Pool {
     }
 
     #[inline]
-    fn list_mut(&mut self, list: ListId) -> &mut List {
+    pub(super) fn list_mut(&mut self, list: ListId) -> &mut List {
         let [zero, dirty, split_zero, split_dirty] = &mut self.lists;
         match list {
             ListId::Zero => zero,
@@ -138,7 +138,7 @@ impl Pool {
     }
 
     #[inline]
-    pub(super) fn link_first(&mut self, index: u32, list: ListId) {
+    fn link_first(&mut self, index: u32, list: ListId) {
         let head = self.list(list).head;
         self.link(index, list, NONE, head);
     }

@@ -36,6 +36,7 @@ mod boot;
 pub mod handover;
 mod list;
 mod split;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod whole;

@@ -1,10 +1,7 @@
-//! Split blocks: frames with an owner each, level-3 tables among them.
+//! Split blocks: frames with an owner each.
 
 use super::list::ListId;
-use super::{
-    BLOCK_PAGES, Block, GuestId, Kind, NO_GUEST, Pool, frame_in_block, map_word, map_word_mut,
-    word, word_index,
-};
+use super::{BLOCK_PAGES, GuestId, Pool, frame_in_block, map_word, map_word_mut, word, word_index};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 
 /// A frame just taken from the pool.
@@ -15,99 +12,6 @@ pub(crate) struct Taken {
 }
 
 impl Pool {
-    /// Splits the block at `pa`, which its guest has whole. The frame at `table` becomes the level-3
-    /// table; all others stay what they are, the guest's memory.
-    pub(crate) fn split_block(&mut self, table: Pa) {
-        let Some(index) = self.block_at(table) else {
-            return;
-        };
-        let home = self.update(index, |block| {
-            debug_assert_eq!(block.kind, Kind::Guest);
-            block.kind = Kind::Split;
-            block.free = 0;
-            block.dirty = 0;
-            (block.guest, block.ipa_block)
-        });
-        if let Some((guest, ipa_block)) = home
-            && let Some(guest) = GuestId::new(usize::from(guest))
-        {
-            self.uncount_guest(guest, 1);
-            self.mark_table(index, frame_in_block(table), guest, ipa_block);
-        }
-    }
-
-    /// Makes the block of `table`, the last frame of it that is not mapped at home, whole again.
-    pub(crate) fn merge_block(&mut self, table: Pa) {
-        let Some(index) = self.block_at(table) else {
-            return;
-        };
-        self.set_word(index, frame_in_block(table), word::HOME);
-        let guest = self.update(index, |block| {
-            debug_assert_eq!((block.kind, block.free), (Kind::Split, 0));
-            block.kind = Kind::Guest;
-            block.guest
-        });
-        if let Some(guest) = guest.and_then(|guest| GuestId::new(usize::from(guest))) {
-            self.count_guest(guest, 1);
-            self.uncount_table(guest);
-        }
-    }
-
-    /// Opens a whole free block as the home of `guest`'s 2 MiB at `ipa_block`, with its frame number
-    /// `table` as the level-3 table. Returns the table's address.
-    pub(crate) fn take_home(&mut self, guest: GuestId, ipa_block: u32, table: u16) -> Option<Pa> {
-        let index = self
-            .head(ListId::Zero)
-            .or_else(|| self.head(ListId::Dirty))?;
-        self.open_free_block(index, Some((guest, ipa_block)));
-        self.take_frame(index, table);
-        self.mark_table(index, table, guest, ipa_block);
-        Some(self.frame_pa(index, table))
-    }
-
-    /// Takes any frame as a level-3 table.
-    pub(crate) fn take_table(&mut self, guest: GuestId, ipa_block: u32) -> Option<Pa> {
-        let (index, frame) = self.find_any()?;
-        self.take_frame(index, frame);
-        self.mark_table(index, frame, guest, ipa_block);
-        Some(self.frame_pa(index, frame))
-    }
-
-    /// Where the table at `table` could move: the highest free frame of its block that is not among
-    /// `pages` from frame `first` on (within 64 frames).
-    pub(crate) fn find_table_place(&self, table: Pa, first: u16, pages: u16) -> Option<Pa> {
-        let index = self.block_at(table)?;
-        let maps = self.maps(index)?;
-        let mut base = BLOCK_PAGES;
-        for word in maps.free.iter().rev() {
-            base -= 64;
-            let mut free = *word;
-            if base == first & !63 {
-                free &= !run_mask(first, pages);
-            }
-            if free != 0 {
-                return Some(self.frame_pa(index, base + 63 - free.leading_zeros() as u16));
-            }
-        }
-        None
-    }
-
-    /// Makes the free frame at `to` the table instead of that at `from`, which stays taken: it is
-    /// its page's home frame and becomes memory of `guest`.
-    pub(crate) fn move_table(&mut self, from: Pa, to: Pa, guest: GuestId) {
-        let Some(index) = self.block_at(from) else {
-            return;
-        };
-        let Some(&Block { ipa_block, .. }) = self.blocks.get(index as usize) else {
-            return;
-        };
-        self.take_frame(index, frame_in_block(to));
-        self.mark_table(index, frame_in_block(to), guest, ipa_block);
-        self.set_word(index, frame_in_block(from), word::HOME);
-        self.uncount_table(guest);
-        self.count_guest(guest, 1);
-    }
-
     /// Takes the home frames `first..first + pages` (within 64 frames) of the split block at `pa`,
     /// if all are free. Returns which of them are dirty.
     #[inline]
@@ -176,7 +80,9 @@ impl Pool {
             *map_word_mut(free, frame) |= bits;
             *map_word_mut(dirty, frame) |= bits;
         }
-        self.count_given(index, bits.count_ones() as u16, guest);
+        let pages = bits.count_ones() as u16;
+        self.count_given(u32::from(pages), guest);
+        self.more_free(index, pages, pages);
     }
 
     /// Whether the frames `first..first + pages` (within 64 frames) of the split block at `pa` are free.
@@ -210,53 +116,28 @@ impl Pool {
         })
     }
 
-    /// Takes the level-3 table at `pa` back from `guest`. If the table was at home, its block is
-    /// nobody's home any more: all of its pages are gone.
-    pub(super) fn give_table(&mut self, pa: Pa, guest: GuestId) {
-        self.end_home(pa);
-        self.uncount_table(guest);
-        self.count_guest(guest, 1);
-        self.give_run(pa, 1, guest);
-    }
-
-    /// Takes `pages` frames from `pa` on, all of one split block, back from `guest`. A block all of
-    /// whose frames are free becomes whole again.
+    /// Takes one frame of a split block back; the caller counts it. A block all of whose frames are free
+    /// becomes whole again.
     #[inline]
-    pub(super) fn give_run(&mut self, pa: Pa, pages: u16, guest: GuestId) {
+    pub(super) fn give_frame(&mut self, pa: Pa) {
         let Some(index) = self.block_at(pa) else {
             return;
         };
-        let first = frame_in_block(pa);
-        if pages == 1 {
-            self.set_word(index, first, word::HOME);
-            if let Some([free, dirty]) = self.maps.get_mut(index as usize) {
-                *map_word_mut(free, first) |= 1 << (first & 63);
-                *map_word_mut(dirty, first) |= 1 << (first & 63);
-            }
-        } else {
-            self.mark_free(index, first, pages);
+        let frame = frame_in_block(pa);
+        self.set_word(index, frame, word::HOME);
+        if let Some([free, dirty]) = self.maps.get_mut(index as usize) {
+            let bit = 1 << (frame & 63);
+            debug_assert_eq!(map_word(free, frame) & bit, 0);
+            *map_word_mut(free, frame) |= bit;
+            *map_word_mut(dirty, frame) |= bit;
         }
-        self.count_given(index, pages, guest);
+        self.more_free(index, 1, 1);
     }
 
-    fn mark_free(&mut self, index: u32, first: u16, pages: u16) {
-        if let Some(words) = self
-            .words
-            .get_mut(word_index(index, first)..word_index(index, first) + usize::from(pages))
-        {
-            words.fill(word::HOME);
-        }
-        if let Some([free, dirty]) = self.maps.get_mut(index as usize) {
-            let (mut at, end) = (first, first + pages);
-            while at < end {
-                let next = end.min((at & !63) + 64);
-                let mask = run_mask(at, next - at);
-                debug_assert_eq!(*map_word_mut(free, at) & mask, 0);
-                *map_word_mut(free, at) |= mask;
-                *map_word_mut(dirty, at) |= mask;
-                at = next;
-            }
-        }
+    /// Counts frames that `guest` gave back.
+    pub(super) fn count_given(&mut self, frames: u32, guest: GuestId) {
+        self.counts.dirty += frames;
+        self.uncount_guest(guest, frames);
     }
 
     #[inline]
@@ -265,29 +146,6 @@ impl Pool {
         self.counts.dirty -= u32::from(dirty_pages);
         self.counts.zero -= u32::from(pages - dirty_pages);
         self.count_guest(guest, u32::from(pages));
-    }
-
-    #[inline]
-    fn count_given(&mut self, index: u32, pages: u16, guest: GuestId) {
-        self.uncount_guest(guest, u32::from(pages));
-        self.counts.dirty += u32::from(pages);
-        self.more_free(index, pages, pages);
-    }
-
-    fn end_home(&mut self, table: Pa) {
-        let Some(index) = self.block_at(table) else {
-            return;
-        };
-        let Some(&word) = self.words.get(word_index(index, frame_in_block(table))) else {
-            return;
-        };
-        if let Some((guest, true)) = word::guest(word)
-            && let Some(block) = self.blocks.get_mut(index as usize)
-            && usize::from(block.guest) == guest
-            && u64::from(block.ipa_block) == word::page(word) >> 9
-        {
-            block.guest = NO_GUEST;
-        }
     }
 
     /// Puts frames that were claimed for scrubbing back, zero.
@@ -330,15 +188,16 @@ impl Pool {
         let Some(block) = self.blocks.get_mut(index as usize) else {
             return;
         };
-        if block.free == 0 || (block.dirty == 0 && dirty_pages != 0) {
-            self.update(index, |block| {
-                block.free += pages;
-                block.dirty += dirty_pages;
-            });
-        } else {
+        let is_first = block.free == 0 || (block.dirty == 0 && dirty_pages != 0);
+        if !is_first && block.free + pages != BLOCK_PAGES {
             block.free += pages;
             block.dirty += dirty_pages;
+            return;
         }
+        self.update(index, |block| {
+            block.free += pages;
+            block.dirty += dirty_pages;
+        });
         if self
             .blocks
             .get(index as usize)
@@ -374,7 +233,7 @@ impl Pool {
     }
 
     /// A free frame: of a split block and zero if possible, a whole block being opened last.
-    fn find_any(&mut self) -> Option<(u32, u16)> {
+    pub(super) fn find_any(&mut self) -> Option<(u32, u16)> {
         let index = match self
             .head(ListId::SplitZero)
             .or_else(|| self.head(ListId::SplitDirty))
@@ -405,7 +264,7 @@ impl Pool {
 
     /// Takes one free frame of a split block out of the free ones; returns whether it is dirty. The
     /// caller counts it for its new owner.
-    fn take_frame(&mut self, index: u32, frame: u16) -> bool {
+    pub(super) fn take_frame(&mut self, index: u32, frame: u16) -> bool {
         let Some([free, dirty]) = self.maps.get_mut(index as usize) else {
             return true;
         };
@@ -420,32 +279,19 @@ impl Pool {
         is_dirty
     }
 
-    fn mark_table(&mut self, index: u32, frame: u16, guest: GuestId, ipa_block: u32) {
-        self.set_word(index, frame, word::table(guest, ipa_block << 9));
-        if let Some(count) = self.counts.tables.get_mut(guest.index()) {
-            *count += 1;
-        }
-    }
-
-    fn uncount_table(&mut self, guest: GuestId) {
-        if let Some(count) = self.counts.tables.get_mut(guest.index()) {
-            *count -= 1;
-        }
-    }
-
-    fn set_word(&mut self, index: u32, frame: u16, value: u32) {
+    pub(super) fn set_word(&mut self, index: u32, frame: u16, value: u32) {
         if let Some(word) = self.words.get_mut(word_index(index, frame)) {
             *word = value;
         }
     }
 
-    fn frame_pa(&self, index: u32, frame: u16) -> Pa {
+    pub(super) fn frame_pa(&self, index: u32, frame: u16) -> Pa {
         Pa(self.block_pa(index).0 + u64::from(frame) * PAGE_SIZE)
     }
 }
 
 /// Bits of the frames `first..first + pages` in their bitmap word, which they do not leave.
-const fn run_mask(first: u16, pages: u16) -> u64 {
+pub(super) const fn run_mask(first: u16, pages: u16) -> u64 {
     (u64::MAX >> ((64 - pages as u32) & 63)) << (first & 63)
 }
 

@@ -1,6 +1,6 @@
 //! Whole 2 MiB blocks: one descriptor each, whatever is done to them.
 
-use super::list::ListId;
+use super::list::{ListId, NONE};
 use super::{BLOCK_PAGES, Block, GuestId, Kind, NO_GUEST, Pool};
 use crate::addr::Pa;
 
@@ -56,6 +56,8 @@ impl Pool {
         let Some(index) = self.block_at(pa) else {
             return;
         };
+        // What `update` would do, without asking where the block was and belongs.
+        let next = self.head(ListId::Dirty).unwrap_or(NONE);
         let Some(block) = self.blocks.get_mut(index as usize) else {
             return;
         };
@@ -63,14 +65,13 @@ impl Pool {
         block.kind = Kind::Free;
         block.guest = NO_GUEST;
         block.dirty = BLOCK_PAGES;
-        self.link_first(index, ListId::Dirty);
-    }
-
-    /// Counts blocks that `guest` gave back.
-    pub(super) fn count_blocks_given(&mut self, blocks: u32, guest: GuestId) {
-        let pages = blocks * u32::from(BLOCK_PAGES);
-        self.counts.dirty += pages;
-        self.uncount_guest(guest, pages);
+        (block.prev, block.next) = (NONE, next);
+        if let Some(behind) = self.blocks.get_mut(next as usize) {
+            behind.prev = index;
+        } else {
+            self.list_mut(ListId::Dirty).tail = index;
+        }
+        self.list_mut(ListId::Dirty).head = index;
     }
 
     pub(super) fn count_guest(&mut self, guest: GuestId, pages: u32) {
