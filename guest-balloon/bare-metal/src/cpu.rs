@@ -75,11 +75,18 @@ pub fn frequency() -> u64 {
     CNTFRQ_EL0.get()
 }
 
+/// In a loop that waits for another core. YIELD, and not the ISB of `core::hint::spin_loop`: an emulator that runs
+/// one core at a time takes it as the sign to run another.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
 /// Spins for `us` microseconds.
 pub fn delay_us(us: u64) {
     let end = counter() + frequency() * us / 1_000_000;
     while counter() < end {
-        core::hint::spin_loop();
+        relax();
     }
 }
 
@@ -93,7 +100,7 @@ pub fn wait_until_us(us: u64, mut done: impl FnMut() -> bool) -> bool {
         if counter() >= end {
             return false;
         }
-        core::hint::spin_loop();
+        relax();
     }
 }
 

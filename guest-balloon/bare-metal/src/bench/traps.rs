@@ -144,6 +144,8 @@ fn timer(sleeping: bool) -> u64 {
 fn cpu_on(mpidr: u64) -> Result<u64, crate::tests::Why> {
     let before = CNTVCT_EL0.get();
     let answer = smp::start_at(1, mpidr, bench_entry as *const () as u64, |_| {});
+    // Its turn, on an emulator that runs one core at a time.
+    cpu::relax();
     ensure!(answer == 0, "CPU_ON: {answer}");
     ensure!(
         cpu::wait_until_us(1_000_000, || smp::is_off(mpidr)),

@@ -123,7 +123,7 @@ fn reserve_too(_: usize) {
     while !STOP.load(Ordering::Acquire) {
         let round = GO.load(Ordering::Acquire);
         if round == ANSWERED.load(Ordering::Acquire) {
-            core::hint::spin_loop();
+            cpu::relax();
             continue;
         }
         let [x0, _, done, _] = smccc::hvc([
