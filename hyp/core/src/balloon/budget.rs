@@ -15,7 +15,7 @@ pub const LIST_WORD: u32 = 8;
 /// A whole block in a stretch of them.
 pub const BLOCK: u32 = 100;
 /// A stretch of pages as such.
-pub const STRETCH: u32 = 350;
+pub const STRETCH: u32 = 380;
 /// One entry in a stretch of pages.
 pub const STRETCH_ENTRY: u32 = 45;
 /// One page in a stretch.

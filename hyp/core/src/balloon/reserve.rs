@@ -13,8 +13,8 @@ use crate::frames::handover::{BATCH_WORDS, Unmapped};
 use crate::frames::{GuestSet, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
-/// Words that one entry may add to the batch: 16 pages and a table.
-const WORDS_PER_ENTRY: usize = 17;
+/// Words that one entry, or a stretch of pages, may add to the batch: 16 pages and a table.
+pub(super) const WORDS_PER_ENTRY: usize = 17;
 
 pub(super) struct Reserve<'a, H> {
     pub memory: &'a GuestMemory,

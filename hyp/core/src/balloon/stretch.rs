@@ -10,7 +10,7 @@ use ballast_abi::{Entry, EntryStatus, Order};
 use super::budget;
 use super::hw::Hardware;
 use super::release::Release;
-use super::reserve::Reserve;
+use super::reserve::{Reserve, WORDS_PER_ENTRY};
 use super::{Driver, GuestMemory, TableRecord};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Claim;
@@ -20,8 +20,8 @@ use crate::stage2::{Descriptor, Memory};
 /// Pages in a group.
 const GROUP: u64 = 64;
 
-/// Pages released in one stretch: each may have to be scrubbed.
-const RELEASE_MOST: u32 = 32;
+/// Pages released in one stretch.
+const RELEASE_MOST: u32 = GROUP as u32;
 
 /// Pages in an order-4 entry.
 const RUN: u32 = 16;
@@ -210,15 +210,12 @@ impl<H: Hardware> Reserve<'_, H> {
         {
             return 0;
         }
-        // The last page takes the table with it, and that is another matter.
         let spare = self
             .backed_pages
             .saturating_sub(self.memory.config.min_pages);
-        let most = spare.min(u64::from(record.mapped) - 1) as u32;
-        let most = most.min(
-            self.budget.left().saturating_sub(budget::STRETCH)
-                / (budget::STRETCH_ENTRY + budget::STRETCH_PAGE),
-        );
+        let covered = self.budget.left().saturating_sub(budget::STRETCH);
+        let covered = covered / (budget::STRETCH_ENTRY + budget::STRETCH_PAGE);
+        let most = spare.min(u64::from(covered)) as u32;
         let (mut gone, mut left) = (0, most);
         let mut entries = Entries::default();
         for word in words.iter_mut() {
@@ -262,10 +259,19 @@ impl<H: Hardware> Reserve<'_, H> {
         record.mapped -= pages as u16;
         *self.backed_pages -= u64::from(pages);
         self.budget.spend(entries.cost(pages));
-        if self.unmapped.room() < 2 {
+        let is_empty = record.mapped == 0;
+        if is_empty {
+            *record = TableRecord::default();
+            self.memory.stage2.unmap(group.ipa_block);
+            self.memory.stage2.retire_table();
+        }
+        if self.unmapped.room() < WORDS_PER_ENTRY {
             self.flush();
         }
         self.unmapped.push_group(group.frame, gone);
+        if is_empty {
+            self.unmapped.push_table(group.table);
+        }
         let [by_page, by_run, _] = &self.memory.stats.reserved;
         by_page.add(entries.pages as u64);
         by_run.add(entries.runs as u64);
