@@ -42,6 +42,16 @@ impl Window for Machine<'_> {
         }
     }
 
+    fn holds(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) -> bool {
+        let mut expected = first;
+        let mut words = self.words(page).iter().skip(index).take(count);
+        words.all(|word| {
+            let is_expected = word.get() == expected;
+            expected = expected.wrapping_add(step);
+            is_expected
+        })
+    }
+
     fn read_page(&mut self, page: Pa, words: &mut [u64]) {
         for (word, slot) in words.iter_mut().zip(self.words(page)) {
             *word = slot.get();
