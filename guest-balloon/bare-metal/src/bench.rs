@@ -5,6 +5,7 @@
 //! operation is the median of 512 counter differences around it, less that of an empty pair. Nothing is printed
 //! before all is measured.
 
+mod cores;
 mod memory;
 mod traps;
 
@@ -47,6 +48,9 @@ pub fn run(machine: &Machine) -> Outcome {
     };
     results.add("first_instruction", crate::start::first_instruction_at());
     traps::measure(machine, &mut results)?;
+    if let Some(&mpidr) = machine.cpus.get(1) {
+        cores::measure(mpidr, &mut results)?;
+    }
     // With a second core its instructions would count too (an emulator runs them in turns).
     if machine.balloon.is_some() && machine.cpus.len() == 1 {
         memory::measure(machine, &mut results)?;

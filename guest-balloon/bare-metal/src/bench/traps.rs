@@ -1,4 +1,4 @@
-//! Calls, the interrupt controller, timer and cores.
+//! Calls, the interrupt controller and the timer.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::gic::{self, Gic, distributor};
 use crate::machine::Machine;
 use crate::smccc::psci::function;
 use crate::tests::Outcome;
-use crate::{cpu, ensure, smp};
+use crate::{cpu, ensure};
 
 global_asm!(
     r#"
@@ -29,20 +29,15 @@ bench_vectors:
     msr     spsr_el1, x11
     eret
     .balign 2048
-
-    // As secondary_entry; the counter is among the registers that it ORs into "leftovers".
-    .section .text.bench_entry, "ax"
-    .global bench_entry
-bench_entry:
-    mrs     x1, cntvct_el0
-    b       secondary_entry
 "#
 );
 
 unsafe extern "C" {
     fn bench_vectors();
-    fn bench_entry();
 }
+
+/// A private interrupt that nothing raises.
+const UNUSED_PPI: u32 = 20;
 
 /// Counter difference around one instruction sequence.
 macro_rules! timed {
@@ -140,20 +135,6 @@ fn timer(sleeping: bool) -> u64 {
     })
 }
 
-/// CPU_ON of core 1 to its first instruction, asleep meanwhile so that this core's instructions do not count.
-fn cpu_on(mpidr: u64) -> Result<u64, crate::tests::Why> {
-    let before = CNTVCT_EL0.get();
-    let answer = smp::start_at(1, mpidr, bench_entry as *const () as u64, |_| {});
-    // Its turn, on an emulator that runs one core at a time.
-    cpu::relax();
-    ensure!(answer == 0, "CPU_ON: {answer}");
-    ensure!(
-        cpu::wait_until_us(1_000_000, || smp::is_off(mpidr)),
-        "core 1 does not stop"
-    );
-    Ok(smp::leftovers(1) - before)
-}
-
 /// Everything that traps or interrupts.
 pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
     let mut pair = [0; super::SAMPLES];
@@ -176,7 +157,12 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
     results.median("gicd_typer_read", || read(typer));
     let enabler = gic.private().address(distributor::ISENABLER);
     results.median("isenabler0_read", || read(enabler));
-    results.median("isenabler0_write", || write(enabler, 0xffff));
+    let disabler = gic.private().address(distributor::ICENABLER);
+    results.median("isenabler0_write", || {
+        write(disabler, 1 << UNUSED_PPI);
+        write(enabler, 1 << UNUSED_PPI)
+    });
+    write(disabler, 1 << UNUSED_PPI);
     let priority = gic.private().address(distributor::IPRIORITYR);
     results.median("ipriorityr0_write", || write(priority, 0xa0a0_a0a0));
 
@@ -184,14 +170,6 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
     results.median("sgi_to_self", sgi_to_self);
     results.median("timer_spinning", || timer(false));
     results.median("timer_wfi", || timer(true));
-    if let Some(&mpidr) = machine.cpus.get(1) {
-        let mut samples = [0; 15];
-        for sample in &mut samples {
-            *sample = cpu_on(mpidr)?;
-        }
-        samples.sort_unstable();
-        results.add("cpu_on", samples[samples.len() / 2]);
-    }
     cpu::unmask_irqs();
     ensure!(
         cpu::this().faults.load(Ordering::Relaxed) == 0,
