@@ -311,10 +311,10 @@ fn one_gib_entries_open_when_something_in_them_goes() {
         guest.memory.stage2.translate(&mut guest.hw, RAM),
         Some(Pa(0x8000_0000))
     );
-    let before = world.machine.borrow().invalidations;
+    let before = world.machine.lock().unwrap().invalidations;
     assert_eq!(world.reserve(0, &[block(7), page(9 * 512)]), [Done, Done]);
     // The level-1 entry, the split, and the batch.
-    assert_eq!(world.machine.borrow().invalidations - before, 3);
+    assert_eq!(world.machine.lock().unwrap().invalidations - before, 3);
     world.check();
 }
 
@@ -330,15 +330,15 @@ fn large_scrubs_are_cut_into_calls() {
         [Done],
         "a zero one comes first"
     );
-    let before = world.machine.borrow().scrubbed;
+    let before = world.machine.lock().unwrap().scrubbed;
     let (statuses, consumed) = world.try_move(0, function::RELEASE, &[block(1)]);
     assert_eq!((statuses, consumed), (vec![], 0));
-    let scrubbed = world.machine.borrow().scrubbed - before;
+    let scrubbed = world.machine.lock().unwrap().scrubbed - before;
     assert!(scrubbed > 200 && scrubbed <= u64::from(budget::SCRUB_MOST));
     world.check();
     assert_eq!(world.release(0, &[block(1)]), [Done]);
     assert_eq!(
-        world.machine.borrow().scrubbed - before,
+        world.machine.lock().unwrap().scrubbed - before,
         512,
         "nothing is scrubbed twice"
     );

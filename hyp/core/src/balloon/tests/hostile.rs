@@ -210,8 +210,8 @@ fn every_second_page_again_and_again() {
 fn lost_invalidations_and_scrubs_are_seen() {
     let moved = |lose_invalidations, lose_scrubs| {
         let mut world = world(3, &[(2, 3, 0), (1, 2, 0)]);
-        world.machine.borrow_mut().lose_invalidations = lose_invalidations;
-        world.machine.borrow_mut().lose_scrubs = lose_scrubs;
+        world.machine.lock().unwrap().lose_invalidations = lose_invalidations;
+        world.machine.lock().unwrap().lose_scrubs = lose_scrubs;
         world.hello(0);
         world.hello(1);
         world.touch_all(0).unwrap();

@@ -12,4 +12,6 @@ mod calls;
 mod hostile;
 #[cfg(not(miri))]
 mod properties;
+#[cfg(not(miri))]
+mod races;
 pub(crate) mod world;

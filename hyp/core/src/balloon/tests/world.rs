@@ -5,9 +5,8 @@
 //! guest's own in the frame table, and that it holds what the guest last wrote there: so a missing
 //! invalidation, a missing scrub or a frame with two owners shows up as a failed access.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use ballast_abi::{Entry, EntryStatus, Order, Status, function};
 use spin::mutex::TicketMutex;
@@ -38,7 +37,7 @@ pub struct Machine {
 #[derive(Clone)]
 pub struct FakeHw {
     pub guest: usize,
-    pub machine: Rc<RefCell<Machine>>,
+    pub machine: Arc<Mutex<Machine>>,
 }
 
 impl FakeHw {
@@ -46,7 +45,8 @@ impl FakeHw {
         assert!(page.is_aligned(PAGE_SIZE));
         f(self
             .machine
-            .borrow_mut()
+            .lock()
+            .unwrap()
             .memory
             .entry(page.page())
             .or_insert_with(|| Box::new([0; 512])))
@@ -85,7 +85,7 @@ impl Hardware for FakeHw {
     fn publish_tables(&mut self) {}
 
     fn invalidate_guest(&mut self) {
-        let mut machine = self.machine.borrow_mut();
+        let mut machine = self.machine.lock().unwrap();
         machine.invalidations += 1;
         if !machine.lose_invalidations {
             machine.tlb.remove(&self.guest);
@@ -94,7 +94,7 @@ impl Hardware for FakeHw {
 
     fn scrub(&mut self, first: Pa, pages: usize) {
         assert!(pages >= 1 && first.page() % 512 + pages as u64 <= 512);
-        let mut machine = self.machine.borrow_mut();
+        let mut machine = self.machine.lock().unwrap();
         machine.scrubbed += pages as u64;
         if !machine.lose_scrubs {
             for page in first.page()..first.page() + pages as u64 {
@@ -115,7 +115,7 @@ pub struct Guest {
 pub struct World {
     pub pool: TicketMutex<Pool>,
     pub guests: Vec<Guest>,
-    pub machine: Rc<RefCell<Machine>>,
+    pub machine: Arc<Mutex<Machine>>,
     pub ram: Vec<PaRange>,
     stamp: u64,
 }
@@ -132,9 +132,9 @@ pub fn world(ram_blocks: u64, sizes: &[GuestSize]) -> World {
 }
 
 pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> World {
-    let machine = Rc::new(RefCell::new(Machine::default()));
+    let machine = Arc::new(Mutex::new(Machine::default()));
     let mut pool = Pool::new(ram, held, BootFrames::Fresh).unwrap();
-    let next_table = RefCell::new(0x10_0000_u64);
+    let next_table = core::cell::Cell::new(0x10_0000_u64);
     let guests = sizes.iter().enumerate().map(|(index, &(boot, max, min))| {
         let config = MemoryConfig {
             guest: GuestId::new(index).unwrap(),
@@ -150,8 +150,8 @@ pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> Wor
             devices: &[],
         };
         let memory = GuestMemory::new(config, &layout, |_| {
-            *next_table.borrow_mut() += PAGE_SIZE;
-            Pa(*next_table.borrow())
+            next_table.set(next_table.get() + PAGE_SIZE);
+            Pa(next_table.get())
         });
         let memory = memory.unwrap();
         assert_eq!(memory.boot_assign(&mut pool, boot * 512), boot * 512);
@@ -299,7 +299,8 @@ impl World {
         let ipa = Ipa(RAM.0 + number * PAGE_SIZE);
         let cached = hw
             .machine
-            .borrow()
+            .lock()
+            .unwrap()
             .tlb
             .get(&guest)
             .and_then(|tlb| tlb.get(&ipa.page()).copied());
@@ -310,7 +311,8 @@ impl World {
                     return Ok(false);
                 };
                 hw.machine
-                    .borrow_mut()
+                    .lock()
+                    .unwrap()
                     .tlb
                     .entry(guest)
                     .or_default()
@@ -404,7 +406,7 @@ impl World {
                     Owner::Hypervisor => {}
                     Owner::Zero => {
                         expected.zero += 1;
-                        let machine = self.machine.borrow();
+                        let machine = self.machine.lock().unwrap();
                         let zero = machine
                             .memory
                             .get(&number)
