@@ -70,7 +70,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     let board = Board {
         gic: args.gic,
         cores: 2,
-        ram_mib: 1280,
+        ram_mib: 1088,
         extra: vec!["-no-reboot".to_owned()],
     };
     let partitions = paths::root().join("boards/qemu-virt/two-linux.dtso");
