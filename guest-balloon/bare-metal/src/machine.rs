@@ -54,6 +54,8 @@ pub struct Machine {
     pub psci_by_smc: bool,
     /// Ballast's node, if this is a guest of Ballast.
     pub balloon: Option<Balloon>,
+    /// Where the device tree lies.
+    pub dtb: u64,
     /// `/chosen/bootargs`.
     pub bootargs: String<512>,
 }
@@ -75,6 +77,7 @@ impl Machine {
                 .and_then(|psci| psci.property("method"))
                 .is_some_and(|method| method.as_str() == Some("smc")),
             balloon: None,
+            dtb,
             bootargs: String::new(),
         };
         for node in fdt

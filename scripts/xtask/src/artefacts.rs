@@ -1,6 +1,6 @@
 //! What runs on the board: built with cargo, turned into what a boot loader takes.
 
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -21,6 +21,31 @@ pub fn hypervisor() -> Result<PathBuf> {
 /// Builds the bare-metal guest; gives its arm64 Image.
 pub fn bare_metal_guest() -> Result<PathBuf> {
     bare_metal("ballast-bare-metal", "bare-metal.img")
+}
+
+/// The bare-metal guest in each form that a kernel can have.
+pub struct BareMetalForms {
+    /// arm64 Image.
+    pub image: PathBuf,
+    /// The same, gzipped.
+    pub gzipped: PathBuf,
+    /// ELF64.
+    pub elf: PathBuf,
+}
+
+/// Builds the bare-metal guest in each form.
+pub fn bare_metal_forms() -> Result<BareMetalForms> {
+    let image = bare_metal_guest()?;
+    let elf = cargo_build("ballast-bare-metal", BARE_METAL, &[])?;
+    let gzipped = image.with_extension("img.gz");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&paths::read(&image)?)?;
+    paths::write(&gzipped, packed.finish()?)?;
+    Ok(BareMetalForms {
+        image,
+        gzipped,
+        elf,
+    })
 }
 
 fn bare_metal(package: &str, image: &str) -> Result<PathBuf> {

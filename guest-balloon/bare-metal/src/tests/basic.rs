@@ -7,6 +7,7 @@ use aarch64_cpu::registers::{CNTV_CTL_EL0, CNTV_CVAL_EL0, CurrentEL, Readable, W
 use super::Outcome;
 use crate::cpu::{self, MAX_CPUS};
 use crate::machine::Machine;
+use crate::mmio::Mmio;
 use crate::smccc::psci;
 use crate::{ensure, gic, println, smp};
 
@@ -22,6 +23,12 @@ pub fn hello(machine: &Machine) -> Outcome {
         cpu::frequency(),
         machine.gic
     );
+    println!("dtb {:#x}", machine.dtb);
+    if let Some(address) = machine.arg_number("probe") {
+        // SAFETY: an address that the caller of the test says answers reads; it lies in the device map.
+        let word = unsafe { Mmio::new(address) }.read32(0);
+        println!("probe {address:#x} reads {word:#x}");
+    }
     println!("bootargs {}", machine.bootargs);
     let version = psci::call32(psci::function::VERSION, 0, 0, 0);
     println!("PSCI {}.{}", version >> 16, version & 0xffff);

@@ -2,6 +2,8 @@
 
 mod bare_metal;
 mod host;
+mod hostile;
+mod kernels;
 mod linux;
 mod memory;
 mod monitor;
@@ -54,6 +56,8 @@ impl Tally {
 fn scenarios() -> Vec<Scenario> {
     let groups = [
         bare_metal::scenarios(),
+        kernels::scenarios(),
+        hostile::scenarios(),
         refusals::scenarios(),
         linux::scenarios(),
         monitor::scenarios(),

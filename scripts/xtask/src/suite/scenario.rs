@@ -27,7 +27,7 @@ pub struct Guest {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kernel {
-    BareMetal,
+    BareMetal(&'static str),
     Linux,
 }
 
@@ -36,7 +36,7 @@ impl Guest {
     pub fn bare_metal(name: &str, test: &str) -> Self {
         Self {
             name: name.to_owned(),
-            kernel: Kernel::BareMetal,
+            kernel: Kernel::BareMetal("bare-metal"),
             bootargs: format!("test={test}"),
             properties: Vec::new(),
             number: None,
@@ -53,6 +53,12 @@ impl Guest {
             properties: Vec::new(),
             number: None,
         }
+    }
+
+    /// The bare-metal guest in another form: the image of this name.
+    pub fn kernel(mut self, image: &'static str) -> Self {
+        self.kernel = Kernel::BareMetal(image);
+        self
     }
 
     /// Further boot arguments.
@@ -93,8 +99,8 @@ impl Guest {
     fn source(&self, place: usize) -> String {
         let number = self.number.unwrap_or(place);
         let images = match self.kernel {
-            Kernel::BareMetal => "kernel = \"bare-metal\";",
-            Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";",
+            Kernel::BareMetal(image) => format!("kernel = \"{image}\";"),
+            Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";".to_owned(),
         };
         let mut text = format!(
             "        {}@{number} {{\n            compatible = \"ballast,guest\"; reg = <{number}>;\n",
@@ -253,10 +259,13 @@ impl Images {
     /// Builds the hypervisor, the bare-metal guest and the Linux guest.
     pub fn build(consent: Consent) -> Result<Self> {
         let linux = artefacts::linux_guest(consent)?;
+        let bare_metal = artefacts::bare_metal_forms()?;
         Ok(Self {
             hypervisor: artefacts::hypervisor()?,
             all: vec![
-                Image::new("bare-metal", artefacts::bare_metal_guest()?),
+                Image::new("bare-metal", &bare_metal.image),
+                Image::new("bare-metal-elf", &bare_metal.elf),
+                Image::new("bare-metal-gz", &bare_metal.gzipped),
                 Image::new("linux", linux.kernel),
                 Image::new("linux-initrd", linux.initrd),
             ],
