@@ -74,15 +74,12 @@ fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: A
             context,
         } => {
             guest.starts[vcpu & 7].set(entry, context);
+            guest.core_chosen();
             percpu::assign(core, guest.index, vcpu);
             percpu::post(cpu.gic, core, request::START);
             frame.x[0] = 0;
         }
-        Action::Stop => run::leave(system, cpu, || {
-            if guest.psci.all_off() {
-                guest.stop(system, cpu, After::PoweredOff, Origin::Guest);
-            }
-        }),
+        Action::Stop => run::leave(system, cpu),
         Action::SystemOff => leave_for_good(system, cpu, guest, After::PoweredOff),
         Action::SystemReset => leave_for_good(system, cpu, guest, After::Reset),
     }
@@ -95,8 +92,8 @@ fn leave_for_good(
     after: After,
 ) -> ! {
     // Whether this call stops the guest or another stop is under way: this core leaves.
-    guest.stop(system, cpu, after, Origin::Guest);
-    run::leave(system, cpu, || {})
+    guest.stop(cpu, after, Origin::Guest);
+    run::leave(system, cpu)
 }
 
 fn balloon(

@@ -59,7 +59,7 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         guest.kick(cpu, kicks);
     }
     if requests & request::STOP != 0 && guest.is_stopping() {
-        run::leave(system, cpu, || {});
+        run::leave(system, cpu);
     }
 }
 

@@ -62,7 +62,7 @@ impl Operator for Shell<'_> {
             min_kib: config.memory.min_bytes / KIB,
             max_kib: config.memory.max_bytes / KIB,
             driver: self.driver(guest, u64::from(pages), target),
-            cpus_on: guest.running.load(Ordering::Relaxed).count_ones() as u8,
+            cpus_on: guest.vcpus_on() as u8,
             cpus: config.cpus.max as u8,
         }
     }
@@ -129,11 +129,9 @@ impl Operator for Shell<'_> {
         let guest = &self.system.guests[guest];
         let done = match action {
             PowerAction::Start => guest.start(self.cpu, Origin::Monitor),
-            PowerAction::Stop => {
-                guest.stop(self.system, self.cpu, After::Operator, Origin::Monitor)
-            }
+            PowerAction::Stop => guest.stop(self.cpu, After::Operator, Origin::Monitor),
             PowerAction::Reset => {
-                guest.stop(self.system, self.cpu, After::Reset, Origin::Monitor)
+                guest.stop(self.cpu, After::Reset, Origin::Monitor)
                     || guest.start(self.cpu, Origin::Monitor)
             }
         };

@@ -68,11 +68,13 @@ fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
 
 /// Builds `guest` and enters it on this core, that of its vCPU 0.
 fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
-    match guest.load(system, cpu) {
+    let loaded = guest.load(system, cpu);
+    cpu.window.close();
+    match loaded {
         Ok(()) => {
-            guest.loaded();
-            // Every vCPU is off and every core free: both succeed.
+            // No core is in the guest or on its way: every vCPU is off, every core free, and both succeed.
             let _ = (guest.psci.claim(0), guest.free_cores.take(cpu.index));
+            guest.loaded();
             system.record(Event::Started {
                 guest: guest.index as u8,
                 by: guest.asked_by(),
@@ -98,9 +100,10 @@ fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
 fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcpu: usize) {
     /// EL1h, DAIF masked (Linux `booting.rst`; PSCI DEN0022, 6.4).
     const SPSR: u64 = 0x3c5;
-    if !guest.enter(system, cpu, vcpu) {
+    if !guest.may_enter() {
         guest.free_cores.put(cpu.index);
         guest.psci.set_off(vcpu);
+        guest.left(system, cpu);
         return;
     }
     guest.psci.set_on(vcpu);
@@ -121,9 +124,8 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     unsafe { enter_guest(entry, SPSR, context, frame) }
 }
 
-/// Takes this core out of its vCPU and back to waiting. The caller has dealt with the vCPU's power
-/// state; `after` runs when the core is clean.
-pub fn leave(system: &'static System, cpu: &'static PerCpu, after: impl FnOnce()) -> ! {
+/// Takes this core out of its vCPU, which is off then, and back to waiting.
+pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
     if let Some(Current { guest, vcpu }) = cpu.current.take() {
         registers::reset_guest_state();
         let kicks = {
@@ -136,8 +138,7 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu, after: impl FnOnce()
         // In this order: whoever sees the vCPU off finds a core for it.
         guest.free_cores.put(cpu.index);
         guest.psci.set_off(vcpu);
-        after();
-        guest.left(system, cpu, vcpu);
+        guest.left(system, cpu);
     }
     // SAFETY: the core's own stack from the top; nothing on it is needed any more.
     unsafe { restart_core(layout::stack_top(cpu.index)) }

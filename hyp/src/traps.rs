@@ -259,8 +259,6 @@ extern "C" fn rust_serror(_frame: &mut Frame, esr: u64) {
         return;
     };
     report::stop(system, current, esr);
-    current
-        .guest
-        .stop(system, cpu, After::Fault, Origin::Ballast);
-    run::leave(system, cpu, || {})
+    current.guest.stop(cpu, After::Fault, Origin::Ballast);
+    run::leave(system, cpu)
 }

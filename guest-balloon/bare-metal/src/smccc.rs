@@ -53,6 +53,8 @@ pub mod psci {
         pub const AFFINITY_INFO: u64 = 0xc400_0004;
         /// `SYSTEM_OFF`
         pub const SYSTEM_OFF: u64 = 0x8400_0008;
+        /// `SYSTEM_RESET`
+        pub const SYSTEM_RESET: u64 = 0x8400_0009;
         /// `PSCI_FEATURES`
         pub const FEATURES: u64 = 0x8400_000a;
     }

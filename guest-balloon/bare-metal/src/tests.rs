@@ -58,6 +58,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "hostile-h10" => hostile::race::h10(machine),
         "hostile-h11" => hostile::list::h11(machine),
         "hostile-h13" => hostile::list::h13(machine),
+        "hostile-h15" => hostile::reset::h15(machine),
         "hostile-m1" => hostile::map::m1(machine),
         "hostile-m2" => hostile::map::m2(machine),
         "hostile-m3" => hostile::map::m3(machine),

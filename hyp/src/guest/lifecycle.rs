@@ -1,10 +1,12 @@
 //! Starting, stopping and resetting a guest, whatever its vCPUs are doing.
 //!
-//! A guest stops when its last core has left it. Whoever asks sets the phase and asks each core;
-//! the core that takes the last `running` bit away completes the stop, exactly once, and hands the
-//! rest (building the guest anew) to the core of vCPU 0. Nobody waits for anybody.
+//! A guest stops when its last core has left it. Each core counts from when it is chosen (at the
+//! guest's start, or by CPU_ON) until it is clean, so nothing of one life is under way when the next
+//! begins. Whoever asks for a stop sets the phase and asks each core; the core that takes the last
+//! count away completes the stop, exactly once, and hands the rest (building the guest anew) to the
+//! core of vCPU 0. Nobody waits for anybody.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use ballast_core::log::Origin;
 
@@ -40,10 +42,18 @@ pub enum After {
     Fault = 3,
 }
 
-impl Guest {
-    /// The phase now.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::SeqCst) {
+/// [`Phase`] (bits 1:0), [`After`] (3:2) and who asked (5:4), which change together: whoever sees a
+/// stop sees what it is for.
+#[derive(Clone, Copy)]
+struct Life(u8);
+
+impl Life {
+    const fn new(phase: Phase, after: After, by: Origin) -> Self {
+        Self(phase as u8 | (after as u8) << 2 | (by as u8 & 3) << 4)
+    }
+
+    const fn phase(self) -> Phase {
+        match self.0 & 3 {
             1 => Phase::Loading,
             2 => Phase::Running,
             3 => Phase::Stopping,
@@ -51,9 +61,8 @@ impl Guest {
         }
     }
 
-    /// What the last stop was for.
-    pub fn after_stop(&self) -> After {
-        match self.after_stop.load(Ordering::Relaxed) {
+    const fn after(self) -> After {
+        match self.0 >> 2 & 3 {
             1 => After::Reset,
             2 => After::Operator,
             3 => After::Fault,
@@ -61,20 +70,69 @@ impl Guest {
         }
     }
 
-    fn change(&self, from: Phase, to: Phase) -> bool {
-        self.phase
-            .compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-    }
-
-    /// Who asked for the last start or stop.
-    pub fn asked_by(&self) -> Origin {
-        match self.asked_by.load(Ordering::Relaxed) {
+    const fn by(self) -> Origin {
+        match self.0 >> 4 & 3 {
             0 => Origin::Boot,
             1 => Origin::Monitor,
             2 => Origin::Guest,
             _ => Origin::Ballast,
         }
+    }
+}
+
+/// How far a guest's life is, and on how many cores.
+pub struct State {
+    life: AtomicU8,
+    /// Cores that run one of its vCPUs, were chosen to, or are still leaving.
+    cores: AtomicU32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let life = Life::new(Phase::Stopped, After::Operator, Origin::Boot);
+        Self {
+            life: AtomicU8::new(life.0),
+            cores: AtomicU32::new(0),
+        }
+    }
+}
+
+impl State {
+    fn life(&self) -> Life {
+        Life(self.life.load(Ordering::SeqCst))
+    }
+
+    /// To what `next` makes of the life now, if that is in phase `from`.
+    fn change(&self, from: Phase, next: impl Fn(Life) -> Life) -> bool {
+        let changed = self
+            .life
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+                let now = Life(now);
+                (now.phase() == from).then(|| next(now).0)
+            });
+        changed.is_ok()
+    }
+}
+
+impl Guest {
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        self.state.life().phase()
+    }
+
+    /// What the last stop was for.
+    pub fn after_stop(&self) -> After {
+        self.state.life().after()
+    }
+
+    /// Who asked for the last start or stop.
+    pub fn asked_by(&self) -> Origin {
+        self.state.life().by()
+    }
+
+    /// How many vCPUs are on, those included that are just coming or going.
+    pub fn vcpus_on(&self) -> u32 {
+        self.state.cores.load(Ordering::Relaxed)
     }
 
     /// Whether its cores were asked to leave.
@@ -87,62 +145,62 @@ impl Guest {
         let Some(core) = self.cores.first() else {
             return false;
         };
-        if !self.change(Phase::Stopped, Phase::Loading) {
+        let loading = |now: Life| Life::new(Phase::Loading, now.after(), by);
+        if !self.state.change(Phase::Stopped, loading) {
             return false;
         }
-        self.asked_by.store(by as u8, Ordering::Relaxed);
         percpu::post(cpu.gic, *core, request::LOAD);
         true
     }
 
-    /// Its image is in place: the core of vCPU 0 may enter.
+    /// Its image is in place: the core of vCPU 0, which asks, may enter.
     pub fn loaded(&self) {
-        self.phase.store(Phase::Running as u8, Ordering::Release);
+        self.core_chosen();
+        let running = |now: Life| Life::new(Phase::Running, now.after(), now.by());
+        self.state.change(Phase::Loading, running);
     }
 
     /// Loading failed: stopped, with the reason in the log.
     pub fn load_failed(&self) {
-        self.after_stop.store(After::Fault as u8, Ordering::Relaxed);
-        self.phase.store(Phase::Stopped as u8, Ordering::Release);
+        let stopped = |now: Life| Life::new(Phase::Stopped, After::Fault, now.by());
+        self.state.change(Phase::Loading, stopped);
     }
 
     /// Asks all its cores to leave. False if it is not running (a stop that is under way stands).
-    pub fn stop(&self, system: &System, cpu: &PerCpu, after: After, by: Origin) -> bool {
-        if !self.change(Phase::Running, Phase::Stopping) {
+    pub fn stop(&self, cpu: &PerCpu, after: After, by: Origin) -> bool {
+        let stopping = |_| Life::new(Phase::Stopping, after, by);
+        if !self.state.change(Phase::Running, stopping) {
             return false;
         }
-        self.after_stop.store(after as u8, Ordering::SeqCst);
-        self.asked_by.store(by as u8, Ordering::Relaxed);
         for core in &self.cores {
             percpu::post(cpu.gic, *core, request::STOP);
-        }
-        if self.running.load(Ordering::SeqCst) == 0 {
-            self.complete_stop(system, cpu);
         }
         true
     }
 
-    /// `vcpu`'s core is about to enter. False if the guest is being stopped: stay out.
-    pub fn enter(&self, system: &System, cpu: &PerCpu, vcpu: usize) -> bool {
-        // Bit first, phase second; `stop` does it the other way round, so one sees the other.
-        self.running.fetch_or(1 << vcpu, Ordering::SeqCst);
-        if self.phase.load(Ordering::SeqCst) == Phase::Running as u8 {
-            return true;
-        }
-        self.left(system, cpu, vcpu);
-        false
+    /// A core is about to be asked to enter. Called before it is asked, by a core that counts itself
+    /// (or by [`Guest::loaded`]): so the guest cannot stop in between.
+    pub fn core_chosen(&self) {
+        self.state.cores.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// `vcpu`'s core has left the guest and cleaned up.
-    pub fn left(&self, system: &System, cpu: &PerCpu, vcpu: usize) {
-        let before = self.running.fetch_and(!(1 << vcpu), Ordering::SeqCst);
-        if before == 1 << vcpu && self.phase() == Phase::Stopping {
-            self.complete_stop(system, cpu);
-        }
+    /// Whether a core that was chosen may enter. If not, the guest is being stopped: the core has
+    /// [`left`](Guest::left). A stop that comes later finds it by its request.
+    pub fn may_enter(&self) -> bool {
+        self.phase() == Phase::Running
     }
 
-    fn complete_stop(&self, system: &System, cpu: &PerCpu) {
-        if !self.change(Phase::Stopping, Phase::Stopped) {
+    /// The calling core is clean and has left the guest, whose vCPU is off and has given the core back.
+    pub fn left(&self, system: &System, cpu: &PerCpu) {
+        if self.state.cores.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        // The last: nobody is there to turn a vCPU on. If nobody has asked for it, the guest itself has
+        // turned off its last vCPU.
+        let off = |_| Life::new(Phase::Stopping, After::PoweredOff, Origin::Guest);
+        self.state.change(Phase::Running, off);
+        let stopped = |now: Life| Life::new(Phase::Stopped, now.after(), now.by());
+        if !self.state.change(Phase::Stopping, stopped) {
             return;
         }
         system.guest_stopped(self, cpu);

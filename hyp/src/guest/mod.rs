@@ -8,14 +8,13 @@ pub mod lifecycle;
 pub mod load;
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE};
 use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
-use ballast_core::log::Origin;
 use ballast_core::machine;
 use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
@@ -149,15 +148,11 @@ pub struct Guest {
     pub maintained: AtomicU64,
     /// The interrupt controller it sees.
     pub gic_version: vgic::Version,
-    /// vCPUs whose core is in the guest, one bit each.
-    pub running: AtomicU32,
     /// It was started before: memory may have left dirty lines in the caches.
     has_run: AtomicBool,
     /// An abort was reported since it started.
     pub has_faulted: AtomicBool,
-    phase: AtomicU8,
-    after_stop: AtomicU8,
-    asked_by: AtomicU8,
+    state: lifecycle::State,
 }
 
 impl Guest {
@@ -229,12 +224,9 @@ impl Guest {
             injected: AtomicU64::new(0),
             maintained: AtomicU64::new(0),
             gic_version: version,
-            running: AtomicU32::new(0),
             has_run: AtomicBool::new(false),
             has_faulted: AtomicBool::new(false),
-            phase: AtomicU8::new(0),
-            after_stop: AtomicU8::new(lifecycle::After::Operator as u8),
-            asked_by: AtomicU8::new(Origin::Boot as u8),
+            state: lifecycle::State::default(),
             plan,
         })
     }
@@ -282,23 +274,22 @@ impl Guest {
 
     /// Drives the balloon's interrupt line to what the target says, from any core.
     pub fn update_balloon(&self, cpu: &PerCpu) {
-        let line = if self.memory.target.is_pending() {
-            Line::High
-        } else {
-            Line::Low
-        };
-        let kicks = self.drive(cpu, BALLOON_INTID, line);
+        // The target is read with the lock held: of two cores that drive the line at once, the later
+        // knows what the earlier knew.
+        let kicks = self.drive(cpu, BALLOON_INTID, || self.memory.target.is_pending());
         self.kick(cpu, kicks);
     }
 
-    /// Drives an emulated line, on this core's own list registers if it runs the guest.
-    fn drive(&self, cpu: &PerCpu, id: IntId, line: Line) -> Kicks {
+    /// Drives an emulated line high if `is_high` says so under the lock, on this core's own list
+    /// registers if it runs the guest.
+    fn drive(&self, cpu: &PerCpu, id: IntId, is_high: impl FnOnce() -> bool) -> Kicks {
+        let mut vgic = self.vgic.lock();
+        let line = if is_high() { Line::High } else { Line::Low };
         match cpu.current.get() {
             Some(current) if current.guest.index == self.index => {
-                let mut host = self.host(cpu);
-                self.vgic.lock().set_line(current.vcpu, id, line, &mut host)
+                vgic.set_line(current.vcpu, id, line, &mut self.host(cpu))
             }
-            _ => self.vgic.lock().set_line_remote(id, line),
+            _ => vgic.set_line_remote(id, line),
         }
     }
 
@@ -309,7 +300,7 @@ impl Guest {
         let result = f(&mut uart);
         let effects = uart.effects();
         let kicks = match effects.line {
-            Some(level) => self.drive(cpu, UART_INTID, if level { Line::High } else { Line::Low }),
+            Some(level) => self.drive(cpu, UART_INTID, || level),
             None => Kicks::NONE,
         };
         drop(uart);

@@ -5,3 +5,4 @@ pub mod list;
 pub mod map;
 pub mod race;
 pub mod registers;
+pub mod reset;

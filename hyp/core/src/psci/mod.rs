@@ -246,12 +246,6 @@ impl Psci {
             state.store(to as u8, Ordering::Release);
         }
     }
-
-    /// Whether all vCPUs are off: the guest is stopped.
-    #[must_use]
-    pub fn all_off(&self) -> bool {
-        (0..self.vcpus).all(|vcpu| self.state(vcpu) == Some(CpuState::Off))
-    }
 }
 
 /// PSCI_FEATURES (5.15). CPU_SUSPEND's flags are 0: the original power_state format, platform-coordinated.

@@ -13,6 +13,7 @@ pub fn scenarios() -> Vec<Scenario> {
             all.push(passes("smp", gic, cores));
         }
         all.push(passes("ipi", gic, 2));
+        all.push(passes("hostile-h15", gic, 4));
     }
     all
 }
