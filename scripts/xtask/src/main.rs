@@ -5,6 +5,7 @@
 
 mod archive;
 mod artefacts;
+mod bench;
 mod check;
 mod console;
 mod demo;
@@ -62,6 +63,8 @@ enum Command {
     Check(check::Args),
     /// Move memory between two running Linux guests, and show it
     Demo(demo::Args),
+    /// Measure what Ballast costs, in instructions
+    Bench(bench::Args),
     /// Run every test: on the host, then in QEMU
     Test(suite::Args),
 }
@@ -97,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => return run::run(&args, consent),
         Command::Check(args) => return check::run(&args, consent),
         Command::Demo(args) => return demo::run(&args, consent),
+        Command::Bench(args) => return bench::run(&args, consent),
         Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-pub use scenario::{Guest, Images, Scenario};
+pub use scenario::{Guest, Images, Scenario, partitions};
 
 use crate::setup::{self, Consent, Need};
 

@@ -1,0 +1,190 @@
+//! `cargo xtask bench`: what Ballast costs, in instructions, beside its peers and its goals.
+//!
+//! QEMU counts instructions as time (`-icount shift=0` and a counter of 1 GHz), so the bare-metal guest's differences
+//! of CNTVCT are instruction counts: the same on every machine, and no cycles. See `docs/bench.md`.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::archive::Image;
+use crate::artefacts;
+use crate::console::Console;
+use crate::paths;
+use crate::qemu::{Board, Serial};
+use crate::run;
+use crate::setup::{self, Consent, Need};
+use crate::suite::{Guest, partitions};
+
+/// Interrupt controllers to measure on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Gic {
+    /// GICv2.
+    #[value(name = "2")]
+    V2,
+    /// GICv3.
+    #[value(name = "3")]
+    V3,
+    /// One after the other.
+    Both,
+}
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// GIC architecture version
+    #[arg(long, value_enum, default_value = "both")]
+    gic: Gic,
+    /// Where to write the figures (default: bench.json in the build folder)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with failure if a figure is over its goal
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Figures by name.
+pub type Figures = BTreeMap<String, u64>;
+
+/// `cargo xtask bench`.
+pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
+    setup::ensure(
+        &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
+        consent,
+    )?;
+    let bench = Bench {
+        hypervisor: artefacts::hypervisor()?,
+        images: [Image::new("bare-metal", artefacts::bare_metal_guest()?)],
+        dir: paths::made("ballast/bench")?,
+    };
+    let gics: &[u8] = match args.gic {
+        Gic::V2 => &[2],
+        Gic::V3 => &[3],
+        Gic::Both => &[3, 2],
+    };
+    let mut all = BTreeMap::new();
+    for &gic in gics {
+        all.insert(gic, bench.measure(gic)?);
+    }
+    println!("{}", table::render(&all));
+    println!(
+        "Instructions under QEMU's -icount, not cycles: caches, TLBs and barriers are not modelled."
+    );
+    let json = match &args.json {
+        Some(path) => path.clone(),
+        None => paths::target().join("bench.json"),
+    };
+    paths::write(
+        &json,
+        serde_json::to_string_pretty(&table::json(&all))? + "\n",
+    )?;
+    println!("written to {}", json.display());
+    Ok(if args.strict && table::is_over(&all) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+struct Bench {
+    hypervisor: PathBuf,
+    images: [Image; 1],
+    dir: PathBuf,
+}
+
+impl Bench {
+    /// Everything on a board with this GIC.
+    fn measure(&self, gic: u8) -> Result<Figures> {
+        let guest = |cpus| {
+            Guest::bare_metal("guest", "bench")
+                .property("memory-min-mib = <16>")
+                .cpus(cpus)
+        };
+        let mut figures = self.measured(gic, 1, &[guest(1)])?;
+        // Of the second board only what the first cannot measure: two cores take turns.
+        for (name, value) in self.measured(gic, 2, &[guest(2)])? {
+            figures.entry(name).or_insert(value);
+        }
+        figures.insert("image_bytes".into(), fs::metadata(&self.hypervisor)?.len());
+        let resting = |name: &str| Guest::bare_metal(name, "counter");
+        let one = self.own_kib(gic, &[resting("a")])?;
+        let two = self.own_kib(gic, &[resting("a"), resting("b")])?;
+        figures.insert("own_kib".into(), one);
+        figures.insert("own_kib_per_guest".into(), two.saturating_sub(one));
+        Ok(figures)
+    }
+
+    /// The `MEASURE` lines of a run of `guests`, in instructions.
+    fn measured(&self, gic: u8, cores: u8, guests: &[Guest]) -> Result<Figures> {
+        const COUNTED: [&str; 5] = [
+            "-icount",
+            "shift=0,sleep=off",
+            "-cpu",
+            "cortex-a72,cntfrq=1000000000",
+            "-no-reboot",
+        ];
+        let mut console = self.boot(gic, cores, guests, &COUNTED)?;
+        let said = console.patience(300).expect("PASS bench")?;
+        console.expect_power_off()?;
+        let figures: Figures = said.lines().filter_map(figure).collect();
+        if figures.is_empty() {
+            bail!("the guest measured nothing and said:\n{said}");
+        }
+        Ok(figures)
+    }
+
+    /// RAM that no guest gets, boot archive apart, as the monitor says.
+    fn own_kib(&self, gic: u8, guests: &[Guest]) -> Result<u64> {
+        // As many cores for one guest as for two: each has its stack.
+        let mut console = self.boot(gic, 2, guests, &["-no-reboot"])?;
+        let status = console.status()?;
+        let own = status.host().number("own-kib");
+        if own == 0 {
+            bail!("`status` does not say what Ballast keeps:\n{status}");
+        }
+        Ok(own)
+    }
+
+    fn boot(&self, gic: u8, cores: u8, guests: &[Guest], extra: &[&str]) -> Result<Console> {
+        let board = Board {
+            gic,
+            cores,
+            ram_mib: 512,
+            extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+        };
+        let dir: &Path = &self.dir;
+        let source = dir.join("partitions.dtso");
+        paths::write(&source, partitions(guests))?;
+        let boot = run::prepare(&board, &source, &self.images, self.hypervisor.clone(), dir)?;
+        Console::start(board.command(&boot, Serial::Pipe), &dir.join("console.log"))
+            .context("booting the board")
+    }
+}
+
+/// `MEASURE name value`, whatever stands before it.
+fn figure(line: &str) -> Option<(String, u64)> {
+    let (_, rest) = line.split_once("MEASURE ")?;
+    let (name, value) = rest.trim().split_once(' ')?;
+    Some((name.to_owned(), value.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_from_whatever_line_they_stand_in() {
+        assert_eq!(
+            figure("guest | MEASURE sgi_to_self 161\r"),
+            Some(("sgi_to_self".to_owned(), 161))
+        );
+        assert_eq!(figure("MEASURE x"), None);
+        assert_eq!(figure("PASS bench"), None);
+    }
+}
