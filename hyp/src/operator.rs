@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ballast_core::addr::{MIB, PAGE_SIZE};
+use ballast_core::balloon::{Calls, Counter};
 use ballast_core::log::{Entry, Event, Origin};
 use ballast_core::monitor::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus, Operator,
@@ -76,19 +77,20 @@ impl Operator for Shell<'_> {
             }
         }
         let stats = &guest.memory.stats;
-        let transfer = |entries: &[ballast_core::balloon::Counter; 3]| TransferCounts {
-            calls: stats.calls.get(),
-            busy: 0,
+        let [busy_reserving, busy_releasing] = &stats.turned_away;
+        let transfer = |calls: &Calls, busy: &Counter, entries: &[Counter; 3]| TransferCounts {
+            calls: calls.calls.get(),
+            busy: busy.get(),
             entries: [entries[0].get(), entries[1].get(), entries[2].get()],
-            refused: 0,
+            refused: calls.refused.get(),
             pages: entries[0].get() + 16 * entries[1].get() + 512 * entries[2].get(),
         };
         GuestStats {
             exits,
             injected: guest.injected.load(Ordering::Relaxed),
             maintenance: guest.maintained.load(Ordering::Relaxed),
-            reserve: transfer(&stats.reserved),
-            release: transfer(&stats.released),
+            reserve: transfer(&stats.reserve, busy_reserving, &stats.reserved),
+            release: transfer(&stats.release, busy_releasing, &stats.released),
             splits: stats.splits.get(),
             merges: stats.merges.get(),
             console: guest.uart.lock().counts(),

@@ -4,7 +4,7 @@ use ballast_abi::{LIST_ENTRIES, Status, feature, function};
 use spin::mutex::{SpinMutexGuard, TicketMutex};
 
 use super::hw::Hardware;
-use super::{Driver, GuestMemory, Ledger, Outcome, Reported};
+use super::{Counter, Driver, GuestMemory, Ledger, Outcome, Reported};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::frames::{GuestSet, Pool};
 
@@ -38,7 +38,16 @@ impl GuestMemory {
                 Ok(mut ledger) => {
                     self.move_list(&mut ledger, pool, hw, function == function::RESERVE, x1, x2)
                 }
-                Err(status) => Outcome::status(status),
+                Err(status) => {
+                    let [reserve, release] = &self.stats.turned_away;
+                    let turned_away = if function == function::RESERVE {
+                        reserve
+                    } else {
+                        release
+                    };
+                    turned_away.add_shared(1);
+                    Outcome::status(status)
+                }
             },
             function::TARGET => {
                 let target = self.target.fetch();
@@ -148,7 +157,8 @@ impl GuestMemory {
         if n == 0 || n > LIST_ENTRIES as u64 {
             return Outcome::status(Status::InvalidParameters);
         }
-        self.stats.calls.add(1);
+        let (direction, done) = self.stats.direction(is_reserve);
+        let done_before = done.iter().map(Counter::get).sum::<u64>();
         let Ledger {
             list,
             batch,
@@ -171,6 +181,9 @@ impl GuestMemory {
         };
         hw.write_page(driver.list, entries.get(..consumed).unwrap_or(&[]));
         hw.publish_tables();
+        direction.calls.add(1);
+        let done = done.iter().map(Counter::get).sum::<u64>() - done_before;
+        direction.refused.add(consumed as u64 - done);
         let pages = before.abs_diff(*backed_pages);
         Outcome {
             wake,

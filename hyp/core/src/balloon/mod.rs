@@ -72,7 +72,7 @@ use alloc::vec;
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status};
 pub use lifecycle::{Progress, Scrubbed, scrub_step};
 use spin::mutex::SpinMutex;
-pub use target::{Counter, Fetched, Report, Reported, Stats, Target};
+pub use target::{Calls, Counter, Fetched, Report, Reported, Stats, Target};
 
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::BATCH_WORDS;

@@ -142,6 +142,11 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Adds where several may write at once.
+    pub(super) fn add_shared(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(super) fn add(&self, more: u64) {
         self.0.store(
@@ -151,11 +156,24 @@ impl Counter {
     }
 }
 
+/// How often one of the two list calls was made.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Calls that were carried out.
+    pub calls: Counter,
+    /// Entries that were consumed and not done: their statuses said why.
+    pub refused: Counter,
+}
+
 /// What a guest's memory calls have done since boot.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// RESERVE and RELEASE calls that were carried out.
-    pub calls: Counter,
+    /// RESERVE calls.
+    pub reserve: Calls,
+    /// RELEASE calls.
+    pub release: Calls,
+    /// RESERVE and RELEASE calls that found another call in progress, or the guest being rebuilt.
+    pub turned_away: [Counter; 2],
     /// List entries reserved, by order: 4 KiB, 64 KiB, 2 MiB.
     pub reserved: [Counter; 3],
     /// List entries released, by order.
@@ -170,4 +188,15 @@ pub struct Stats {
     pub scrubbed_pages: Counter,
     /// TLB invalidations.
     pub invalidations: Counter,
+}
+
+impl Stats {
+    /// The counts of one of the two list calls, and its entries that were done.
+    pub(super) const fn direction(&self, is_reserve: bool) -> (&Calls, &[Counter; 3]) {
+        if is_reserve {
+            (&self.reserve, &self.reserved)
+        } else {
+            (&self.release, &self.released)
+        }
+    }
 }
