@@ -13,7 +13,7 @@ use spin::Mutex;
 use crate::aarch64::cache;
 
 /// From this size on an allocation is a table: it is never freed.
-pub const LARGE: usize = 64 << 10;
+const LARGE: usize = ballast_core::plan::TABLE_BYTES as usize;
 
 struct State {
     /// Orders up to 2^31 bytes.

@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 
-use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
-use ballast_core::board::{Board, subtract};
+use ballast_core::addr::{Pa, PaRange};
+use ballast_core::board::Board;
+use ballast_core::dt::DeviceTree;
+use ballast_core::plan::OwnMemory;
 use ballast_core::refusal::Refusal;
 
 use crate::aarch64::mmu;
@@ -59,7 +61,12 @@ impl Map {
 }
 
 /// Places the heap and maps it.
-pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<Map, Refusal> {
+pub fn plan(
+    board: &Board,
+    tree: &DeviceTree<'_>,
+    image: PaRange,
+    dtb: &[u8],
+) -> Result<Map, Refusal> {
     let dtb = PaRange {
         start: mmu::pa_of_data(dtb),
         size: dtb.len() as u64,
@@ -69,62 +76,21 @@ pub fn plan(board: &Board, image: PaRange, dtb: &[u8], guests: usize) -> Result<
         own_bytes: 0,
         archive: &[],
     };
-    let free = subtract(&board.ram, &map.taken(board));
-    let tables = table_bytes(board);
-    let size = heap_bytes(board, guests) + tables;
-    // Close to the image: what is left of a block that is taken in part wastes no whole one.
-    let place = free
-        .iter()
-        .filter(|range| range.size >= size)
-        .min_by_key(|range| (range.start.0.abs_diff(image.end().0), range.size))
-        .copied()
-        .ok_or_else(|| {
-            Refusal::new("/memory")
-                .problem(format_args!(
-                    "has no {} KiB in one piece for Ballast itself",
-                    size >> 10
-                ))
-                .fix("use a board with more memory")
-        })?;
-    mmu::map_heap(place.start, size);
+    let own = OwnMemory::plan(board, tree, image, &map.held)?;
+    let PaRange { start, size } = own.heap;
+    mmu::map_heap(start, size);
     // SAFETY: just mapped; held, so that nothing else uses it.
-    unsafe { heap::init(layout::HEAP_BASE as usize, size as usize, tables as usize) };
-    map.held.push(PaRange {
-        start: place.start,
-        size,
-    });
+    unsafe {
+        heap::init(
+            layout::HEAP_BASE as usize,
+            size as usize,
+            own.tables as usize,
+        )
+    };
+    map.held.push(own.heap);
     map.own_bytes = image.size + size;
     map.archive = board
         .initrd
         .map_or(&[], |range| mmu::map_data(range.start, range.size));
     Ok(map)
-}
-
-/// The frame table (`ballast_core::frames`): four bytes and two bits a frame and less than 24 bytes a
-/// block, rounded up to whole blocks, of which each range of RAM can have two in part.
-fn table_bytes(board: &Board) -> u64 {
-    let blocks: u64 = board
-        .ram
-        .iter()
-        .map(|range| range.size / BLOCK_SIZE + 2)
-        .sum();
-    let frames = blocks * PAGES_PER_BLOCK as u64;
-    let descriptors = blocks * 24;
-    // Small ones come from the buddy allocator, in a power of two.
-    let descriptors = if descriptors < heap::LARGE as u64 {
-        0
-    } else {
-        descriptors
-    };
-    (frames * 4 + frames / 4 + descriptors).next_multiple_of(PAGE_SIZE)
-}
-
-/// Stacks, guests' tables and rings, and room for boot.
-fn heap_bytes(board: &Board, guests: usize) -> u64 {
-    /// Boot-time work, small descriptors of the frame table, and what does not depend on the board.
-    const BASE: u64 = 256 << 10;
-    /// Stacks, window table and per-core data.
-    const PER_CORE: u64 = 56 << 10;
-    const PER_GUEST: u64 = 96 << 10;
-    BASE + PER_CORE * board.cores.len() as u64 + PER_GUEST * guests as u64
 }

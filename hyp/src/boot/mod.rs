@@ -60,10 +60,7 @@ fn bring_up(
 ) -> Result<usize, Vec<Refusal>> {
     let one = |refusal| alloc::vec![refusal];
     let board = Board::from_dt(tree).map_err(one)?;
-    let guest_count = tree
-        .find("/ballast")
-        .map_or(0, |node| node.children().count());
-    let map = memory::plan(&board, image, blob, guest_count).map_err(one)?;
+    let map = memory::plan(&board, tree, image, blob).map_err(one)?;
     say!(
         "{}: {} cores, GICv{}, {} MiB RAM, {} KiB of it for Ballast",
         board.model,

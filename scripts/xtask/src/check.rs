@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use ballast_core::addr::{Pa, PaRange};
-use ballast_core::plan::{self, Report};
+use ballast_core::dt::DeviceTree;
+use ballast_core::plan::{self, OwnMemory, Report};
+use ballast_core::refusal::Refusal;
 
 use crate::archive::{self, Image};
 use crate::artefacts;
@@ -64,16 +66,30 @@ pub fn judge(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) 
     let ram = u64::from(board.ram_mib) << 20;
     let initrd = RAM_BASE + (ram / 2).min(INITRD_OFFSET_MAX);
     let archive_size = archive.as_ref().map_or(0, Vec::len) as u64;
-    // What the loader and Ballast put into RAM before guests get theirs. Ballast's heap goes right behind its image.
-    let held = [
-        held_range(RAM_BASE + IMAGE_OFFSET, image.len() as u64),
+    // What the loader and Ballast put into RAM before guests get theirs.
+    let image = held_range(RAM_BASE + IMAGE_OFFSET, image.len() as u64);
+    let mut held = vec![
+        image,
         held_range(initrd, archive_size),
         held_range(
             (initrd + archive_size).next_multiple_of(2 << 20),
             2 * tree.len() as u64,
         ),
     ];
-    Ok(plan::check(&tree, archive.as_deref(), &held))
+    let heap = own_memory(&tree, image, &held);
+    held.extend(heap.iter().flatten().map(|own| own.heap));
+    let mut report = plan::check(&tree, archive.as_deref(), &held);
+    if let Some(Err(refusal)) = heap {
+        report.refusals.push(refusal);
+    }
+    Ok(report)
+}
+
+/// The heap that Ballast would take; `None` if the tree is none of a board, which the check says itself.
+fn own_memory(tree: &[u8], image: PaRange, held: &[PaRange]) -> Option<Result<OwnMemory, Refusal>> {
+    let tree = DeviceTree::new(tree).ok()?;
+    let board = ballast_core::board::Board::from_dt(&tree).ok()?;
+    Some(OwnMemory::plan(&board, &tree, image, held))
 }
 
 fn held_range(start: u64, size: u64) -> PaRange {

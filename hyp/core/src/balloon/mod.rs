@@ -192,6 +192,9 @@ impl Span {
     }
 }
 
+/// Heap for each 2 MiB of a guest's maximum, beside the stage-2 tables.
+pub(crate) const RECORD_BYTES: u64 = size_of::<TableRecord>() as u64;
+
 impl GuestMemory {
     /// The memory of a guest with this `layout`, nothing of it backed. `pa_of` as for [`Stage2::new`].
     ///

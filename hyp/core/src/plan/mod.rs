@@ -8,6 +8,7 @@ mod check;
 mod cores;
 mod guest;
 mod memory;
+mod own;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 pub use check::{Report, check};
+pub use own::{OwnMemory, TABLE_BYTES};
 
 use crate::addr::{Ipa, IpaRange, PaRange};
 use crate::archive::Archive;

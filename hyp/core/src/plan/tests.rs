@@ -1,4 +1,5 @@
 mod backing;
+mod own;
 
 use super::*;
 use crate::addr::{MIB, Pa};

@@ -1,0 +1,136 @@
+//! Ballast's own memory: how large its heap is and where it goes.
+//!
+//! Decided before the partitions are judged, as judging them takes heap: from bare numbers in the
+//! device tree, whatever else is wrong with it. The host's check counts the same heap.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        reason = "sums of table sizes: RAM below 2^48 bytes, guests and banks as many as fit a device tree"
+    )
+)]
+
+use alloc::format;
+
+use crate::addr::{BLOCK_SIZE, GIB, MIB, PAGE_SIZE, PAGES_PER_BLOCK, PaRange};
+use crate::balloon::RECORD_BYTES;
+use crate::board::Board;
+use crate::dt::{DeviceTree, Node};
+use crate::machine::{IPA_LIMIT, RAM_BASE};
+use crate::refusal::Refusal;
+
+/// From this size on an allocation is a table that lasts: the heap keeps those apart, in their exact
+/// size, and rounds smaller ones up to a power of two.
+pub const TABLE_BYTES: u64 = 64 << 10;
+
+/// The heap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnMemory {
+    /// Where it is.
+    pub heap: PaRange,
+    /// How much of it, at its end, is for allocations from [`TABLE_BYTES`] on.
+    pub tables: u64,
+}
+
+impl OwnMemory {
+    /// Places the heap close to the `image`, in RAM that neither firmware nor `held` nor the boot archive
+    /// has: what is left of a block that is taken in part wastes no whole one.
+    ///
+    /// # Errors
+    /// No piece of RAM is large enough.
+    pub fn plan(
+        board: &Board,
+        tree: &DeviceTree<'_>,
+        image: PaRange,
+        held: &[PaRange],
+    ) -> Result<Self, Refusal> {
+        let need = Need::of(board, tree);
+        let size = (need.small + need.tables).next_multiple_of(PAGE_SIZE);
+        let free = super::memory::free(board, held);
+        let place = free
+            .iter()
+            .filter(|range| range.size >= size)
+            .min_by_key(|range| (range.start.0.abs_diff(image.end().0), range.size));
+        let place = place.ok_or_else(|| {
+            let problem = format!("has no {} KiB in one piece for Ballast itself", size >> 10);
+            Refusal::new("/memory")
+                .problem(problem)
+                .fix("use a board with more memory, or lower the guests' memory-max-mib")
+        })?;
+        Ok(Self {
+            heap: PaRange {
+                start: place.start,
+                size,
+            },
+            tables: need.tables,
+        })
+    }
+}
+
+/// What allocations sum up to, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Need {
+    small: u64,
+    tables: u64,
+}
+
+impl Need {
+    fn of(board: &Board, tree: &DeviceTree<'_>) -> Self {
+        /// Boot-time work, and what depends on nothing.
+        const BASE: u64 = 256 << 10;
+        /// Stacks, window table and per-core data.
+        const PER_CORE: u64 = 56 << 10;
+        let mut need = Self {
+            small: BASE + PER_CORE * board.cores.len() as u64,
+            tables: 0,
+        };
+        need.add_frame_table(board);
+        let guests = tree.find("/ballast");
+        for guest in guests.iter().flat_map(|node| node.children()) {
+            need.add_guest(guest);
+        }
+        need.tables = need.tables.next_multiple_of(PAGE_SIZE);
+        need
+    }
+
+    /// One allocation.
+    fn add(&mut self, bytes: u64) {
+        if bytes >= TABLE_BYTES {
+            self.tables += bytes;
+        } else {
+            self.small += bytes.next_power_of_two();
+        }
+    }
+
+    /// [`crate::frames`]: four bytes and two bits a frame and less than 24 bytes a block, rounded up to whole
+    /// blocks, of which each range of RAM can have two in part.
+    fn add_frame_table(&mut self, board: &Board) {
+        let blocks = board.ram.iter().map(|range| range.size / BLOCK_SIZE + 2);
+        let blocks: u64 = blocks.sum();
+        let frames = blocks * PAGES_PER_BLOCK as u64;
+        self.add(frames * 4);
+        self.add(frames / 4);
+        self.add(blocks * 24);
+    }
+
+    /// Rings and models, and what grows with the maximum and with banks: stage-2 tables
+    /// ([`crate::stage2`]) and a record for each block.
+    fn add_guest(&mut self, node: Node<'_>) {
+        const BASE: u64 = 88 << 10;
+        let number = |name| node.property(name)?.as_u32().ok();
+        let mib = number("memory-max-mib")
+            .or_else(|| number("memory-mib"))
+            .unwrap_or(0);
+        let bytes = (u64::from(mib) * MIB).min(IPA_LIMIT.0 - RAM_BASE.0);
+        let mut tables = bytes.div_ceil(GIB);
+        if let Some(banks) = node.property("extra-ram") {
+            for bank in banks.value.as_chunks::<16>().0 {
+                let size = u64::from_be_bytes(*bank.last_chunk().unwrap_or(&[0; 8]));
+                // Level 3 of the blocks at both ends, level 2 of every GiB.
+                tables += 2 + size.min(IPA_LIMIT.0) / GIB + 2;
+            }
+        }
+        self.small += BASE + tables * PAGE_SIZE;
+        self.add(bytes / BLOCK_SIZE * RECORD_BYTES);
+    }
+}
