@@ -5,6 +5,18 @@ use super::*;
 use crate::addr::{BLOCK_SIZE, MIB, PAGE_SIZE, PaRange};
 
 impl Pool {
+    /// The split blocks that are somebody's home: their address, the guest and its IPA / 2 MiB.
+    pub(crate) fn homes(&self) -> Vec<(Pa, GuestId, u32)> {
+        let blocks = (0_u32..).zip(&self.blocks);
+        let split = blocks.filter(|(_, block)| block.kind == Kind::Split);
+        split
+            .filter_map(|(index, block)| {
+                let guest = GuestId::new(usize::from(block.guest))?;
+                Some((self.block_pa(index), guest, block.ipa_block))
+            })
+            .collect()
+    }
+
     /// The free lists hold exactly the blocks that belong there, each once, linked both ways; bitmaps
     /// agree with the descriptors.
     pub(crate) fn check_lists(&self) {

@@ -258,3 +258,52 @@ fn resets_while_pages_are_away() {
     }
     assert_eq!(world.pool.lock().counts().free(), 8 * 512);
 }
+
+/// H7: the list page stays, also when its block is split and its neighbours go in numbers.
+#[test]
+fn the_list_page_stays_when_its_block_is_split() {
+    let mut world = world(3, &[(2, 2, 0)]);
+    world.hello(0);
+    let entries = [
+        page(5),
+        page(6),
+        page(0),
+        run(0),
+        run(16),
+        page(1),
+        block(0),
+    ];
+    let expected = [Done, Done, Pinned, Pinned, Done, Done, Pinned];
+    assert_eq!(world.reserve(0, &entries), expected);
+    world.check();
+    assert_eq!(world.touch(0, 0), Ok(true));
+}
+
+/// A page that is away is backed, though its home frame has become free again.
+#[test]
+fn a_page_that_is_away_is_not_given_twice() {
+    let mut world = world(3, &[(2, 2, 0), (1, 2, 0)]);
+    world.hello(0);
+    world.hello(1);
+    world.set_target(1, 1024);
+    let pages: Vec<_> = (600..604).map(page).collect();
+    assert_eq!(world.reserve(0, &pages), [Done; 4]);
+    // Guest 1 takes the home frames of 601, 602 and 603: a table and two pages.
+    assert_eq!(world.release(1, &[page(512), page(513)]), [Done; 2]);
+    assert_eq!(
+        world.reserve(1, &[page(100), page(101), page(102)]),
+        [Done; 3]
+    );
+    // So guest 0's page comes back in one of guest 1's; then the home frames are free again.
+    assert_eq!(world.release(0, &[page(601)]), [Done]);
+    assert_eq!(world.touch(0, 601), Ok(true));
+    assert_eq!(world.reserve(1, &[page(512), page(513)]), [Done; 2]);
+    world.check();
+    let again = [page(601), page(602), page(601), page(602)];
+    assert_eq!(
+        world.release(0, &again),
+        [AlreadyBacked, Done, AlreadyBacked, AlreadyBacked]
+    );
+    world.check();
+    assert_eq!(world.touch(0, 601), Ok(true));
+}

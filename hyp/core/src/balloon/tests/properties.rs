@@ -1,6 +1,6 @@
 //! Random histories of three guests against the model in [`super::world`].
 
-use ballast_abi::{Entry, EntryStatus, Order, Status, function};
+use ballast_abi::{Entry, EntryStatus, Order, function};
 use proptest::prelude::*;
 
 use super::world::*;
@@ -111,17 +111,7 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
                 world.hello(guest);
             }
         }
-        Step::Repeat(guest) if is_alive(world, guest) => {
-            let epoch = world.guests[guest].epoch;
-            let before = world.pool.lock().counts().free();
-            let outcome = world.call(guest, function::RESERVE, [20, epoch, 0, 0]);
-            prop_assert_eq!(status(outcome), Status::Success);
-            prop_assert_eq!(
-                world.pool.lock().counts().free(),
-                before,
-                "used entries are malformed"
-            );
-        }
+        Step::Repeat(guest) if is_alive(world, guest) => world.repeat(guest),
         Step::Query(guest, number) => {
             let outcome = world.call(
                 guest,

@@ -250,6 +250,27 @@ impl World {
         (statuses, consumed)
     }
 
+    /// RESERVE over what is in the list page from before: used entries, which are malformed, and what
+    /// an earlier call did not get to.
+    pub fn repeat(&mut self, guest: usize) {
+        let Guest {
+            memory, hw, epoch, ..
+        } = &mut self.guests[guest];
+        let (list_page, epoch) = (memory.stage2.translate(hw, RAM).unwrap(), *epoch);
+        let (mut before, mut after) = ([0; 20], [0; 20]);
+        hw.read_page(list_page, &mut before);
+        let outcome = self.call(guest, function::RESERVE, [20, epoch, 0, 0]);
+        assert_eq!(status(outcome), Status::Success);
+        self.guests[guest].hw.read_page(list_page, &mut after);
+        for (before, after) in before.into_iter().zip(after) {
+            let is_done = Entry(after).status() == Some(EntryStatus::Done);
+            if is_done && before != after {
+                assert!(Entry(before).is_well_formed());
+                self.note_move(guest, function::RESERVE, Entry(before));
+            }
+        }
+    }
+
     /// What the guest knows of the pages that moved.
     fn note_move(&mut self, guest: usize, function: u32, entry: Entry) {
         let first = entry.ipa() / PAGE_SIZE;
@@ -429,6 +450,16 @@ impl World {
         }
         assert_eq!(*pool.counts(), expected);
         pool.check_lists();
+        for (block, guest, ipa_block) in pool.homes() {
+            let entry = self.guests[guest.index()]
+                .memory
+                .stage2
+                .ram_entry(ipa_block);
+            assert!(
+                entry.is_table() && entry.output().block() == block.block(),
+                "{block} is no home"
+            );
+        }
         for (index, guest) in self.guests.iter_mut().enumerate() {
             let backed = guest.memory.backed_pages().unwrap();
             assert_eq!(backed, u64::from(expected.guests[index]), "guest {index}");
