@@ -11,6 +11,7 @@ use ballast_core::limits::MAX_CORES;
 use crate::aarch64::mmu::map_device;
 use crate::mmio::gicv2::{self, GicV2};
 use crate::mmio::gicv3::{self, GicV3};
+use spin::mutex::TicketMutex;
 use tock_registers::interfaces::{Readable, Writeable};
 
 pub use host::Host;
@@ -27,6 +28,8 @@ pub struct Gic {
     pub list_registers: u32,
     mpidr: [u64; MAX_CORES],
     mask: [AtomicU8; MAX_CORES],
+    /// Held while a configuration register, which interrupts of several guests share, is rewritten.
+    configuration: TicketMutex<()>,
 }
 
 /// Which architecture.
@@ -114,6 +117,7 @@ impl Gic {
             maintenance,
             mpidr,
             mask: [const { AtomicU8::new(0) }; MAX_CORES],
+            configuration: TicketMutex::new(()),
         })
     }
 
@@ -253,6 +257,7 @@ impl Gic {
 
     /// Sets an SPI's trigger.
     pub fn set_edge(&self, intid: u32, edge: bool) {
+        let _held = self.configuration.lock();
         match &self.version {
             Version::V2(gic) => gic.set_edge(intid, edge),
             Version::V3(gic) => gic.set_edge(intid, edge),

@@ -78,7 +78,8 @@ pub struct GicV2 {
     interface: NonNull<Interface>,
 }
 
-// SAFETY: every operation is a single access to a device register; CPU interface and virtual
+// SAFETY: device registers may be accessed from any core. Operations on what is shared are single
+// accesses, apart from `set_edge`, whose callers exclude each other; CPU interface and virtual
 // interface are banked by core.
 unsafe impl Send for GicV2 {}
 // SAFETY: as above.
@@ -217,7 +218,7 @@ impl GicV2 {
         }
     }
 
-    /// Sets an SPI's trigger.
+    /// Sets an SPI's trigger. The register has sixteen interrupts: one caller at a time.
     pub fn set_edge(&self, intid: u32, edge: bool) {
         if let Some(word) = self.distributor().icfgr.get((intid / 16) as usize) {
             let bit = 2 << ((intid % 16) * 2);

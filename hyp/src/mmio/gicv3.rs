@@ -70,8 +70,8 @@ pub struct GicV3 {
     redistributors: [Option<NonNull<Redistributor>>; ballast_core::limits::MAX_CORES],
 }
 
-// SAFETY: every operation is a single access to a device register that the GIC itself orders;
-// set/clear register pairs need no read-modify-write.
+// SAFETY: device registers may be accessed from any core. Operations on what is shared are single
+// accesses, apart from `set_edge`, whose callers exclude each other.
 unsafe impl Send for GicV3 {}
 // SAFETY: as above.
 unsafe impl Sync for GicV3 {}
@@ -253,7 +253,7 @@ impl GicV3 {
         }
     }
 
-    /// Sets an SPI's trigger.
+    /// Sets an SPI's trigger. The register has sixteen interrupts: one caller at a time.
     pub fn set_edge(&self, intid: u32, edge: bool) {
         if let Some(word) = self.distributor().icfgr.get((intid / 16) as usize) {
             let bit = 2 << ((intid % 16) * 2);
@@ -320,10 +320,14 @@ pub fn reset_virtual_interface(list_registers: usize, on: bool) {
     for index in 0..list_registers {
         interface::set_list_register(index, 0);
     }
-    interface::set_ap0r0(0);
-    interface::set_ap1r0(0);
+    interface::reset_active_priorities();
     interface::set_vmcr(0);
     interface::set_hcr(u64::from(on));
+    // A guest may have turned its system registers off where that is possible: ICC_SRE_EL1.
+    // SAFETY: SRE, DFB and DIB of EL1, which EL2's own, on since `init_core`, does not depend on.
+    unsafe {
+        asm!("msr S3_0_C12_C12_5, {}", in(reg) 7_u64, options(nomem, nostack, preserves_flags))
+    };
     barrier::isb(barrier::SY);
 }
 
@@ -364,8 +368,31 @@ pub mod interface {
     writable! {
         set_hcr: "S3_4_C12_C11_0", "ICH_HCR_EL2";
         set_vmcr: "S3_4_C12_C11_7", "ICH_VMCR_EL2";
-        set_ap1r0: "S3_4_C12_C9_0", "ICH_AP1R0_EL2";
-        set_ap0r0: "S3_4_C12_C8_0", "ICH_AP0R0_EL2";
+    }
+
+    /// Forgets every active priority: as many registers of each group as there are preemption bits
+    /// for (12.4.1, 12.4.2).
+    pub fn reset_active_priorities() {
+        macro_rules! zero {
+            ($($name:literal),*) => {
+                // SAFETY: affects only the guest's virtual interrupts on this core; the register exists.
+                unsafe { core::arch::asm!($(concat!("msr ", $name, ", xzr"),)* options(nomem, nostack, preserves_flags)) }
+            };
+        }
+        // ICH_VTR_EL2.PREbits is one less.
+        let bits = ((vtr() >> 26) & 7) + 1;
+        zero!("S3_4_C12_C8_0", "S3_4_C12_C9_0");
+        if bits >= 6 {
+            zero!("S3_4_C12_C8_1", "S3_4_C12_C9_1");
+        }
+        if bits >= 7 {
+            zero!(
+                "S3_4_C12_C8_2",
+                "S3_4_C12_C9_2",
+                "S3_4_C12_C8_3",
+                "S3_4_C12_C9_3"
+            );
+        }
     }
 
     macro_rules! list_registers {
