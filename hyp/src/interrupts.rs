@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use aarch64_cpu::asm::barrier;
 use ballast_core::balloon::scrub_step;
 use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
@@ -50,9 +51,6 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         return;
     };
     let requests = percpu::take_requests(cpu.index);
-    if requests & request::CONSOLE != 0 {
-        system.terminal.pump(system, cpu);
-    }
     if requests & request::DELIVER != 0 {
         let mut host = guest.host(cpu);
         let kicks = guest.vgic.lock().flush(vcpu, &mut host);
@@ -80,6 +78,9 @@ pub fn drain(system: &'static System, cpu: &PerCpu) {
 fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
     if intid == KICK {
         cpu.gic.end(acknowledged);
+        // What was left for this core before it was kicked is read after the acknowledgement: pairs with
+        // the barrier before the SGI (DDI 0487, B2.3.12).
+        barrier::dsb(barrier::SY);
     } else if intid == cpu.gic.maintenance {
         if let Some(Current { guest, vcpu }) = cpu.current.get() {
             guest.maintained.fetch_add(1, Ordering::Relaxed);

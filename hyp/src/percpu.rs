@@ -87,10 +87,8 @@ pub mod request {
     pub const DELIVER: u32 = 1 << 2;
     /// Build the guest anew (on the core of its vCPU 0, with no vCPU running).
     pub const LOAD: u32 = 1 << 3;
-    /// The console has something to do.
-    pub const CONSOLE: u32 = 1 << 4;
     /// There are frames to scrub.
-    pub const SCRUB: u32 = 1 << 5;
+    pub const SCRUB: u32 = 1 << 4;
 }
 
 /// The vCPU that a START is for: guest in 15:8, vCPU in 7:0.

@@ -5,7 +5,7 @@
 
 use ballast_core::log::{Event, Origin};
 
-use crate::aarch64::registers;
+use crate::aarch64::{registers, tlb};
 use crate::guest::Guest;
 use crate::interrupts;
 use crate::layout;
@@ -50,9 +50,6 @@ pub fn look_around(cpu: &PerCpu) {
 }
 
 fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
-    if requests & request::CONSOLE != 0 {
-        system.terminal.pump(system, cpu);
-    }
     if requests & request::LOAD != 0
         && let Some(guest) = system.holder(cpu.index)
     {
@@ -109,6 +106,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     guest.psci.set_on(vcpu);
     guest.core_of.set(vcpu, Some(cpu.index));
     registers::load_guest(guest.vttbr(), system.vtcr, vcpu);
+    tlb::forget_vcpu();
     registers::reset_guest_state();
     cpu.gic.reset_virtual_interface(true);
     cpu.current.set(Some(Current { guest, vcpu }));

@@ -13,26 +13,13 @@ fn line() -> u64 {
     4 << ((ctr >> 16) & 0xf)
 }
 
-/// Cleans `size` bytes at `start` to the point of coherency, for a reader with its caches off
-/// (DDI 0487, D7.5.9). The caller issues nothing further: completion is included.
-pub fn clean_to_poc(start: u64, size: u64) {
-    let line = line();
-    let mut at = start & !(line - 1);
-    while at < start + size {
-        // SAFETY: cleaning writes back what is cached; it changes no value. `at` is mapped.
-        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
-    }
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-}
-
-/// Cleans and invalidates `size` mapped bytes at `start` to the point of coherency.
+/// Cleans and invalidates `size` mapped bytes at `start` to the point of coherency, for a reader with
+/// its caches off (DDI 0487, D7.5.9). Completion is included.
 pub fn clean_and_invalidate(start: u64, size: u64) {
     let line = line();
     let mut at = start & !(line - 1);
     while at < start + size {
-        // SAFETY: as in `clean_to_poc`; what is invalidated has been written back.
+        // SAFETY: what is invalidated has been written back, so no value changes. `at` is mapped.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
         at += line;
     }
@@ -91,7 +78,7 @@ pub unsafe fn scrub_page(page: u64) {
     }
     at = page;
     while at < end {
-        // SAFETY: as in `clean_to_poc`; the page holds only the zeroes just written.
+        // SAFETY: as in `clean_and_invalidate`; the page holds only the zeroes just written.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
         at += line;
     }

@@ -127,10 +127,22 @@ pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
     barrier::isb(barrier::SY);
 }
 
-/// Moves the guest behind the instruction that trapped.
+/// Moves the guest behind the instruction that trapped, as if it had been executed: a single step is
+/// done with it (PSTATE.SS), and so is a branch that led to it (BTYPE; DDI 0487, D2.12 and D8.4.6).
 #[inline]
 pub fn step(bytes: u64) {
+    const SS_BTYPE: u64 = 1 << 21 | 0b11 << 10;
     ELR_EL2.set(ELR_EL2.get().wrapping_add(bytes));
+    let pstate = SPSR_EL2.get();
+    if pstate & SS_BTYPE != 0 {
+        // In AArch32, which only EL0 has, the bits that are BTYPE here belong to IT.
+        let done = if pstate & 1 << 4 == 0 {
+            SS_BTYPE
+        } else {
+            1 << 21
+        };
+        SPSR_EL2.set(pstate & !done);
+    }
 }
 
 /// The guest at the instruction that trapped.

@@ -41,6 +41,22 @@ pub fn invalidate_guest() {
     }
 }
 
+/// What this core alone has cached of stage 1 of the VMID in VTTBR_EL2, instructions too: another
+/// vCPU of the guest, or a former life of this one, may have run here with translations of its own
+/// that it never had to tell other cores of.
+pub fn forget_vcpu() {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "tlbi vmalle1",
+            "ic iallu",
+            "dsb nsh",
+            "isb",
+            options(nostack, preserves_flags)
+        )
+    }
+}
+
 /// Everything of every VMID, on this core: before the first guest runs.
 pub fn invalidate_all_local() {
     // SAFETY: as above.

@@ -24,6 +24,13 @@
     str     x30, [sp, #240]
 .endm
 
+// Nothing behind it is executed speculatively (straight-line speculation, CVE-2020-13844).
+.macro return_to_guest
+    eret
+    dsb     nsh
+    isb
+.endm
+
 .section .text.vectors, "ax"
 .balign 2048
 .global el2_vectors
@@ -74,7 +81,7 @@ resume_caller:
     ldp     x4, x5, [sp, #32]
     ldp     x2, x3, [sp, #16]
     ldp     x0, x1, [sp, #0]
-    eret
+    return_to_guest
 
 guest_serror:
     save_caller
@@ -200,7 +207,7 @@ enter_guest:
     mov     x28, #0
     mov     x29, #0
     mov     x30, #0
-    eret
+    return_to_guest
 
 // Forgets the stack and continues in the core's run loop. x0 = stack top.
 .global restart_core

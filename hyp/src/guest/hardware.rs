@@ -88,8 +88,9 @@ impl Hardware for Machine<'_> {
     }
 }
 
-/// Copies `bytes` to `offset` of the guest page at `page` and cleans them to the point of coherency:
-/// the guest starts with its caches off (Linux `booting.rst`; DDI 0487, D7.5.9).
+/// Copies `bytes` to `offset` of the guest page at `page` and moves them out of the caches to the point
+/// of coherency: the guest starts with its caches off, and finds none of this in them when it turns
+/// them on (Linux `booting.rst`; DDI 0487, D7.5.9).
 pub fn copy_in(cpu: &PerCpu, page: Pa, offset: usize, bytes: &[u8]) {
     let room = (PAGE_SIZE as usize).saturating_sub(offset);
     let bytes = bytes.get(..bytes.len().min(room)).unwrap_or(&[]);
@@ -99,7 +100,7 @@ pub fn copy_in(cpu: &PerCpu, page: Pa, offset: usize, bytes: &[u8]) {
     unsafe {
         let to = shown.add(offset);
         to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-        cache::clean_to_poc(to.expose_provenance() as u64, bytes.len() as u64);
+        cache::clean_and_invalidate(to.expose_provenance() as u64, bytes.len() as u64);
     }
 }
 
@@ -117,6 +118,6 @@ pub fn zero(cpu: &PerCpu, page: Pa, offset: usize, count: usize) {
     unsafe {
         let to = shown.add(offset);
         to.write_bytes(0, count);
-        cache::clean_to_poc(to.expose_provenance() as u64, count as u64);
+        cache::clean_and_invalidate(to.expose_provenance() as u64, count as u64);
     }
 }
