@@ -73,7 +73,7 @@ fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: A
             entry,
             context,
         } => {
-            guest.starts[vcpu & 7].set(entry, context);
+            guest.start_of(vcpu).set(entry, context);
             guest.core_chosen();
             percpu::assign(core, guest.index, vcpu);
             percpu::post(cpu.gic, core, request::START);

@@ -14,6 +14,7 @@ use ballast_core::pl011::Pl011 as GuestUart;
 use spin::mutex::TicketMutex;
 
 use crate::aarch64::mmu;
+use crate::guest::Guest;
 use crate::mmio::pl011::Pl011;
 use crate::percpu::PerCpu;
 use crate::system::System;
@@ -239,11 +240,20 @@ pub struct Shell<'a> {
     terminal: &'a Terminal,
 }
 
+impl Shell<'_> {
+    /// The guest that the console means by its number `guest`.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the console counts the labels it was made with, one for each guest"
+    )]
+    pub fn named(&self, guest: usize) -> &Guest {
+        &self.system.guests[guest]
+    }
+}
+
 impl Sources for Shell<'_> {
     fn uart<R>(&self, guest: usize, f: impl FnOnce(&mut GuestUart) -> R) -> R {
-        // The console names guests by the labels it was made with, one for each guest.
-        let guest = &self.system.guests[guest];
-        guest.with_uart(self.cpu, f).0
+        self.named(guest).with_uart(self.cpu, f).0
     }
 
     fn messages<R>(&self, f: impl FnOnce(&mut Messages) -> R) -> R {

@@ -26,7 +26,7 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
     };
     let acknowledged = cpu.gic.acknowledge();
     let intid = Gic::intid(acknowledged);
-    guest.counts[vcpu & 7].count(ExitCause::Irq);
+    guest.counts_of(vcpu).count(ExitCause::Irq);
     if intid == u32::from(IntId::VIRTUAL_TIMER.0) || intid == u32::from(IntId::PHYSICAL_TIMER.0) {
         // Stays active until the guest ends it: the list register is linked to it.
         cpu.gic.drop_priority(acknowledged);

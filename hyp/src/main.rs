@@ -2,6 +2,12 @@
 //!
 //! Everything that touches the machine is here: entry, translation, exceptions, register blocks and
 //! the loop in which a core runs its vCPU. Decisions are the core's.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 #![no_std]
 #![no_main]
 

@@ -52,9 +52,17 @@ impl Operator for Shell<'_> {
     }
 
     fn guest(&self, guest: usize) -> GuestStatus {
-        let guest = &self.system.guests[guest];
+        let guest = self.named(guest);
         let config = &guest.plan.config;
-        let pages = self.system.pool.lock().counts().guests[guest.index];
+        let pages = self
+            .system
+            .pool
+            .lock()
+            .counts()
+            .guests
+            .get(guest.index)
+            .copied()
+            .unwrap_or(0);
         let target = guest.memory.max_pages() - guest.memory.target.reserve_pages();
         GuestStatus {
             state: guest.state(),
@@ -69,7 +77,7 @@ impl Operator for Shell<'_> {
     }
 
     fn stats(&self, guest: usize) -> GuestStats {
-        let guest = &self.system.guests[guest];
+        let guest = self.named(guest);
         let mut exits = ExitCounts::default();
         for vcpu in &guest.counts {
             for cause in ExitCause::ALL {
@@ -102,7 +110,7 @@ impl Operator for Shell<'_> {
     }
 
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused> {
-        let guest = &self.system.guests[guest];
+        let guest = self.named(guest);
         let memory = &guest.plan.config.memory;
         if guest.plan.config.realtime {
             return Err(Refused::Fixed);
@@ -128,7 +136,7 @@ impl Operator for Shell<'_> {
     }
 
     fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused> {
-        let guest = &self.system.guests[guest];
+        let guest = self.named(guest);
         let done = match action {
             PowerAction::Start => guest.start(self.cpu, Origin::Monitor),
             PowerAction::Stop => guest.stop(self.cpu, After::Operator, Origin::Monitor),

@@ -115,7 +115,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
         guest.vgic.lock().vcpu_on(vcpu, &mut host)
     };
     guest.kick(cpu, kicks);
-    let (entry, context) = guest.starts[vcpu].get();
+    let (entry, context) = guest.start_of(vcpu).get();
     let frame = layout::stack_top(cpu.index) - core::mem::size_of::<crate::traps::Frame>() as u64;
     // SAFETY: registers, stage 2 and the interrupt interface are the guest's; the frame lies at the top
     // of this core's stack, whose content is given up.

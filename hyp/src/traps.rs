@@ -52,7 +52,7 @@ extern "C" fn rust_hypercall(frame: &mut Frame, _esr: u64) {
     let Some(current) = cpu.current.get() else {
         return;
     };
-    current.guest.counts[current.vcpu & 7].count(ExitCause::Hvc);
+    current.guest.counts_of(current.vcpu).count(ExitCause::Hvc);
     crate::calls::call(cpu, current, frame);
 }
 
@@ -63,7 +63,7 @@ extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
     let Some(current) = cpu.current.get() else {
         return;
     };
-    let counts = &current.guest.counts[current.vcpu & 7];
+    let counts = current.guest.counts_of(current.vcpu);
     match exit::decode(esr) {
         Exit::DataAbort(abort) => data_abort(cpu, current, frame, abort),
         Exit::System(access) => {
@@ -101,7 +101,10 @@ fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: 
         registers::step(exit::instruction_bytes(abort.0));
         return;
     }
-    current.guest.counts[current.vcpu & 7].count(ExitCause::Abort);
+    current
+        .guest
+        .counts_of(current.vcpu)
+        .count(ExitCause::Abort);
     judge(cpu, current, abort, ipa);
 }
 
@@ -115,7 +118,7 @@ fn emulate(
     access: DataAccess,
 ) -> bool {
     let Current { guest, vcpu } = current;
-    let counts = &guest.counts[vcpu & 7];
+    let counts = guest.counts_of(vcpu);
     let gic = if let Some(offset) = machine::GICD.offset_of(ipa) {
         Some((vgic::Frame::Distributor, offset))
     } else if guest.gic_version == vgic::Version::V3 {

@@ -54,6 +54,7 @@ impl Table {
     }
 
     /// Entry `index`, taken modulo 512.
+    #[expect(clippy::indexing_slicing, reason = "masked to the 512 there are")]
     pub fn entry(&self, index: u64) -> &AtomicU64 {
         &self.0[(index & 511) as usize]
     }

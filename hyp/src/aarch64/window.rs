@@ -3,6 +3,10 @@
 //! Each core has its own virtual addresses and its own level-3 table for them, so changing an entry
 //! needs no other core. Slots are independent of each other; a slot remembers what it shows, and
 //! re-showing the same page costs one comparison.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "slots are numbered by `Slot`, below `SLOTS`"
+)]
 
 use core::cell::Cell;
 use core::ptr::NonNull;

@@ -168,8 +168,8 @@ fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static
 
 /// The core that serves the console: one that no guest has, else that of the first guest that is
 /// not `realtime`, else the first.
-fn housekeeper(system: &System) -> usize {
-    let free = (0..system.board.cores.len()).find(|core| system.holders[*core].is_none());
+fn housekeeper(system: &'static System) -> usize {
+    let free = (0..system.board.cores.len()).find(|core| system.holder(*core).is_none());
     let ordinary = system
         .guests
         .iter()

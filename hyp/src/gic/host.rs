@@ -61,6 +61,7 @@ impl HostGic for Host<'_> {
     }
 
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the 64 there are")]
     fn read_lr(&self, n: u32) -> ListRegister {
         match self.gic.version() {
             Version::V2(gic) => ListRegister::from_v2(gic.interface().lr[(n & 63) as usize].get()),
@@ -69,6 +70,7 @@ impl HostGic for Host<'_> {
     }
 
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the 64 there are")]
     fn write_lr(&mut self, n: u32, value: ListRegister) {
         if value.state().is_pending() {
             self.injected.store(

@@ -49,11 +49,11 @@ impl Gic {
     pub fn new(board: &Board) -> Result<Self, &'static str> {
         let mut mpidr = [0; MAX_CORES];
         let mut affinities = [0_u32; MAX_CORES];
-        for (index, core) in board.cores.iter().enumerate().take(MAX_CORES) {
-            mpidr[index] = core.mpidr;
+        let slots = mpidr.iter_mut().zip(&mut affinities);
+        for (core, (mpidr, affinity)) in board.cores.iter().zip(slots) {
+            *mpidr = core.mpidr;
             // GICR_TYPER.Affinity_Value: Aff3.Aff2.Aff1.Aff0 (IHI 0069H, 12.11.34).
-            affinities[index] =
-                ((core.mpidr >> 8) & 0xff00_0000) as u32 | (core.mpidr & 0xff_ffff) as u32;
+            *affinity = ((core.mpidr >> 8) & 0xff00_0000) as u32 | (core.mpidr & 0xff_ffff) as u32;
         }
         let (version, maintenance) = match &board.gic {
             GicBlocks::V2 {
@@ -132,7 +132,9 @@ impl Gic {
         match &self.version {
             Version::V2(gic) => {
                 let mask = gic.init_core();
-                self.mask[core].store(mask, Ordering::Relaxed);
+                if let Some(slot) = self.mask.get(core) {
+                    slot.store(mask, Ordering::Relaxed);
+                }
             }
             Version::V3(gic) => gic.init_core(core),
         }
@@ -140,13 +142,24 @@ impl Gic {
         self.enable(core, self.maintenance);
     }
 
+    /// GICv2: the bit by which SGIs and routes name core `core`; none for one that is not there.
+    fn mask_of(&self, core: usize) -> u8 {
+        self.mask
+            .get(core)
+            .map_or(0, |mask| mask.load(Ordering::Relaxed))
+    }
+
+    fn mpidr_of(&self, core: usize) -> u64 {
+        self.mpidr.get(core).copied().unwrap_or(0)
+    }
+
     /// Makes core `core` look at its requests.
     pub fn kick(&self, core: usize) {
         match &self.version {
             Version::V2(gic) => {
-                gic.send_sgi(self.mask[core].load(Ordering::Relaxed), KICK);
+                gic.send_sgi(self.mask_of(core), KICK);
             }
-            Version::V3(_) => gicv3::send_sgi(self.mpidr[core], KICK),
+            Version::V3(_) => gicv3::send_sgi(self.mpidr_of(core), KICK),
         }
     }
 
@@ -250,8 +263,8 @@ impl Gic {
     /// Routes an SPI to `core`.
     pub fn route(&self, intid: u32, core: usize) {
         match &self.version {
-            Version::V2(gic) => gic.route(intid, self.mask[core].load(Ordering::Relaxed)),
-            Version::V3(gic) => gic.route(intid, self.mpidr[core]),
+            Version::V2(gic) => gic.route(intid, self.mask_of(core)),
+            Version::V3(gic) => gic.route(intid, self.mpidr_of(core)),
         }
     }
 

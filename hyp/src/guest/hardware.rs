@@ -25,11 +25,13 @@ impl Machine<'_> {
 
 impl Window for Machine<'_> {
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the 512 there are")]
     fn read(&mut self, page: Pa, index: usize) -> u64 {
         self.words(page)[index & 511].get()
     }
 
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the 512 there are")]
     fn write(&mut self, page: Pa, index: usize, word: u64) {
         self.words(page)[index & 511].set(word);
     }

@@ -118,6 +118,8 @@ fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
     })))
 }
 
+const _: () = assert!(MAX_VCPUS.is_power_of_two());
+
 /// One guest.
 pub struct Guest {
     /// Index in the configuration.
@@ -229,6 +231,19 @@ impl Guest {
             state: lifecycle::State::default(),
             plan,
         })
+    }
+
+    /// Exits of `vcpu`.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the eight there are")]
+    pub const fn counts_of(&self, vcpu: usize) -> &Counts {
+        &self.counts[vcpu & (MAX_VCPUS - 1)]
+    }
+
+    /// Where `vcpu` starts.
+    #[expect(clippy::indexing_slicing, reason = "masked to the eight there are")]
+    pub const fn start_of(&self, vcpu: usize) -> &Start {
+        &self.starts[vcpu & (MAX_VCPUS - 1)]
     }
 
     /// VTTBR_EL2: the root of stage 2, VMID from 1 on (DDI 0487, D19.2.150).

@@ -118,6 +118,7 @@ impl GicV2 {
     }
 
     /// Everything off, then forwarding on. Core 0, once.
+    #[expect(clippy::indexing_slicing, reason = "at most the 32 words there are")]
     pub fn init_distributor(&self) {
         let gicd = self.distributor();
         gicd.ctlr.set(0);

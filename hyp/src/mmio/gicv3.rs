@@ -124,6 +124,7 @@ impl GicV3 {
     }
 
     /// Everything off, group 1, affinity routing on. Core 0, once.
+    #[expect(clippy::indexing_slicing, reason = "at most the 32 words there are")]
     pub fn init_distributor(&self) {
         let gicd = self.distributor();
         gicd.ctlr.set(0);
