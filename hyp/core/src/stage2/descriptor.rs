@@ -1,8 +1,8 @@
 //! Stage-2 descriptors, VTCR_EL2 and the break-before-make rule: the architecture as pure functions.
 
-use crate::addr::{BLOCK_SIZE, PAGE_SIZE, Pa};
+use crate::addr::Pa;
 
-/// What kind of memory an entry maps: MemAttr[3:0], descriptor bits 5:2 (Arm ARM DDI 0487, D8.6.5,
+/// What kind of memory an entry maps: MemAttr, descriptor bits 5:2 (Arm ARM DDI 0487, D8.6.5,
 /// with HCR_EL2.FWB = 0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Memory {
@@ -30,13 +30,12 @@ const AF: u64 = 1 << 10;
 const CONTIGUOUS: u64 = 1 << 52;
 /// XN[1:0] = 0b10: no execution at EL1 or EL0 (D8.4.6; bit 53 is RES0 without FEAT_XNX).
 const XN: u64 = 0b10 << 53;
-/// Bits 58:55 of a valid descriptor are software's; of an invalid one, all but bit 0 are.
-const SOFTWARE: u64 = 0b1111 << 55;
 
 impl Descriptor {
     /// Invalid: the guest does not own the IPA.
     pub const NOT_OWNED: Self = Self(0);
-    /// Invalid: the guest owns the IPA, and the entry is being replaced.
+    /// Invalid: the guest owns the IPA, and the entry is being replaced. The hardware ignores all
+    /// bits but bit 0 of an invalid entry; 58:55 are software's in any (D8.3.1).
     pub const IN_TRANSITION: Self = Self(1 << 55);
 
     /// A level-1 or level-2 entry that points to the table at `table`.
@@ -100,7 +99,6 @@ pub const fn is_bbm_safe(old: Descriptor, new: Descriptor) -> bool {
     if !old.is_valid() || !new.is_valid() {
         return true;
     }
-    let _ = (S2AP_READ_WRITE, XN, SOFTWARE);
     (old.0 ^ new.0) & NEEDS == 0
 }
 
@@ -136,5 +134,3 @@ pub const fn vtcr(pa_range: u8) -> Option<u64> {
     let t0sz = (64_u64).wrapping_sub(ipa_bits as u64);
     Some(RES1 | (ps << 16) | TG0_4K | SH0_INNER | ORGN0_WB | IRGN0_WB | SL0_LEVEL1 | t0sz)
 }
-
-const _: () = assert!(PAGE_SIZE == 1 << 12 && BLOCK_SIZE == 1 << 21);

@@ -127,6 +127,7 @@ impl Clean<'_> {
     /// half-written.
     pub fn make(self, new: Descriptor, hw: &mut impl Hardware) {
         hw.publish_tables();
+        debug_assert!(is_bbm_safe(load(self.entry), new));
         self.entry.store(new.0, Ordering::Release);
     }
 }
@@ -254,7 +255,7 @@ impl Stage2 {
     #[inline]
     pub(crate) fn map(&self, ipa_block: u32, new: Descriptor) {
         if let Some(slot) = self.ram_slot(ipa_block) {
-            debug_assert!(!load(slot).is_valid());
+            debug_assert!(is_bbm_safe(load(slot), new));
             slot.store(new.0, Ordering::Release);
         }
     }
