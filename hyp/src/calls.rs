@@ -118,7 +118,10 @@ fn balloon(
     if function == ballast_abi::function::TARGET {
         guest.update_balloon(cpu);
     }
-    if function == ballast_abi::function::HELLO && outcome.registers[0] == 0 {
+    if function == ballast_abi::function::HELLO
+        && outcome.registers[0] == 0
+        && guest.may_log(crate::boot::counter(), system.frequency)
+    {
         system.record(Event::Driver {
             guest: guest.index as u8,
             epoch: outcome.registers[1] as u32,

@@ -227,6 +227,7 @@ impl Guest {
             maintained: AtomicU64::new(0),
             gic_version: version,
             has_run: AtomicBool::new(false),
+            logged_at: AtomicU64::new(0),
             has_faulted: AtomicBool::new(false),
             state: lifecycle::State::default(),
             plan,
@@ -244,6 +245,17 @@ impl Guest {
     #[expect(clippy::indexing_slicing, reason = "masked to the eight there are")]
     pub const fn start_of(&self, vcpu: usize) -> &Start {
         &self.starts[vcpu & (MAX_VCPUS - 1)]
+    }
+
+    /// Whether a call that the guest makes as often as it likes may be logged, at `now`: once in
+    /// `interval`, lest it drive everybody else's entries out of the log. Both in ticks.
+    pub fn may_log(&self, now: u64, interval: u64) -> bool {
+        let last = self.logged_at.load(Ordering::Relaxed);
+        let may = last == 0 || now.wrapping_sub(last) >= interval;
+        if may {
+            self.logged_at.store(now, Ordering::Relaxed);
+        }
+        may
     }
 
     /// VTTBR_EL2: the root of stage 2, VMID from 1 on (DDI 0487, D19.2.150).
