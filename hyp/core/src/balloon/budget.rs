@@ -14,14 +14,14 @@ pub const CALL_LIMIT: u32 = 56_000;
 pub const LIST_WORD: u32 = 8;
 /// A whole block in a stretch of them.
 pub const BLOCK: u32 = 100;
-/// A stretch of pages as such.
-pub const STRETCH: u32 = 380;
+/// A stretch of pages as such, the change of the window to its table included.
+pub const STRETCH: u32 = 500;
 /// One entry in a stretch of pages.
 pub const STRETCH_ENTRY: u32 = 45;
 /// One page in a stretch.
 pub const STRETCH_PAGE: u32 = 18;
 /// One list entry by itself.
-pub const ENTRY: u32 = 800;
+pub const ENTRY: u32 = 900;
 /// Each of the 16 pages of an order-4 entry by itself.
 pub const RUN_PAGE: u32 = 280;
 /// Zeroing and cleaning one page.
