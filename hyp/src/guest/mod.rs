@@ -152,6 +152,8 @@ pub struct Guest {
     pub gic_version: vgic::Version,
     /// It was started before: memory may have left dirty lines in the caches.
     has_run: AtomicBool,
+    /// When a call of the guest was last logged, in ticks.
+    logged_at: AtomicU64,
     /// An abort was reported since it started.
     pub has_faulted: AtomicBool,
     state: lifecycle::State,
