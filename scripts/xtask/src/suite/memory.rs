@@ -16,7 +16,15 @@ pub fn scenarios() -> Vec<Scenario> {
             moves_and_returns,
         ));
     }
-    all.push(two_guests("memory-fifty-moves", 3, fifty_moves).long());
+    all.push(two_guests("memory-fifty-moves", 3, |console| {
+        many_moves(console, 50)
+    }));
+    all.push(
+        two_guests("memory-thousand-moves", 2, |console| {
+            many_moves(console, 1000)
+        })
+        .long(),
+    );
     all.push(two_guests(
         "memory-reset-while-inflated",
         3,
@@ -118,17 +126,17 @@ fn moves_and_returns(console: &mut Console) -> Result<()> {
     Ok(())
 }
 
-fn fifty_moves(console: &mut Console) -> Result<()> {
+fn many_moves(console: &mut Console, times: u32) -> Result<()> {
     let before = console.status()?;
     // Content that must survive on both sides while the rest of the memory comes and goes.
-    let keep = "yes keep | dd bs=1M count=40 iflag=fullblock of=/tmp/keep 2>/dev/null";
+    let keep = "dd if=/dev/urandom of=/tmp/keep bs=1M count=16 2>/dev/null";
     let sum = "md5sum < /tmp/keep";
     let mut sums = Vec::new();
     for guest in [1, 2] {
         console.shell(guest, keep)?;
         sums.push(console.shell(guest, sum)?);
     }
-    for _ in 0..50 {
+    for _ in 0..times {
         set_memory(console, 1, 320)?;
         set_memory(console, 2, 704)?;
         set_memory(console, 2, 512)?;

@@ -97,7 +97,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         setup::ensure(&[Need::BareMetalTarget], consent)?;
     }
     for (name, step) in steps {
-        tally.add(step(name)?);
+        tally.add(step(name, args.long)?);
     }
     if !chosen.is_empty() {
         setup::ensure(&Need::ALL, consent)?;
