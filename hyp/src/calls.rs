@@ -38,6 +38,16 @@ impl psci::Guest for Guest {
 /// A call by HVC or SMC; arguments and results are in `frame`.
 #[inline]
 pub fn call(cpu: &'static PerCpu, current: Current, frame: &mut Frame) {
+    let [x0, x1, ..] = frame.x;
+    match smccc::query(x0, x1) {
+        Some(value) => frame.x[0] = value,
+        None => other(cpu, current, frame),
+    }
+}
+
+/// A call that needs more than its arguments. Apart from [`call`], which so needs no stack.
+#[inline(never)]
+fn other(cpu: &'static PerCpu, current: Current, frame: &mut Frame) {
     let Current { guest, vcpu } = current;
     let [x0, x1, x2, x3, ..] = frame.x;
     match smccc::dispatch(x0, [x1, x2, x3], vcpu, &guest.psci, &cpu.workarounds, guest) {

@@ -24,7 +24,7 @@ use crate::system;
 /// The guest's general registers while EL2 works; `vectors.S` knows the layout.
 #[repr(C)]
 pub struct Frame {
-    /// x0 to x30; x19 to x29 are there only for exits that save all.
+    /// x0 to x30; x19 to x29 are there only for exits that concern one of them.
     pub x: [u64; 31],
     _pad: u64,
 }
@@ -56,7 +56,43 @@ extern "C" fn rust_hypercall(frame: &mut Frame, _esr: u64) {
     crate::calls::call(cpu, current, frame);
 }
 
-/// Any other synchronous exit.
+/// SMC, which HCR_EL2.TSC traps before it is executed. As [`rust_hypercall`].
+#[unsafe(no_mangle)]
+extern "C" fn rust_smc(frame: &mut Frame, _esr: u64) {
+    let cpu = percpu::current();
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    current.guest.counts_of(current.vcpu).count(ExitCause::Smc);
+    registers::step(4);
+    crate::calls::call(cpu, current, frame);
+}
+
+/// A data abort. `frame` has the register that is loaded or stored; others may be missing.
+#[unsafe(no_mangle)]
+extern "C" fn rust_data_abort(frame: &mut Frame, esr: u64) {
+    let cpu = percpu::current();
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    data_abort(cpu, current, frame, Abort(esr));
+}
+
+/// A trapped system register. `frame` as for [`rust_data_abort`].
+#[unsafe(no_mangle)]
+extern "C" fn rust_system_register(frame: &mut Frame, esr: u64) {
+    let cpu = percpu::current();
+    let Some(current) = cpu.current.get() else {
+        return;
+    };
+    current
+        .guest
+        .counts_of(current.vcpu)
+        .count(ExitCause::Sysreg);
+    system_register(cpu, current, frame, SystemAccess(esr), esr);
+}
+
+/// Any other synchronous exit, and those above that concern a register of x19 to x29.
 #[unsafe(no_mangle)]
 extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
     let cpu = percpu::current();
@@ -65,16 +101,9 @@ extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
     };
     let counts = current.guest.counts_of(current.vcpu);
     match exit::decode(esr) {
-        Exit::DataAbort(abort) => data_abort(cpu, current, frame, abort),
-        Exit::System(access) => {
-            counts.count(ExitCause::Sysreg);
-            system_register(cpu, current, frame, access, esr);
-        }
-        Exit::Smc => {
-            counts.count(ExitCause::Smc);
-            registers::step(4);
-            crate::calls::call(cpu, current, frame);
-        }
+        Exit::DataAbort(_) => rust_data_abort(frame, esr),
+        Exit::System(_) => rust_system_register(frame, esr),
+        Exit::Smc => rust_smc(frame, esr),
         Exit::Hvc => {}
         Exit::InstructionAbort(abort) => {
             counts.count(ExitCause::Abort);
@@ -92,64 +121,84 @@ extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
     }
 }
 
+/// The ways part early and out of line: each saves only the registers that it needs.
+#[inline]
 fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: Abort) {
     let ipa = Abort::ipa(read!("HPFAR_EL2"), read!("FAR_EL2"));
-    if abort.fault() == AccessFault::Translation
-        && let Some(access) = abort.access()
-        && emulate(cpu, current, frame, ipa, access)
+    let Some(access) = abort.access().filter(|_| abort.is_translation()) else {
+        return not_emulated(cpu, current, abort, ipa);
+    };
+    let (block, offset) = if let Some(offset) = machine::GICD.offset_of(ipa) {
+        (vgic::Frame::Distributor, offset)
+    } else if current.guest.gic_version == vgic::Version::V3
+        && let Some(offset) = machine::GICR.offset_of(ipa)
     {
-        registers::step(exit::instruction_bytes(abort.0));
-        return;
+        (vgic::Frame::Redistributors, offset)
+    } else {
+        return emulate(cpu, current, frame, ipa, access);
+    };
+    if access.is_write() {
+        write_gic(cpu, current, frame, block, offset as u32, access);
+    } else {
+        read_gic(cpu, current, frame, block, offset as u32, access);
     }
-    current
-        .guest
-        .counts_of(current.vcpu)
-        .count(ExitCause::Abort);
-    judge(cpu, current, abort, ipa);
 }
 
-/// A load or store of a device register that EL2 models. False if nothing is there.
-#[inline]
+#[inline(never)]
+fn read_gic(
+    cpu: &'static PerCpu,
+    Current { guest, vcpu }: Current,
+    frame: &mut Frame,
+    block: vgic::Frame,
+    offset: u32,
+    access: DataAccess,
+) {
+    let mut host = guest.host(cpu);
+    let read = guest
+        .vgic
+        .lock()
+        .read(vcpu, block, offset, access.width(), &mut host);
+    frame.set(access.register(), access.loaded(read.value));
+    guest.counts_of(vcpu).count(ExitCause::MmioGic);
+    registers::step(exit::instruction_bytes(access.abort().0));
+    guest.kick(cpu, read.kicks);
+}
+
+#[inline(never)]
+fn write_gic(
+    cpu: &'static PerCpu,
+    Current { guest, vcpu }: Current,
+    frame: &mut Frame,
+    block: vgic::Frame,
+    offset: u32,
+    access: DataAccess,
+) {
+    let value = access.stored(frame.get(access.register()));
+    let mut host = guest.host(cpu);
+    let kicks = guest
+        .vgic
+        .lock()
+        .write(vcpu, block, offset, access.width(), value, &mut host);
+    guest.counts_of(vcpu).count(ExitCause::MmioGic);
+    registers::step(exit::instruction_bytes(access.abort().0));
+    guest.kick(cpu, kicks);
+}
+
+/// A load or store outside the interrupt controller: another device that EL2 models, or nothing.
+#[inline(never)]
 fn emulate(
     cpu: &'static PerCpu,
     current: Current,
     frame: &mut Frame,
     ipa: Ipa,
     access: DataAccess,
-) -> bool {
+) {
     let Current { guest, vcpu } = current;
-    let counts = guest.counts_of(vcpu);
-    let gic = if let Some(offset) = machine::GICD.offset_of(ipa) {
-        Some((vgic::Frame::Distributor, offset))
-    } else if guest.gic_version == vgic::Version::V3 {
-        machine::GICR
-            .offset_of(ipa)
-            .map(|offset| (vgic::Frame::Redistributors, offset))
-    } else {
-        None
-    };
-    if let Some((block, offset)) = gic {
-        counts.count(ExitCause::MmioGic);
-        let mut host = guest.host(cpu);
-        let mut vgic = guest.vgic.lock();
-        let kicks = if access.is_write() {
-            let value = access.stored(frame.get(access.register()));
-            vgic.write(vcpu, block, offset as u32, access.width(), value, &mut host)
-        } else {
-            let read = vgic.read(vcpu, block, offset as u32, access.width(), &mut host);
-            frame.set(access.register(), access.loaded(read.value));
-            read.kicks
-        };
-        drop(vgic);
-        guest.kick(cpu, kicks);
-        return true;
-    }
+    let counts = &guest.counts_of(vcpu);
     if let Some(offset) = machine::UART.offset_of(ipa) {
         counts.count(ExitCause::MmioUart);
         uart(cpu, current, frame, offset as u32, access);
-        return true;
-    }
-    if guest
+    } else if guest
         .plan
         .config
         .raz_windows
@@ -160,9 +209,19 @@ fn emulate(
         if !access.is_write() {
             frame.set(access.register(), 0);
         }
-        return true;
+    } else {
+        return not_emulated(cpu, current, access.abort(), ipa);
     }
-    false
+    registers::step(exit::instruction_bytes(access.abort().0));
+}
+
+#[inline(never)]
+fn not_emulated(cpu: &'static PerCpu, current: Current, abort: Abort, ipa: Ipa) {
+    current
+        .guest
+        .counts_of(current.vcpu)
+        .count(ExitCause::Abort);
+    judge(cpu, current, abort, ipa);
 }
 
 fn uart(

@@ -3,7 +3,7 @@
 //! Both conduits mean the same here and nothing is ever passed on to firmware. What is not known is
 //! answered [`NOT_SUPPORTED`], whatever its arguments.
 
-use crate::psci::{Guest, Psci};
+use crate::psci::{self, Guest, Psci};
 
 /// `SMCCC_VERSION`: 1.2.
 const SMCCC_1_2: u64 = 1 << 16 | 2;
@@ -69,6 +69,14 @@ pub enum Action {
     SystemOff,
     /// The guest starts anew.
     SystemReset,
+}
+
+/// The answer, for x0, to a call that only asks what there is: no state, no effects, so the shell needs to save
+/// next to nothing for it. `None` for every other call, which is [`dispatch`]'s.
+#[inline]
+#[must_use]
+pub const fn query(function: u64, argument: u64) -> Option<u64> {
+    psci::query(low_word(function) & !SVE_HINT, argument)
 }
 
 /// Decodes and, as far as it needs nothing of the machine, carries out a call by vCPU `caller`:

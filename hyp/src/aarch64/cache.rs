@@ -53,19 +53,21 @@ pub unsafe fn scrub_page(page: u64) {
     unsafe { asm!("mrs {}, DCZID_EL0", out(reg) dczid, options(nomem, nostack, preserves_flags)) };
     let end = page + PAGE_SIZE;
     if dczid & 0x1f == 4 && line() == 64 {
-        // 64-byte DC ZVA blocks and lines, the case on every Cortex-A of interest: four per turn.
+        // 64-byte DC ZVA blocks and lines, the case on every Cortex-A of interest: sixteen per turn.
         let mut at = page;
         while at < end {
-            // SAFETY: `at..at + 256` lies in the page, by contract ours to write.
+            // SAFETY: `at..at + 1024` lies in the page, by contract ours to write.
             unsafe {
                 asm!(
-                    "dc zva, {0}", "dc zva, {1}", "dc zva, {2}", "dc zva, {3}",
-                    "dc civac, {0}", "dc civac, {1}", "dc civac, {2}", "dc civac, {3}",
-                    in(reg) at, in(reg) at + 64, in(reg) at + 128, in(reg) at + 192,
+                    ".rept 16",
+                    "dc zva, {at}",
+                    "dc civac, {at}",
+                    "add {at}, {at}, #64",
+                    ".endr",
+                    at = inout(reg) at,
                     options(nostack, preserves_flags)
                 );
             }
-            at += 256;
         }
         return;
     }

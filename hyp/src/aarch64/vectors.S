@@ -1,8 +1,8 @@
 // EL2 exception vectors.
 //
-// While a guest runs, SP_EL2 points at this core's `Frame` (traps.rs): 31 registers. A hypercall or
-// an interrupt saves only what the Rust ABI lets a callee change (x0-x18, x30); everything else
-// saves all. ELR_EL2 and SPSR_EL2 stay in their registers: EL2 takes no exception while it serves
+// While a guest runs, SP_EL2 points at this core's `Frame` (traps.rs): 31 registers. An exit saves
+// only what the Rust ABI lets a callee change (x0-x18, x30), unless it has to do with one of the
+// others. ELR_EL2 and SPSR_EL2 stay in their registers: EL2 takes no exception while it serves
 // one, apart from its own bugs, which end in `el2_fault`.
 
 .macro vector name
@@ -61,8 +61,28 @@ guest_sync:
     mov     x0, sp
     lsr     x2, x1, #26
     cmp     x2, #0x16                           // HVC from AArch64
-    b.ne    guest_sync_full
+    b.ne    1f
     bl      rust_hypercall
+    b       resume_caller
+1:  cmp     x2, #0x24                           // data abort: register in ISS.SRT
+    b.ne    2f
+    ubfx    x3, x1, #16, #5
+    sub     w3, w3, #19
+    cmp     w3, #29 - 19
+    b.ls    guest_sync_full
+    bl      rust_data_abort
+    b       resume_caller
+2:  cmp     x2, #0x18                           // system register: register in ISS.Rt
+    b.ne    3f
+    ubfx    x3, x1, #5, #5
+    sub     w3, w3, #19
+    cmp     w3, #29 - 19
+    b.ls    guest_sync_full
+    bl      rust_system_register
+    b       resume_caller
+3:  cmp     x2, #0x17                           // SMC from AArch64
+    b.ne    guest_sync_full
+    bl      rust_smc
     b       resume_caller
 
 guest_irq:

@@ -24,8 +24,8 @@ pub const STRETCH_PAGE: u32 = 18;
 pub const ENTRY: u32 = 900;
 /// Each of the 16 pages of an order-4 entry by itself.
 pub const RUN_PAGE: u32 = 280;
-/// Zeroing and cleaning one page.
-pub const SCRUB_PAGE: u32 = 180;
+/// Zeroing and cleaning one page: three instructions for each of 64 lines, and showing it in the window.
+pub const SCRUB_PAGE: u32 = 250;
 /// A block entry replaced by a level-3 table, or back.
 pub const SPLIT: u32 = 3_000;
 /// A level-1 entry replaced by its level-2 table.

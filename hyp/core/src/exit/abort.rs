@@ -107,6 +107,13 @@ impl Abort {
         }
     }
 
+    /// [`AccessFault::Translation`] at one of the levels 0 to 3, the only ones that stage 2 has here.
+    #[inline]
+    #[must_use]
+    pub const fn is_translation(self) -> bool {
+        self.0 & 0x3c == 0x04
+    }
+
     /// S1PTW: the fault is of a stage-1 table walk, so the address is a descriptor's and there is
     /// nothing to emulate.
     #[inline]
@@ -166,6 +173,13 @@ impl Abort {
 pub struct DataAccess(u64);
 
 impl DataAccess {
+    /// The syndrome that it was decoded from.
+    #[inline]
+    #[must_use]
+    pub const fn abort(self) -> Abort {
+        Abort(self.0)
+    }
+
     /// SAS.
     #[inline]
     #[must_use]

@@ -90,6 +90,28 @@ impl Function {
             Some(decoded)
         }
     }
+
+    /// What one of the queries of [`query`] answers.
+    #[inline]
+    const fn answer(self, argument: u64) -> u64 {
+        match self {
+            Self::Version => VERSION,
+            // Trusted OS is either absent or does not need migrating (5.9).
+            Self::MigrateInfoType => 2,
+            _ => features(low_word(argument)),
+        }
+    }
+}
+
+/// The answer to a function that depends on its argument alone; `None` for all others.
+#[inline]
+pub(crate) const fn query(function: u32, argument: u64) -> Option<u64> {
+    match Function::decode(function) {
+        Some(query @ (Function::Version | Function::Features | Function::MigrateInfoType)) => {
+            Some(query.answer(argument))
+        }
+        _ => None,
+    }
 }
 
 /// State of one vCPU, as AFFINITY_INFO names it (5.7.1).
@@ -142,10 +164,9 @@ impl Psci {
         };
         let [first, second, third] = arguments.map(|argument| argument & mask);
         match decoded {
-            Function::Version => Action::Return(VERSION),
-            Function::Features => Action::Return(features(low_word(first))),
-            // Trusted OS is either absent or does not need migrating (5.9).
-            Function::MigrateInfoType => Action::Return(2),
+            Function::Version | Function::Features | Function::MigrateInfoType => {
+                Action::Return(decoded.answer(first))
+            }
             Function::CpuOn => self.cpu_on(first, Ipa(second), third, guest),
             Function::CpuOff => {
                 debug_assert_eq!(self.state(caller), Some(CpuState::On));
@@ -249,6 +270,7 @@ impl Psci {
 }
 
 /// PSCI_FEATURES (5.15). CPU_SUSPEND's flags are 0: the original power_state format, platform-coordinated.
+#[inline]
 const fn features(function: u32) -> u64 {
     if Function::decode(function).is_some() || is_announced_by_psci(function) {
         0

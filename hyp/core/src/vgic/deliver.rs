@@ -162,7 +162,7 @@ impl Vgic {
 
     /// If the list register that had `id` last is empty and has not been given to another since, it
     /// has it once more, and all that is remembered of it is true already. Whether it was so.
-    #[inline]
+    #[inline(always)]
     fn offer_again<H: HostGic>(&self, vcpu: usize, id: IntId, source: u8, host: &mut H) -> bool {
         let bank = self.bank(vcpu, id.word());
         let own = self.vcpu(vcpu);
