@@ -32,6 +32,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ));
     all.push(two_guests("memory-module-reload", 3, module_reload));
     all.push(ignores_its_target());
+    all.extend([2, 3].map(bare_metal_moves));
     all
 }
 
@@ -221,4 +222,30 @@ fn ignores_its_target() -> Scenario {
     .ram(1024)
     .guest(guest("deaf").args("noballoon"))
     .guest(guest("linux"))
+}
+
+/// Two bare-metal guests give each other memory; each verifies what it keeps and that what it gets reads zero.
+fn bare_metal_moves(gic: u8) -> Scenario {
+    Scenario::new(format!("memory-bare-metal-gic{gic}"), gic, |console| {
+        console.patience(120);
+        console.wait_for_status("both drivers", |s| {
+            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
+        })?;
+        for round in 0..3 {
+            for (guest, mib) in [(1, 32), (2, 96), (2, 33), (1, 127), (1, 64), (2, 64)] {
+                console.monitor(&format!("mem {guest} {mib}"))?;
+                let what = format!("round {round}: guest {guest} to have {mib} MiB");
+                console
+                    .wait_for_status(&what, |s| s.memory_mib(guest) == mib && s.settled(guest))?;
+            }
+        }
+        for guest in [1, 2] {
+            console.focus(guest)?;
+            console.expect("balloon settled reserved=16384 target=16384")?;
+        }
+        console.expect_never("FAIL")
+    })
+    .ram(256)
+    .guest(Guest::bare_metal("a", "balloon").memory_bounds(16, 128))
+    .guest(Guest::bare_metal("b", "balloon").memory_bounds(16, 128))
 }
