@@ -54,7 +54,7 @@ fn copy(registers: &Registers) -> Registers {
 /// H1: HVCs with random registers.
 pub fn h1(machine: &Machine) -> Outcome {
     let mut random = Random(0x1234_5678_9abc_def1);
-    let rounds = machine.arg_number("rounds").unwrap_or(20_000);
+    let rounds = machine.arg_number("rounds").unwrap_or(5_000);
     for call in [Call::Hvc0, Call::Hvc1, Call::Hvc4242, Call::HvcFfff] {
         for _ in 0..rounds {
             let mut registers = random_registers(&mut random);

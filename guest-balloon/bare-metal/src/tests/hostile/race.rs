@@ -69,7 +69,7 @@ pub fn h8(machine: &Machine) -> Outcome {
         .ok_or_else(|| why(format_args!("no free block")))?;
     PAGE.store(block, Ordering::Release);
     let mpidr = start_second(machine, rewrite_list)?;
-    let rounds = machine.arg_number("rounds").unwrap_or(5_000);
+    let rounds = machine.arg_number("rounds").unwrap_or(1_000);
     let mut moved = [0_u64; 2];
     for round in 0..rounds {
         let direction = (round % 2) as usize;
@@ -148,7 +148,7 @@ pub fn h9(machine: &Machine) -> Outcome {
         .ok_or_else(|| why(format_args!("no free page")))?;
     EPOCH.store(driver.epoch(), Ordering::Release);
     let mpidr = start_second(machine, reserve_too)?;
-    for round in 1..=machine.arg_number("rounds").unwrap_or(2_000) {
+    for round in 1..=machine.arg_number("rounds").unwrap_or(400) {
         WON.store(0, Ordering::Release);
         LIST.set(0, Entry::new(page, Order::Page));
         GO.store(round, Ordering::Release);
@@ -208,7 +208,7 @@ pub fn h10(machine: &Machine) -> Outcome {
         Ok(WON.load(Ordering::Acquire))
     };
     let mut round = 0;
-    for turn in 0..machine.arg_number("rounds").unwrap_or(500) {
+    for turn in 0..machine.arg_number("rounds").unwrap_or(100) {
         round += 1;
         ensure!(
             ask(round)? == 1,
@@ -281,7 +281,7 @@ pub fn p3(machine: &Machine) -> Outcome {
         .ok_or_else(|| why(format_args!("needs three cores")))?;
     PAGE.store(third, Ordering::Release);
     let second = start_second(machine, start_third)?;
-    for round in 1..=machine.arg_number("rounds").unwrap_or(500) {
+    for round in 1..=machine.arg_number("rounds").unwrap_or(100) {
         WON.store(0, Ordering::Release);
         GO.store(round, Ordering::Release);
         let answer = smp::start(2, third, |_| {});
