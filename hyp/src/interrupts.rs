@@ -7,7 +7,7 @@ use ballast_core::balloon::scrub_step;
 use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
 
-use crate::gic::{Gic, KICK};
+use crate::gic::{Gic, Host, KICK};
 use crate::guest::hardware::Machine;
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::run;
@@ -30,11 +30,18 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
     if intid == u32::from(IntId::VIRTUAL_TIMER.0) || intid == u32::from(IntId::PHYSICAL_TIMER.0) {
         // Stays active until the guest ends it: the list register is linked to it.
         cpu.gic.drop_priority(acknowledged);
+        let id = IntId(intid as u8);
+        if cpu.shortcut.get().offer(
+            id,
+            &mut Host::new(cpu.gic, cpu.index, &guest.core_of, &guest.injected),
+        ) {
+            return;
+        }
         let mut host = guest.host(cpu);
-        let kicks = guest
-            .vgic
-            .lock()
-            .inject_private(vcpu, IntId(intid as u8), &mut host);
+        let mut vgic = guest.vgic.lock();
+        let kicks = vgic.inject_private(vcpu, id, &mut host);
+        cpu.shortcut.set(vgic.shortcut(vcpu, id));
+        drop(vgic);
         guest.kick(cpu, kicks);
         return;
     }

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use ballast_core::limits::MAX_CORES;
 
 use ballast_core::smccc::Workarounds;
+use ballast_core::vgic::Shortcut;
 
 use crate::aarch64::registers::read;
 use crate::aarch64::window::Window;
@@ -27,6 +28,8 @@ pub struct PerCpu {
     pub window: Window,
     /// The vCPU this core is in; `None` while it waits in EL2.
     pub current: Cell<Option<Current>>,
+    /// The last timer's way to the guest without its lock; see [`Guest::host`].
+    pub shortcut: Cell<Shortcut>,
 }
 
 /// A vCPU on its core.
@@ -49,6 +52,7 @@ impl PerCpu {
             gic,
             window,
             current: Cell::new(None),
+            shortcut: Cell::new(Shortcut::NONE),
         }
     }
 }

@@ -265,9 +265,11 @@ impl Guest {
         ((self.index as u64 + 1) << 48) | self.memory.stage2.root().0
     }
 
-    /// The interrupt controller of the calling core, for this guest's models.
+    /// The interrupt controller of the calling core, for this guest's models. Whatever is done with
+    /// it, the core's [`Shortcut`](vgic::Shortcut) is good no longer.
     #[inline]
     pub fn host<'a>(&'a self, cpu: &'a PerCpu) -> Host<'a> {
+        cpu.shortcut.set(vgic::Shortcut::NONE);
         Host::new(cpu.gic, cpu.index, &self.core_of, &self.injected)
     }
 

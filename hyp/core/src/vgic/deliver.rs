@@ -15,6 +15,39 @@ pub enum Line {
     High,
 }
 
+/// A linked PPI's way back into the list register it had, without the guest's lock: a timer then
+/// waits for no other vCPU.
+///
+/// It is the core's own, and good until that core next uses the [`Vgic`] for any purpose. What other
+/// vCPUs change in the meantime, they kick this one for, which is such a use: an interrupt that
+/// slips in before is one that came before the change.
+#[derive(Clone, Copy, Debug)]
+pub struct Shortcut {
+    lr: ListRegister,
+    n: u32,
+}
+
+impl Shortcut {
+    /// No way.
+    pub const NONE: Self = Self {
+        lr: ListRegister::EMPTY,
+        n: 0,
+    };
+
+    /// `id` fired: offers it if this is its way and the guest has ended it since the last time.
+    #[inline]
+    #[must_use]
+    pub fn offer<H: HostGic>(self, id: IntId, host: &mut H) -> bool {
+        // An empty one names INTID 0, which is no PPI.
+        let is_free = host.empty().wrapping_shr(self.n) & 1 != 0;
+        let is_good = self.lr.intid() == id.0 && is_free;
+        if is_good {
+            host.write_lr(self.n, self.lr);
+        }
+        is_good
+    }
+}
+
 /// In place of the own vCPU on a core that runs none of the guest's.
 const NOBODY: usize = 31;
 
@@ -176,6 +209,24 @@ impl Vgic {
         let link = self.link(vcpu, id, source, false);
         host.write_lr(n, self.offer(vcpu, id, link));
         true
+    }
+
+    /// What the core of `vcpu` may keep to offer the linked PPI `id`, which it has just injected,
+    /// the next time without the lock.
+    #[inline]
+    #[must_use]
+    pub fn shortcut(&self, vcpu: usize, id: IntId) -> Shortcut {
+        let bank = self.bank(vcpu, 0);
+        let own = self.vcpu(vcpu);
+        let is_settled = bank.in_lr & bank.open & bank.linked & !bank.pending & id.mask() != 0;
+        if !is_settled || own.reconcile | own.backlog {
+            return Shortcut::NONE;
+        }
+        let lr = self.offer(vcpu, id, self.link(vcpu, id, 0, false));
+        Shortcut {
+            lr,
+            n: self.lr_number(vcpu, id),
+        }
     }
 
     #[inline(never)]

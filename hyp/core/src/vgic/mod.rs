@@ -36,7 +36,7 @@ mod v3;
 use crate::exit::Width;
 use bank::bit;
 
-pub use deliver::Line;
+pub use deliver::{Line, Shortcut};
 pub use host::{HostGic, Maintenance, Trigger};
 pub use list_register::{Group, Link, ListRegister, LrState};
 pub use state::Vgic;

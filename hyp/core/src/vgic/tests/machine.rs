@@ -148,6 +148,7 @@ pub struct Machine {
     pub vcpus: usize,
     pub lrs: Vec<Vec<ListRegister>>,
     pub maintenance: Vec<Maintenance>,
+    pub shortcuts: Vec<Shortcut>,
     pub physical: Physical,
     /// vCPUs with a kick on the way.
     pub kicked: u8,
@@ -170,6 +171,7 @@ impl Machine {
             vcpus,
             lrs: vec![vec![ListRegister::EMPTY; lrs]; vcpus],
             maintenance: vec![Maintenance::default(); vcpus],
+            shortcuts: vec![Shortcut::NONE; vcpus],
             physical: Physical::default(),
             kicked: 0,
             kicks: 0,
@@ -202,6 +204,7 @@ impl Machine {
     }
 
     pub fn on_core(&mut self, vcpu: usize, call: impl FnOnce(&mut Vgic, &mut Core<'_>) -> Kicks) {
+        self.shortcuts[vcpu] = Shortcut::NONE;
         let mut core = Core {
             vcpu,
             lrs: &mut self.lrs[vcpu],
@@ -304,9 +307,18 @@ impl Machine {
         if !self.physical.enabled.contains(&name) || !self.physical.active.insert(name) {
             return false;
         }
-        self.on_core(vcpu, |vgic, core| {
-            vgic.inject_private(vcpu, IntId(id), core)
-        });
+        let mut core = Core {
+            vcpu,
+            lrs: &mut self.lrs[vcpu],
+            maintenance: &mut self.maintenance[vcpu],
+            physical: &mut self.physical,
+        };
+        if !self.shortcuts[vcpu].offer(IntId(id), &mut core) {
+            self.on_core(vcpu, |vgic, core| {
+                vgic.inject_private(vcpu, IntId(id), core)
+            });
+            self.shortcuts[vcpu] = self.vgic.shortcut(vcpu, IntId(id));
+        }
         true
     }
 

@@ -394,3 +394,36 @@ fn a_latch_joins_a_level_that_is_offered() {
         "set by software while it was offered, once"
     );
 }
+
+#[test]
+fn a_timer_that_comes_again_takes_its_shortcut() {
+    for version in [V2, V3] {
+        let mut m = Machine::ready(version, 2, 4);
+        assert!(m.fire_ppi(0, 27));
+        assert_eq!(m.drain(), [(0, 27, 0)]);
+        let offer = |m: &mut Machine, id| {
+            let shortcut = m.vgic.shortcut(0, IntId(id));
+            let mut taken = false;
+            m.on_core(0, |_, core| {
+                taken = shortcut.offer(IntId(27), core);
+                Kicks::NONE
+            });
+            taken
+        };
+        assert!(offer(&mut m, 27));
+        assert!(!offer(&mut m, 27), "still offered");
+        assert!(!offer(&mut m, 30), "not its own");
+        m.physical.active.insert(27);
+        assert_eq!(m.drain(), [(0, 27, 0)]);
+        // Another vCPU turns it off while it is offered by the shortcut: the kick takes it back.
+        if version == V3 {
+            m.physical.active.insert(27);
+            assert!(offer(&mut m, 27));
+            m.write(1, Frame::Redistributors, 0x1_0180, Width::Word, 1 << 27);
+            assert!(!offer(&mut m, 27));
+            assert_eq!(m.drain(), []);
+            m.write_private(0, 0x100, 1 << 27);
+            assert_eq!(m.drain(), [(0, 27, 0)]);
+        }
+    }
+}
