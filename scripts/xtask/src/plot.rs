@@ -81,12 +81,16 @@ pub fn memory_over_time(title: &str, curves: &[Curve], events: &[Event]) -> Stri
         let at = x(event.at);
         // Labels on two heights, so that neighbours do not cover each other.
         let height = TOP + 12.0 + 14.0 * (index % 2) as f64;
+        let (anchor, beside) = if at > 0.8 * WIDTH {
+            ("end", at - 3.0)
+        } else {
+            ("start", at + 3.0)
+        };
         let _ = writeln!(
             svg,
             "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{}\" stroke=\"#999\" stroke-dasharray=\"3 3\"/>\
-             <text x=\"{:.1}\" y=\"{height}\" font-size=\"10\" fill=\"#555\">{}</text>",
+             <text x=\"{beside:.1}\" y=\"{height}\" text-anchor=\"{anchor}\" font-size=\"10\" fill=\"#555\">{}</text>",
             HEIGHT - BOTTOM,
-            at + 3.0,
             escaped(&event.what)
         );
     }

@@ -101,7 +101,7 @@ fn counted(name: &str, program: Program) -> Result<Tally> {
         let text = text.context("cargo's output")?;
         if let Some(counts) = text.strip_prefix("test result: ") {
             tally.add(counts_of(counts));
-        } else if !text.ends_with("... ok") && !text.trim().is_empty() {
+        } else if !is_progress(&text) {
             println!("  {text}");
         }
     }
@@ -114,6 +114,17 @@ fn counted(name: &str, program: Program) -> Result<Tally> {
         tally.passed, tally.failed
     );
     Ok(tally)
+}
+
+/// Lines of a test run that say nothing when all is well.
+fn is_progress(line: &str) -> bool {
+    let quiet = ["... ok", "... ignored"]
+        .iter()
+        .any(|end| line.ends_with(end));
+    quiet
+        || line.trim().is_empty()
+        || line.starts_with("running ")
+        || line.contains("doctests ran in")
 }
 
 /// Reads `ok. 3 passed; 0 failed; 1 ignored; …`.
