@@ -19,6 +19,8 @@ fn width() -> impl Strategy<Value = Width> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { ProptestConfig::default().cases }, ..Default::default() })]
+
     /// G1, G3: whatever is written wherever, no physical interrupt but the linked ones is touched,
     /// nobody is kicked who does not exist, and reading everything back does no harm.
     #[test]
@@ -306,6 +308,8 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { ProptestConfig::default().cases }, ..Default::default() })]
+
     /// Every interrupt that is sent and enabled is taken exactly once, in any interleaving.
     #[test]
     fn nothing_is_lost_or_doubled_with_two_vcpus(

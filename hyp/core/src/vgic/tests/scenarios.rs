@@ -174,6 +174,7 @@ fn more_pending_than_list_registers_come_by_priority() {
 
 /// G5: everything at once, acknowledged and never ended, then calm.
 #[test]
+#[cfg_attr(miri, ignore = "long, and nothing an interpreter would find")]
 fn a_storm_of_sgis_ends() {
     for version in [V2, V3] {
         for vcpus in [2, 8] {
