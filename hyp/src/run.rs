@@ -4,6 +4,7 @@
 //! looks around: at the interrupt, at what other cores have asked of it, at frames to scrub.
 
 use ballast_core::log::{Event, Origin};
+use ballast_core::vgic::IntId;
 
 use crate::aarch64::{registers, tlb};
 use crate::guest::Guest;
@@ -132,6 +133,9 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
         };
         guest.kick(cpu, kicks);
         cpu.gic.reset_virtual_interface(false);
+        for timer in [IntId::VIRTUAL_TIMER, IntId::PHYSICAL_TIMER] {
+            cpu.gic.clear_active(cpu.index, u32::from(timer.0));
+        }
         guest.core_of.set(vcpu, None);
         // In this order: whoever sees the vCPU off finds a core for it.
         guest.free_cores.put(cpu.index);

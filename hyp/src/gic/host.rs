@@ -55,7 +55,13 @@ impl HostGic for Host<'_> {
     #[inline]
     fn ended(&self) -> u32 {
         match self.gic.version() {
-            Version::V2(gic) => gic.interface().eisr[0].get(),
+            Version::V2(gic) => {
+                let ended = gic.interface().eisr[0].get();
+                if self.gic.ends_timers && ended != 0 {
+                    end_timers(gic, ended);
+                }
+                ended
+            }
             Version::V3(_) => interface::eisr() as u32,
         }
     }
@@ -64,7 +70,14 @@ impl HostGic for Host<'_> {
     #[expect(clippy::indexing_slicing, reason = "masked to the 64 there are")]
     fn read_lr(&self, n: u32) -> ListRegister {
         match self.gic.version() {
-            Version::V2(gic) => ListRegister::from_v2(gic.interface().lr[(n & 63) as usize].get()),
+            Version::V2(gic) => {
+                let raw = gic.interface().lr[(n & 63) as usize].get();
+                ListRegister::from_v2(if self.gic.ends_timers {
+                    linked(raw)
+                } else {
+                    raw
+                })
+            }
             Version::V3(_) => ListRegister::from_v3(interface::list_register(n as usize)),
         }
     }
@@ -79,7 +92,15 @@ impl HostGic for Host<'_> {
             );
         }
         match self.gic.version() {
-            Version::V2(gic) => gic.interface().lr[(n & 63) as usize].set(value.to_v2()),
+            Version::V2(gic) => {
+                let raw = value.to_v2();
+                let raw = if self.gic.ends_timers {
+                    unlinked(raw)
+                } else {
+                    raw
+                };
+                gic.interface().lr[(n & 63) as usize].set(raw);
+            }
             Version::V3(_) => interface::set_list_register(n as usize, value.to_v3()),
         }
     }
@@ -124,5 +145,48 @@ impl HostGic for Host<'_> {
     fn set_trigger(&mut self, pintid: u16, trigger: Trigger) {
         self.gic
             .set_edge(u32::from(pintid), trigger == Trigger::Edge);
+    }
+}
+
+/// GICH_LR fields (IHI 0048B.b, 5.3.9): HW, physical identifier, EOI maintenance, virtual identifier.
+const HW: u32 = 1 << 31;
+const PHYSICAL_SHIFT: u32 = 10;
+const PHYSICAL: u32 = 0x3ff << PHYSICAL_SHIFT;
+const EOI: u32 = 1 << 19;
+const VIRTUAL: u32 = 0x3ff;
+
+/// Whether the list register holds a PPI: of those only the timers are ever offered, and each is
+/// linked to the physical one of the same number.
+const fn is_ppi(raw: u32) -> bool {
+    matches!(raw & VIRTUAL, 16..=31)
+}
+
+/// A linked timer as it is offered where EL2 has to end it: with maintenance instead of the HW bit.
+const fn unlinked(raw: u32) -> u32 {
+    if raw & HW != 0 && is_ppi(raw) {
+        raw & !(HW | PHYSICAL) | EOI
+    } else {
+        raw
+    }
+}
+
+/// The reverse.
+const fn linked(raw: u32) -> u32 {
+    if raw & HW == 0 && is_ppi(raw) {
+        raw & !EOI | HW | (raw & VIRTUAL) << PHYSICAL_SHIFT
+    } else {
+        raw
+    }
+}
+
+/// Deactivates the physical timers that the guest has ended in these list registers.
+#[cold]
+fn end_timers(gic: &crate::mmio::gicv2::GicV2, ended: u32) {
+    let lrs = gic.interface().lr.iter().take(32).enumerate();
+    for (_, lr) in lrs.filter(|(n, _)| ended & (1 << n) != 0) {
+        let raw = lr.get();
+        if is_ppi(raw) {
+            gic.deactivate(raw & VIRTUAL);
+        }
     }
 }

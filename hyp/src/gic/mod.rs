@@ -26,6 +26,8 @@ pub struct Gic {
     pub maintenance: u32,
     /// List registers of each core (the same on all), at most 16.
     pub list_registers: u32,
+    /// Timers are ended by EL2 and not through the HW bit: see [`GicV2::loses_linked_levels`].
+    pub ends_timers: bool,
     mpidr: [u64; MAX_CORES],
     mask: [AtomicU8; MAX_CORES],
     /// Held while a configuration register, which interrupts of several guests share, is rewritten.
@@ -111,8 +113,13 @@ impl Gic {
             Version::V3(_) => (gicv3::interface::vtr() as u32 & 0x1f) + 1,
         }
         .min(16);
+        let ends_timers = match &version {
+            Version::V2(gic) => gic.loses_linked_levels(),
+            Version::V3(_) => false,
+        };
         Ok(Self {
             version,
+            ends_timers,
             list_registers,
             maintenance,
             mpidr,

@@ -39,6 +39,8 @@ register_structs! {
         (0x000c => iar: ReadOnly<u32>),
         (0x0010 => eoir: WriteOnly<u32>),
         (0x0014 => _r1),
+        (0x00fc => iidr: ReadOnly<u32>),
+        (0x0100 => _r2),
         (0x1000 => dir: WriteOnly<u32>),
         (0x1004 => @END),
     }
@@ -147,6 +149,15 @@ impl GicV2 {
         // Enable, EOImode: EOIR drops the priority, DIR deactivates (4.4.1).
         gicc.ctlr.set(1 | (1 << 9));
         gicd.itargetsr[0].get()
+    }
+
+    /// Whether this is QEMU's model (up to 10.0 at least), which does not look at a level-sensitive
+    /// interrupt again when a guest's deactivation ends it through the HW bit: a timer that has fired
+    /// meanwhile is lost (`hw/intc/arm_gic.c`; IHI 0048B.b, 5.2.2 says that it becomes pending).
+    pub fn loses_linked_levels(&self) -> bool {
+        /// GICC_IIDR of that model; a GIC-400 has product identifier 0x020 there.
+        const QEMU_IIDR: u32 = 0x0002_043b;
+        self.cpu().iidr.get() == QEMU_IIDR
     }
 
     /// Acknowledges: interrupt in bits 9:0, an SGI's sender in 12:10.
