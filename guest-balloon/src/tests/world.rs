@@ -1,10 +1,10 @@
 //! A guest of a few MiB and the Ballast under it, both as simple as they can be while still judging every move.
 
-use ballast_abi::{
-    Entry, EntryStatus, LIST_ENTRIES, Order, PAGE_SIZE, Status, UID, VERSION, function,
-};
+mod front;
 
-use crate::{Clock, Driver, Hypercall, Next, PageSource, Taken};
+use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, PAGE_SIZE, Status};
+
+use crate::{Driver, Next};
 
 pub const RAM_BASE: u64 = 0x4000_0000;
 pub const TICKS_PER_SECOND: u64 = 1_000_000;
@@ -55,6 +55,8 @@ pub struct World {
     pub failed_requests: u64,
     /// Free pages of each block, to find runs quickly; `None` when a test has changed `pages` itself.
     free: Option<Vec<usize>>,
+    /// Where the last search ended, by order / 4.
+    hints: [usize; 3],
 }
 
 impl World {
@@ -91,6 +93,7 @@ impl World {
             asked: 0,
             failed_requests: 0,
             free: None,
+            hints: [0; 3],
         }
     }
 
@@ -179,13 +182,16 @@ impl World {
 
     fn find(&mut self, order: Order) -> Option<usize> {
         let size = order.pages() as usize;
-        for block in 0..self.pages.len() / 512 {
+        let blocks = self.pages.len() / 512;
+        let hint = self.hints[order as usize / 4];
+        for block in (0..blocks).map(|step| (hint + step) % blocks) {
             if self.free()[block] < size {
                 continue;
             }
             let pages = &self.pages[block * 512..][..512];
             let free = |run: &[Page]| run.iter().all(|&page| page == Page::Free);
             if let Some(run) = pages.chunks(size).position(free) {
+                self.hints[order as usize / 4] = block;
                 return Some(block * 512 + run * size);
             }
         }
@@ -276,153 +282,5 @@ impl World {
         self.pool_pages -= order.pages();
         self.backed[range].fill(true);
         EntryStatus::Done
-    }
-}
-
-impl Hypercall for World {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
-        self.calls += 1;
-        match function {
-            function::UID => UID.map(u64::from),
-            function::VERSION => [0, u64::from(VERSION), 0, 0],
-            function::HELLO => {
-                assert_eq!(x1, RAM_BASE);
-                self.epoch += 1;
-                [0, self.epoch, self.not_backed(), 0]
-            }
-            function::TARGET => {
-                self.fetched = self.sequence;
-                [0, self.target, u64::from(self.sequence), 0]
-            }
-            function::RESERVE => self.exchange(x1, x2, Self::judge_reserve),
-            function::RELEASE => self.exchange(x1, x2, Self::judge_release),
-            function::GOODBYE => {
-                assert_eq!(x1, self.epoch);
-                self.epoch = 0;
-                [0; 4]
-            }
-            function::PRESSURE => {
-                self.target = self.target.saturating_sub(x1);
-                [0, self.target, 0, 0]
-            }
-            function::QUERY => {
-                let first = ((x1 - RAM_BASE) / PAGE_SIZE) as usize;
-                let backed = self.backed[first];
-                let run = self.backed[first..]
-                    .iter()
-                    .take(700)
-                    .take_while(|&&page| page == backed)
-                    .count();
-                [0, u64::from(backed), run as u64, 0]
-            }
-            _ => [Status::NotSupported.to_register(), 0, 0, 0],
-        }
-    }
-
-    fn list_ipa(&self) -> u64 {
-        RAM_BASE
-    }
-
-    fn entry(&self, index: usize) -> Entry {
-        self.list[index]
-    }
-
-    fn set_entry(&mut self, index: usize, entry: Entry) {
-        self.list[index] = entry;
-    }
-}
-
-impl PageSource for World {
-    fn headroom_pages(&mut self) -> u64 {
-        let free = self
-            .pages
-            .iter()
-            .filter(|&&page| page == Page::Free)
-            .count() as u64;
-        free.saturating_sub(self.floor_pages)
-    }
-
-    fn take(&mut self, order: Order, ipas: &mut [u64]) -> Taken {
-        if let Some(rate) = self.allocator_rate {
-            let seconds = (self.now - self.allocator_at) as f64 / TICKS_PER_SECOND as f64;
-            // What it can save up: 50 ms.
-            let most = (rate as f64 / 20.0).max(1.0);
-            self.allocator_tokens = (self.allocator_tokens + rate as f64 * seconds).min(most);
-            self.allocator_at = self.now;
-        }
-        let mut runs = 0;
-        for slot in ipas.iter_mut() {
-            self.asked += order.pages();
-            if self.allocator_rate.is_some() && self.allocator_tokens < order.pages() as f64 {
-                break;
-            }
-            let size = order.pages() as usize;
-            let Some(first) = self.find(order) else {
-                break;
-            };
-            self.pages[first..][..size].fill(Page::Listed);
-            self.free()[first / 512] -= size;
-            self.allocator_tokens -= order.pages() as f64;
-            *slot = RAM_BASE + first as u64 * PAGE_SIZE;
-            runs += 1;
-        }
-        let failed = runs < ipas.len();
-        self.failed_requests += u64::from(failed);
-        Taken {
-            runs,
-            strained: failed,
-        }
-    }
-
-    fn give(&mut self, ipa: u64, order: Order) {
-        for page in Self::range(ipa, order) {
-            assert_eq!(self.pages[page], Page::Listed);
-            assert!(
-                self.backed[page],
-                "page {page} is given to the allocator without being there"
-            );
-            self.pages[page] = Page::Free;
-        }
-        self.free()[Self::range(ipa, order).start / 512] += order.pages() as usize;
-    }
-
-    fn hold(&mut self, ipa: u64, order: Order) {
-        for page in Self::range(ipa, order) {
-            assert_eq!(self.pages[page], Page::Listed);
-            self.pages[page] = Page::Held;
-        }
-        self.held.push((ipa, order));
-    }
-
-    fn pick(&mut self, order: Order) -> Option<u64> {
-        let candidate = |wanted| self.held.iter().position(|&(_, held)| held == wanted);
-        let larger = [Order::Page, Order::Pages16, Order::Block]
-            .into_iter()
-            .filter(|&o| o >= order);
-        let index = larger.filter_map(candidate).next()?;
-        let (ipa, held) = self.held.swap_remove(index);
-        let mut rest = ipa + order.bytes();
-        while rest < ipa + held.bytes() {
-            self.held.push((rest, order));
-            rest += order.bytes();
-        }
-        for page in Self::range(ipa, order) {
-            self.pages[page] = Page::Listed;
-        }
-        Some(ipa)
-    }
-
-    fn ram(&self, index: usize) -> Option<(u64, u64)> {
-        (index == 0).then_some((RAM_BASE, self.pages.len() as u64))
-    }
-}
-
-impl Clock for World {
-    fn now(&self) -> u64 {
-        self.now
-    }
-
-    fn ticks_per_second(&self) -> u64 {
-        TICKS_PER_SECOND
     }
 }
