@@ -8,6 +8,7 @@ use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
 
 use crate::gic::{Gic, Host, KICK};
+use crate::guest::Guest;
 use crate::guest::hardware::Machine;
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::run;
@@ -31,23 +32,28 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
         // Stays active until the guest ends it: the list register is linked to it.
         cpu.gic.drop_priority(acknowledged);
         let id = IntId(intid as u8);
-        if cpu.shortcut.get().offer(
+        if !cpu.shortcut.get().offer(
             id,
             &mut Host::new(cpu.gic, cpu.index, &guest.core_of, &guest.injected),
         ) {
-            return;
+            inject_timer(cpu, guest, vcpu, id);
         }
-        let mut host = guest.host(cpu);
-        let mut vgic = guest.vgic.lock();
-        let kicks = vgic.inject_private(vcpu, id, &mut host);
-        cpu.shortcut.set(vgic.shortcut(vcpu, id));
-        drop(vgic);
-        guest.kick(cpu, kicks);
         return;
     }
     if intid < SPECIAL {
         other(cpu, acknowledged, intid);
     }
+}
+
+/// A timer's interrupt that finds something changed since the last.
+#[inline(never)]
+fn inject_timer(cpu: &PerCpu, guest: &Guest, vcpu: usize, id: IntId) {
+    let mut host = guest.host(cpu);
+    let mut vgic = guest.vgic.lock();
+    let kicks = vgic.inject_private(vcpu, id, &mut host);
+    cpu.shortcut.set(vgic.shortcut(vcpu, id));
+    drop(vgic);
+    guest.kick(cpu, kicks);
 }
 
 #[cold]

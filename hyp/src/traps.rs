@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering;
 
 use ballast_core::addr::Ipa;
-use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess};
+use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess, Width};
 use ballast_core::fault::Access;
 use ballast_core::log::Origin;
 use ballast_core::machine;
@@ -137,10 +137,19 @@ fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: 
     } else {
         return emulate(cpu, current, frame, ipa, access);
     };
+    let Current { guest, vcpu } = current;
+    let offset = offset as u32;
     if access.is_write() {
-        write_gic(cpu, current, frame, block, offset as u32, access);
-    } else {
-        read_gic(cpu, current, frame, block, offset as u32, access);
+        return write_gic(cpu, current, frame, block, offset, access);
+    }
+    let glance = guest.vgic.lock().glance(vcpu, block, offset);
+    match glance.filter(|_| access.width() == Width::Word) {
+        Some(value) => {
+            frame.set(access.register(), access.loaded(value.into()));
+            guest.counts_of(vcpu).count(ExitCause::MmioGic);
+            registers::step(exit::instruction_bytes(abort.0));
+        }
+        None => read_gic(cpu, current, frame, block, offset, access),
     }
 }
 

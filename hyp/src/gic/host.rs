@@ -82,7 +82,7 @@ impl HostGic for Host<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "masked to the 64 there are")]
     fn write_lr(&mut self, n: u32, value: ListRegister) {
         if value.state().is_pending() {

@@ -272,7 +272,12 @@ impl Psci {
 /// PSCI_FEATURES (5.15). CPU_SUSPEND's flags are 0: the original power_state format, platform-coordinated.
 #[inline]
 const fn features(function: u32) -> u64 {
-    if Function::decode(function).is_some() || is_announced_by_psci(function) {
+    /// What [`Function::decode`] knows, one bit for each number: 32-bit calls, then 64-bit ones.
+    const KNOWN: [u32; 2] = [0x0004_075f, 0x0004_001a];
+    let number = function & !IS_64_BIT ^ FUNCTION_BASE;
+    let [all, wide] = KNOWN;
+    let known = if function & IS_64_BIT == 0 { all } else { wide };
+    if number < 32 && known >> number & 1 != 0 || is_announced_by_psci(function) {
         0
     } else {
         NOT_SUPPORTED

@@ -240,3 +240,13 @@ fn cores_are_taken_once_each() {
     cores.put(7);
     assert_eq!((cores.mask(), cores.take(0)), (0x80, Some(7)));
 }
+
+#[test]
+fn features_knows_exactly_the_functions_that_exist() {
+    for number in 0..0x40 {
+        for function in [FUNCTION_BASE + number, (FUNCTION_BASE + number) | IS_64_BIT] {
+            let exists = Function::decode(function).is_some();
+            assert_eq!(features(function) == 0, exists, "{function:#x}");
+        }
+    }
+}

@@ -180,7 +180,7 @@ impl Vgic {
 
     /// The shortest way, for what comes again and again: nothing of `id` waits in software, and its
     /// list register is still there for it. Whether it was so.
-    #[inline]
+    #[inline(always)]
     fn redeliver<H: HostGic>(&self, vcpu: usize, sender: usize, id: IntId, host: &mut H) -> bool {
         if self.bank(vcpu, id.word()).pending & id.mask() != 0 {
             return false;

@@ -36,6 +36,9 @@ impl View {
     }
 }
 
+/// Offset of the distributor's type register.
+pub(super) const TYPER: u32 = 0x4;
+
 /// The SGIs of bank 0.
 pub(super) const SGIS: u32 = 0xffff;
 
@@ -43,13 +46,22 @@ impl Vgic {
     /// Reads the word at `offset` (a multiple of 4, below 0xd00, not in ITARGETSR).
     #[inline]
     pub(super) fn read_fields<H: HostGic>(&mut self, view: View, offset: u32, host: &H) -> u32 {
+        match self.glance_fields(view, offset) {
+            Some(value) => value,
+            None => self.read_rare(view, offset >> 7, offset, host),
+        }
+    }
+
+    /// What of this can be read as it stands.
+    #[inline(always)]
+    pub(super) const fn glance_fields(&self, view: View, offset: u32) -> Option<u32> {
         let index = offset >> 2 & 31;
         match offset >> 7 {
-            2 | 3 if view.shows(index) => self.bank(view.of(), index).enabled,
+            2 | 3 if view.shows(index) => Some(self.bank(view.of(), index).enabled),
             8..=15 if view.shows(offset >> 5 & 31) => {
-                self.bank(view.of(), offset >> 5 & 31).priorities(index)
+                Some(self.bank(view.of(), offset >> 5 & 31).priorities(index))
             }
-            family => self.read_rare(view, family, offset, host),
+            _ => None,
         }
     }
 

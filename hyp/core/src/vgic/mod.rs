@@ -165,6 +165,25 @@ impl Vgic {
         }
     }
 
+    /// The short way of [`read`](Self::read), for the words that guests read most: the type, what is enabled, the
+    /// priorities. They are read as they stand, without effects and without a call. `None` for anything else.
+    #[inline(always)]
+    #[must_use]
+    pub fn glance(&self, vcpu: usize, frame: Frame, offset: u32) -> Option<u32> {
+        let (view, offset) = match (self.version, frame) {
+            (_, Frame::Distributor) if offset == fields::TYPER => return Some(self.typer),
+            (Version::V2, Frame::Distributor) => (self.view_v2(vcpu), offset),
+            (Version::V3, Frame::Distributor) => (self.view_gicd(vcpu), offset),
+            (Version::V3, Frame::Redistributors) => v3::own_sgi_frame(vcpu, offset)?,
+            (Version::V2, Frame::Redistributors) => return None,
+        };
+        if offset & 3 == 0 {
+            self.glance_fields(view, offset)
+        } else {
+            None
+        }
+    }
+
     /// A trapped write by `vcpu`, which runs on this core. Sizes and offsets that the architecture
     /// does not give a register are ignored.
     #[inline]

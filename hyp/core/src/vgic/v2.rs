@@ -30,7 +30,7 @@ const SGIS: u32 = 30;
 impl Vgic {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
-    const fn view_v2(&self, own: usize) -> View {
+    pub(super) const fn view_v2(&self, own: usize) -> View {
         View {
             own: own as u8,
             of: own as u8,

@@ -251,7 +251,7 @@ impl Vgic {
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
-    const fn view_gicd(&self, own: usize) -> View {
+    pub(super) const fn view_gicd(&self, own: usize) -> View {
         View {
             own: own as u8,
             of: own as u8,
@@ -297,6 +297,14 @@ impl Vgic {
             _ => {}
         }
     }
+}
+
+/// The SGI frame of `vcpu`'s own redistributor, and the offset in it, if it is that which `offset` is in.
+#[inline(always)]
+pub(super) fn own_sgi_frame(vcpu: usize, offset: u32) -> Option<(View, u32)> {
+    let of = offset / REDISTRIBUTOR_STRIDE;
+    let offset = (offset % REDISTRIBUTOR_STRIDE).checked_sub(SGI_BASE)?;
+    (of as usize == vcpu).then(|| (view_gicr(vcpu, of), offset))
 }
 
 #[inline]
