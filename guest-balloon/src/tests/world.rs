@@ -27,6 +27,8 @@ pub struct World {
     pub now: u64,
     // Ballast.
     pub backed: Vec<bool>,
+    /// Pages that are not.
+    missing: u64,
     pub epoch: u64,
     pub target: u64,
     pub sequence: u32,
@@ -71,6 +73,7 @@ impl World {
         Self {
             now: 1,
             backed: (0..total).map(|page| page < backed).collect(),
+            missing: (total - backed) as u64,
             epoch: 0,
             target: (total - backed) as u64,
             sequence: 1,
@@ -166,6 +169,7 @@ impl World {
             );
         }
         assert_eq!(driver.reserved_pages(), self.not_backed());
+        assert_eq!(self.missing, self.not_backed());
     }
 
     fn free(&mut self) -> &mut Vec<usize> {
@@ -251,7 +255,7 @@ impl World {
             return EntryStatus::NotBacked;
         }
         let total = self.backed.len() as u64;
-        if total - self.not_backed() - order.pages() < self.minimum_pages {
+        if total - self.missing - order.pages() < self.minimum_pages {
             return EntryStatus::BelowMinimum;
         }
         for page in range {
@@ -262,6 +266,7 @@ impl World {
             );
             self.backed[page] = false;
         }
+        self.missing += order.pages();
         self.grow_pool(order.pages());
         EntryStatus::Done
     }
@@ -272,7 +277,7 @@ impl World {
         if self.backed[range.clone()].iter().any(|&backed| backed) {
             return EntryStatus::AlreadyBacked;
         }
-        if self.not_backed() < self.target + order.pages() {
+        if self.missing < self.target + order.pages() {
             return EntryStatus::OverTarget;
         }
         if self.pool_pages < order.pages() || self.pool_fragmented && order == Order::Block {
@@ -280,6 +285,7 @@ impl World {
             return EntryStatus::NoMemory;
         }
         self.pool_pages -= order.pages();
+        self.missing -= order.pages();
         self.backed[range].fill(true);
         EntryStatus::Done
     }
