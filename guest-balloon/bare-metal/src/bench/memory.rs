@@ -62,11 +62,13 @@ fn exchange(front: &mut Front, function: u32, epoch: u64, entries: &[Entry]) -> 
     Ok(cost)
 }
 
-/// Runs of one order out of the allocator, as list entries.
+/// Runs of one order, as list entries: whole blocks out of the allocator, cut up.
 fn entries(front: &mut Front, order: Order, most: usize) -> Vec<Entry, LIST_ENTRIES> {
-    let picked = core::iter::from_fn(|| front.pages.pick(State::Free, order));
-    picked
-        .take(most)
+    let runs_per_block = Order::Block.pages() / order.pages();
+    let blocks = core::iter::from_fn(|| front.pages.pick(State::Free, Order::Block));
+    blocks
+        .take((most as u64).div_ceil(runs_per_block) as usize)
+        .flat_map(|block| (0..runs_per_block).map(move |run| block + run * order.bytes()))
         .map(|ipa| Entry::new(ipa, order))
         .collect()
 }
@@ -115,7 +117,7 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
         ),
         (Order::Page, ["reserve_4k_per_page", "release_4k_per_page"]),
     ] {
-        // Runs of whole blocks, so that these are split and merged with the runs.
+        // These are split and merged with the runs.
         let list = entries(&mut front, order, LIST_ENTRIES);
         let pages = list.len() as u64 * order.pages();
         ensure!(pages > 0, "no free run of {order:?}");
