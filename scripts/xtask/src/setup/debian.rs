@@ -133,6 +133,11 @@ fn release_of(apt: &PrivateApt, metapackage: &str, prefix: &str) -> Result<Strin
 
 /// Lays one kernel out in the cache, whole or not at all.
 fn install_kernel(unpacked: &Path, release: &str, cache: &Path) -> Result<()> {
+    let done = cache.join("linux").join(release);
+    if done.join("headers/Makefile").is_file() {
+        // The newest is here already, and a build may be using it.
+        return Ok(());
+    }
     let staged = cache.join(format!("linux/.{release}"));
     let _ = fs::remove_dir_all(&staged);
     fs::create_dir_all(&staged)?;
@@ -147,7 +152,6 @@ fn install_kernel(unpacked: &Path, release: &str, cache: &Path) -> Result<()> {
     let headers = format!("usr/src/linux-headers-{release}");
     std::os::unix::fs::symlink(&headers, staged.join("headers"))?;
 
-    let done = cache.join("linux").join(release);
     // The headers' Makefile includes the common part by its absolute path on an installed system.
     let makefile = staged.join(&headers).join("Makefile");
     let text = String::from_utf8(paths::read(&makefile)?).context("the headers' Makefile")?;
