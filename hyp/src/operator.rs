@@ -121,6 +121,10 @@ impl Operator for Shell<'_> {
         if mib > memory.max_bytes / MIB {
             return Err(Refused::AboveMaximum(memory.max_bytes / MIB));
         }
+        // Starting sets the target to what the configuration says: one set before that would be lost.
+        if guest.phase() != Phase::Running {
+            return Err(Refused::State(guest.state()));
+        }
         let pages = mib * MIB / PAGE_SIZE;
         guest
             .memory
