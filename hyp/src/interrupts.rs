@@ -95,7 +95,9 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
         // the barrier before the SGI (DDI 0487, B2.3.12).
         barrier::dsb(barrier::SY);
     } else if intid == cpu.gic.maintenance {
-        if let Some(Current { guest, vcpu }) = cpu.current.get() {
+        if let Some(Current { guest, vcpu }) = cpu.current.get()
+            && !cpu.gic.was_only_timers()
+        {
             guest.maintained.fetch_add(1, Ordering::Relaxed);
             let mut host = guest.host(cpu);
             let kicks = guest.vgic.lock().flush(vcpu, &mut host);

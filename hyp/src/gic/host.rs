@@ -8,6 +8,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::{Gic, Version};
 use crate::guest::CoreMap;
+use crate::mmio::gicv2::GicV2;
 use crate::mmio::gicv3::interface;
 
 /// [`HostGic`] for the calling core and one guest.
@@ -56,9 +57,9 @@ impl HostGic for Host<'_> {
     fn ended(&self) -> u32 {
         match self.gic.version() {
             Version::V2(gic) => {
-                let ended = gic.interface().eisr[0].get();
+                let mut ended = gic.interface().eisr[0].get();
                 if self.gic.ends_timers && ended != 0 {
-                    end_timers(gic, ended);
+                    ended = end_timers(gic, ended);
                 }
                 ended
             }
@@ -179,14 +180,31 @@ const fn linked(raw: u32) -> u32 {
     }
 }
 
-/// Deactivates the physical timers that the guest has ended in these list registers.
+/// Deactivates the physical timers that the guest has ended in these list registers, which are then
+/// as the HW bit would have left them. Returns the others.
 #[cold]
-fn end_timers(gic: &crate::mmio::gicv2::GicV2, ended: u32) {
-    let lrs = gic.interface().lr.iter().take(32).enumerate();
-    for (_, lr) in lrs.filter(|(n, _)| ended & (1 << n) != 0) {
+fn end_timers(gic: &GicV2, ended: u32) -> u32 {
+    let mut others = ended;
+    for (n, lr) in (0..32).zip(&gic.interface().lr) {
         let raw = lr.get();
-        if is_ppi(raw) {
+        if ended & (1 << n) != 0 && is_ppi(raw) {
+            lr.set(raw & !EOI);
             gic.deactivate(raw & VIRTUAL);
+            others &= !(1 << n);
+        }
+    }
+    others
+}
+
+impl Gic {
+    /// The maintenance interrupt where EL2 ends the timers: true if it was for nothing else.
+    pub fn was_only_timers(&self) -> bool {
+        match self.version() {
+            Version::V2(gic) if self.ends_timers => {
+                end_timers(gic, gic.interface().eisr[0].get());
+                gic.interface().misr.get() == 0
+            }
+            _ => false,
         }
     }
 }
