@@ -66,10 +66,14 @@ impl Guest {
                 system.archive.get(file.clone()).unwrap_or(&[]),
             )?;
         }
-        let tree = plan
-            .device_tree(&system.board, backed)
-            .map_err(|_| LoadError::DeviceTree)?;
-        self.copy(cpu, plan.placement.dtb.start, &tree)?;
+        let to = plan.placement.dtb.start;
+        if backed == plan.config.memory.boot_bytes {
+            // Admission has written this one.
+            self.copy(cpu, to, &plan.dtb)?;
+        } else {
+            let tree = plan.device_tree(&system.board, backed);
+            self.copy(cpu, to, &tree.map_err(|_| LoadError::DeviceTree)?)?;
+        }
         cpu.window.close();
         cache::invalidate_instructions();
 
