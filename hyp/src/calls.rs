@@ -1,8 +1,7 @@
 //! HVC and SMC: what a guest asks for by function identifier.
 
-use ballast_core::addr::{Ipa, IpaRange};
+use ballast_core::addr::Ipa;
 use ballast_core::log::{Event, Origin};
-use ballast_core::machine;
 use ballast_core::psci;
 use ballast_core::smccc::{self, Action};
 use ballast_core::vgic::HostGic;
@@ -17,16 +16,9 @@ use crate::traps::Frame;
 
 impl psci::Guest for Guest {
     fn is_ram(&self, entry: Ipa) -> bool {
-        let config = &self.plan.config;
-        let ram = IpaRange {
-            start: machine::RAM_BASE,
-            size: config.memory.max_bytes,
-        };
-        ram.offset_of(entry).is_some()
-            || config
-                .extra_ram
-                .iter()
-                .any(|bank| bank.offset_of(entry).is_some())
+        let banks = &self.plan.config.extra_ram;
+        let mut all = self.plan.ram.iter().chain(banks);
+        all.any(|range| range.offset_of(entry).is_some())
     }
 
     fn take_core(&self, vcpu: usize) -> Option<usize> {

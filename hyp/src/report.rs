@@ -8,7 +8,6 @@ use core::sync::atomic::Ordering;
 use ballast_core::addr::{Ipa, IpaRange};
 use ballast_core::fault::FaultReport;
 use ballast_core::log::Event;
-use ballast_core::machine;
 
 use crate::aarch64::registers::{self, read};
 use crate::guest::Guest;
@@ -65,14 +64,13 @@ fn say(system: &System, Current { guest, vcpu }: Current, esr: u64, ipa: Option<
 /// Whose `ipa` is in the guest's machine.
 fn owner(guest: &Guest, ipa: Ipa) -> &'static str {
     let config = &guest.plan.config;
-    let ram = IpaRange {
-        start: machine::RAM_BASE,
-        size: config.memory.max_bytes,
-    };
-    let fixed = machine::FIXED
-        .iter()
+    let fixed = config
+        .machine
+        .fixed()
+        .into_iter()
         .find(|(range, _)| range.offset_of(ipa).is_some());
-    if ram.offset_of(ipa).is_some() {
+    let is_ram = |range: &IpaRange| range.offset_of(ipa).is_some();
+    if guest.plan.ram.iter().any(is_ram) {
         "the guest's RAM, but given to Ballast"
     } else if let Some((_, name)) = fixed {
         name

@@ -7,7 +7,6 @@ use ballast_core::addr::Ipa;
 use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess, Width};
 use ballast_core::fault::Access;
 use ballast_core::log::Origin;
-use ballast_core::machine;
 use ballast_core::monitor::ExitCause;
 use ballast_core::stage2;
 use ballast_core::sysreg::{self, Verdict};
@@ -128,10 +127,10 @@ fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: 
     let Some(access) = abort.access().filter(|_| abort.is_translation()) else {
         return not_emulated(cpu, current, abort, ipa);
     };
-    let (block, offset) = if let Some(offset) = machine::GICD.offset_of(ipa) {
+    let (block, offset) = if let Some(offset) = current.guest.machine.gicd.offset_of(ipa) {
         (vgic::Frame::Distributor, offset)
     } else if current.guest.gic_version == vgic::Version::V3
-        && let Some(offset) = machine::GICR.offset_of(ipa)
+        && let Some(offset) = current.guest.machine.gicr.offset_of(ipa)
     {
         (vgic::Frame::Redistributors, offset)
     } else {
@@ -204,7 +203,7 @@ fn emulate(
 ) {
     let Current { guest, vcpu } = current;
     let counts = &guest.counts_of(vcpu);
-    if let Some(offset) = machine::UART.offset_of(ipa) {
+    if let Some(offset) = guest.machine.uart.offset_of(ipa) {
         counts.count(ExitCause::MmioUart);
         uart(cpu, current, frame, offset as u32, access);
     } else if guest

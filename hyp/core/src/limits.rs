@@ -13,3 +13,6 @@ pub const MAX_VCPUS: usize = 8;
 
 /// Interrupt identifiers (SGI + PPI + SPI) of a guest's distributor.
 pub const MAX_INTIDS: usize = 256;
+
+/// Ranges of a guest's RAM, which is one unless it lies where the board has it.
+pub const MAX_RAM_RANGES: usize = 8;

@@ -1,10 +1,69 @@
-//! The machine every guest sees: QEMU virt's memory map (`hw/arm/virt.c`), so that any system with a
-//! QEMU virt port runs unmodified. The interrupt controller's version is the board's.
+//! The machine a guest sees: QEMU virt's memory map (`hw/arm/virt.c`), so that any system with a
+//! QEMU virt port runs unmodified; for a `primary` guest the board's. The interrupt controller's
+//! version is the board's in both.
+
+use alloc::vec::Vec;
+
+use ballast_abi::device_tree::BALLOON_SPI;
 
 use crate::addr::{GIB, Ipa, IpaRange};
 use crate::limits::MAX_VCPUS;
+use crate::vgic::IntId;
 
-/// Base of RAM. A guest's maximum follows from here on without a hole.
+/// Where a guest has what Ballast emulates for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Machine {
+    /// GIC distributor.
+    pub gicd: IpaRange,
+    /// GICv2 CPU interface: the hardware's virtual interface is mapped here. Empty with a GICv3.
+    pub gicc: IpaRange,
+    /// GICv3 redistributors, one after the other by vCPU. Empty with a GICv2.
+    pub gicr: IpaRange,
+    /// The emulated PL011: whole pages.
+    pub uart: IpaRange,
+    /// Its interrupt.
+    pub uart_intid: IntId,
+    /// The balloon's interrupt.
+    pub balloon_intid: IntId,
+}
+
+impl Machine {
+    /// QEMU virt's map.
+    pub const VIRT: Self = Self {
+        gicd: GICD,
+        gicc: GICC,
+        gicr: GICR,
+        uart: UART,
+        uart_intid: spi(UART_SPI),
+        balloon_intid: spi(BALLOON_SPI),
+    };
+
+    /// What is emulated or mapped here, with its name.
+    #[must_use]
+    pub fn fixed(&self) -> Vec<(IpaRange, &'static str)> {
+        let all = [
+            (self.gicd, "the GIC distributor"),
+            (self.gicc, "the GIC CPU interface"),
+            (self.gicr, "the GIC redistributors"),
+            (self.uart, "the console UART"),
+        ];
+        all.into_iter()
+            .filter(|(range, _)| range.size != 0)
+            .collect()
+    }
+}
+
+/// INTID of SPI `number`, below 224.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::arithmetic_side_effects,
+    reason = "constants of this crate, evaluated at compile time"
+)]
+const fn spi(number: u32) -> IntId {
+    IntId((number + SPI_BASE) as u8)
+}
+
+/// Base of RAM, unless it lies where the board has it. A guest's maximum follows without a hole.
 pub const RAM_BASE: Ipa = Ipa(0x4000_0000);
 
 /// First IPA no guest has anything at: 36 bits, one level-1 table of 64 entries.
@@ -51,11 +110,3 @@ pub const SPI_BASE: u32 = 32;
 
 /// PPI numbers (INTID less 16) of the generic timer: secure, non-secure, virtual, hypervisor.
 pub const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
-
-/// What Ballast emulates or maps in every guest, apart from RAM.
-pub const FIXED: [(IpaRange, &str); 4] = [
-    (GICD, "the GIC distributor"),
-    (GICC, "the GIC CPU interface"),
-    (GICR, "the GIC redistributors"),
-    (UART, "the console UART"),
-];

@@ -6,8 +6,8 @@
 use core::sync::atomic::Ordering;
 
 use ballast_core::addr::{Ipa, PAGE_SIZE, Pa};
-use ballast_core::machine;
 use ballast_core::pl011::Pl011;
+use ballast_core::plan::backed_ram;
 
 use super::Guest;
 use super::hardware::{self, Machine};
@@ -113,11 +113,8 @@ impl Guest {
         if !self.has_run.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let ram = ballast_core::addr::IpaRange {
-            start: machine::RAM_BASE,
-            size: backed,
-        };
-        for range in self.plan.config.extra_ram.iter().copied().chain([ram]) {
+        let ram = backed_ram(&self.plan.ram, backed);
+        for range in self.plan.config.extra_ram.iter().chain(&ram) {
             for offset in (0..range.size).step_by(PAGE_SIZE as usize) {
                 let page = self.page(cpu, Ipa(range.start.0 + offset))?;
                 hardware::clean_and_invalidate(cpu, page);

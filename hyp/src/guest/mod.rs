@@ -15,7 +15,7 @@ use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
-use ballast_core::machine;
+use ballast_core::machine::{self, Machine};
 use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
@@ -28,11 +28,6 @@ use spin::mutex::TicketMutex;
 use crate::aarch64::mmu;
 use crate::gic::Host;
 use crate::percpu::{self, PerCpu, request};
-
-/// The emulated UART's interrupt (SPI 1, as on QEMU virt).
-const UART_INTID: IntId = IntId(32 + machine::UART_SPI as u8);
-/// The balloon's interrupt.
-const BALLOON_INTID: IntId = IntId(32 + ballast_abi::device_tree::BALLOON_SPI as u8);
 
 /// Where a vCPU starts: set by whoever turns it on, read by its core.
 #[derive(Default)]
@@ -148,6 +143,8 @@ pub struct Guest {
     pub injected: AtomicU64,
     /// Maintenance interrupts taken.
     pub maintained: AtomicU64,
+    /// Where it has what Ballast emulates; a copy, near to what traps read.
+    pub machine: Machine,
     /// The interrupt controller it sees.
     pub gic_version: vgic::Version,
     /// It was started before: memory may have left dirty lines in the caches.
@@ -173,13 +170,14 @@ impl Guest {
             whole_blocks_only: false,
             cpu_targets: false,
         };
+        let own = config.machine;
         let mut devices = alloc::vec::Vec::new();
         let version = match &board.gic {
             GicBlocks::V2 { gicv, .. } => {
                 devices.push(DeviceMapping {
-                    ipa: machine::GICC.start,
+                    ipa: own.gicc.start,
                     pa: gicv.start,
-                    bytes: machine::GICC.size,
+                    bytes: own.gicc.size,
                 });
                 vgic::Version::V2
             }
@@ -193,7 +191,10 @@ impl Guest {
             }));
         }
         let layout = Layout {
-            ram: machine::RAM_BASE,
+            ram: plan
+                .ram
+                .first()
+                .map_or(machine::RAM_BASE, |range| range.start),
             ram_bytes: config.memory.max_bytes.next_multiple_of(BLOCK_SIZE),
             banks: &config.extra_ram,
             devices: &devices,
@@ -227,6 +228,7 @@ impl Guest {
             counts: Default::default(),
             injected: AtomicU64::new(0),
             maintained: AtomicU64::new(0),
+            machine: own,
             gic_version: version,
             has_run: AtomicBool::new(false),
             logged_at: AtomicU64::new(0),
@@ -307,7 +309,9 @@ impl Guest {
     pub fn update_balloon(&self, cpu: &PerCpu) {
         // The target is read with the lock held: of two cores that drive the line at once, the later
         // knows what the earlier knew.
-        let kicks = self.drive(cpu, BALLOON_INTID, || self.memory.target.is_pending());
+        let kicks = self.drive(cpu, self.machine.balloon_intid, || {
+            self.memory.target.is_pending()
+        });
         self.kick(cpu, kicks);
     }
 
@@ -331,7 +335,7 @@ impl Guest {
         let result = f(&mut uart);
         let effects = uart.effects();
         let kicks = match effects.line {
-            Some(level) => self.drive(cpu, UART_INTID, || level),
+            Some(level) => self.drive(cpu, self.machine.uart_intid, || level),
             None => Kicks::NONE,
         };
         drop(uart);

@@ -61,6 +61,20 @@ const NO_DMA: [&str; 9] = [
     "brcm,bcm2835-rng",
 ];
 
+/// Devices that act on what others use, too: the firmware's mailbox, clocks, DMA controllers, the
+/// interrupt and timer control of all cores (BCM2711 ARM Peripherals; QEMU's `fw_cfg` does DMA as told).
+pub(crate) const POWERS: [&str; 9] = [
+    "brcm,bcm2835-mbox",
+    "raspberrypi,bcm2835-firmware",
+    "brcm,bcm2711-vchiq",
+    "brcm,bcm2835-vchiq",
+    "brcm,bcm2711-cprman",
+    "brcm,bcm2835-cprman",
+    "brcm,bcm2835-dma",
+    "brcm,bcm2836-l1-intc",
+    "qemu,fw-cfg-mmio",
+];
+
 /// Properties that are written anew for the guest, or lead to nodes it does not have.
 fn is_copied(name: &str) -> bool {
     const REWRITTEN: [&str; 11] = [
@@ -175,16 +189,7 @@ fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device,
             "name a device with a reg property",
         ));
     }
-    if !NO_DMA.iter().any(|name| node.is_compatible(name)) {
-        let problem = "may do DMA, which would reach other guests' memory: the board has no IOMMU, and this guest's \
-                       addresses are not the board's";
-        return Err(refuse(
-            property,
-            path,
-            problem,
-            "name a device without DMA; such devices are not supported yet",
-        ));
-    }
+    check_trust(property, path, node)?;
     let gic = gic_node(tree)?;
     let interrupts = node.interrupts(gic).map_err(wrap)?;
     check_against_ballast(property, path, &regions, &interrupts, board)?;
@@ -204,6 +209,22 @@ fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device,
         properties: properties.collect(),
         clocks_hz,
     })
+}
+
+/// What reaches beyond the guest needs the configuration's word for it.
+fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(), Refusal> {
+    let holder = property.node;
+    if !NO_DMA.iter().any(|name| node.is_compatible(name)) && holder.property("dma").is_none() {
+        let problem = "may do DMA, which reaches all memory of the board, as it has no IOMMU";
+        let fix = "write dma = \"trusted\" if the guest is trusted with that, or name a device without DMA";
+        return Err(refuse(property, path, problem, fix));
+    }
+    if POWERS.iter().any(|name| node.is_compatible(name)) && holder.property("board").is_none() {
+        let problem = "has power over the whole board";
+        let fix = "write board = \"trusted\" if the guest is trusted with that, or remove it";
+        return Err(refuse(property, path, problem, fix));
+    }
+    Ok(())
 }
 
 /// The frequencies behind `clocks`, if all are fixed; else none, and the guest's driver goes

@@ -6,14 +6,14 @@ use alloc::vec::Vec;
 
 use super::names::{self, Known};
 use super::reader::Reader;
-use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices};
+use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices, trust};
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::console::OWN_NAME;
 use crate::dt::Node;
 use crate::image::DTB_SLOT_BYTES;
 use crate::limits::MAX_GUESTS;
-use crate::machine::{FIXED, RAM_BASE};
+use crate::machine::{Machine, RAM_BASE};
 use crate::refusal::Refusal;
 
 const GUEST_COMPATIBLE: &str = "ballast,guest";
@@ -26,7 +26,7 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-pub(super) const PROPERTIES: [Known; 29] = [
+pub(super) const PROPERTIES: [Known; 30] = [
     Known::now("compatible"),
     Known::now("reg"),
     Known::now("status"),
@@ -48,8 +48,9 @@ pub(super) const PROPERTIES: [Known; 29] = [
     Known::now("extra-ram"),
     Known::now("raz-windows"),
     Known::now("realtime"),
-    Known::later("dma"),
-    Known::later("board"),
+    Known::now("dma"),
+    Known::now("board"),
+    Known::now("on-reset"),
     Known::later("primary"),
     Known::later("control"),
     Known::later("housekeeping"),
@@ -117,12 +118,18 @@ pub(super) fn parse(
         extra_ram: reader.ranges("extra-ram"),
         raz_windows: reader.ranges("raz-windows"),
         realtime: reader.flag("realtime"),
+        primary: reader.flag("primary"),
+        dma_trusted: trust::is_trusted(&mut reader, "dma"),
+        board_trusted: trust::is_trusted(&mut reader, "board"),
+        on_reset: trust::read_on_reset(&mut reader),
+        machine: Machine::VIRT,
     };
     check_addresses(&mut reader, &guest);
+    trust::check(&mut reader, &guest);
     if guest.realtime {
         amounts::check_realtime(&mut reader, &guest);
     }
-    check_map(&mut reader, &guest);
+    check_map(&mut reader, &guest, board);
     guest.devices.retain(|device| !device.regions.is_empty());
     (number.is_some()).then_some(guest)
 }
@@ -258,16 +265,24 @@ fn check_addresses(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
 }
 
 /// Nothing in the guest's address space lies on something else.
-fn check_map(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
+fn check_map(reader: &mut Reader<'_, '_>, guest: &GuestConfig, board: &Board) {
     let ram = IpaRange {
         start: RAM_BASE,
         size: guest.memory.max_bytes,
     };
-    let mut taken: Vec<(IpaRange, String)> = FIXED
-        .iter()
-        .map(|(range, what)| (*range, (*what).to_string()))
+    let fixed = guest.machine.fixed().into_iter();
+    let mut taken: Vec<(IpaRange, String)> = fixed
+        .map(|(range, what)| (range, what.to_string()))
         .collect();
-    taken.push((ram, "the guest's RAM up to memory-max-mib".to_string()));
+    if guest.is_identity() {
+        let board = board.ram.iter().map(|range| IpaRange {
+            start: Ipa(range.start.0),
+            size: range.size,
+        });
+        taken.extend(board.map(|ram| (ram, "RAM of the board".to_string())));
+    } else {
+        taken.push((ram, "the guest's RAM up to memory-max-mib".to_string()));
+    }
     for (name, ranges) in [
         ("extra-ram", &guest.extra_ram),
         ("raz-windows", &guest.raz_windows),

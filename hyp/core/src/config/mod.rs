@@ -11,6 +11,7 @@ mod names;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use alloc::format;
 use alloc::string::String;
@@ -23,6 +24,7 @@ use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::dt::{DeviceTree, Node};
 use crate::limits::MAX_GUESTS;
+use crate::machine::Machine;
 use crate::refusal::Refusal;
 
 /// Everything `/ballast` says.
@@ -69,6 +71,35 @@ pub struct GuestConfig {
     pub raz_windows: Vec<IpaRange>,
     /// Its memory and cores never change while it runs.
     pub realtime: bool,
+    /// It sees the board itself: the board's device tree and every device nobody else was given.
+    pub primary: bool,
+    /// `dma = "trusted"`: its devices may write any memory of the board.
+    pub dma_trusted: bool,
+    /// `board = "trusted"`: its devices may have power over the whole board.
+    pub board_trusted: bool,
+    /// What its own reset and power-off reset and turn off.
+    pub on_reset: OnReset,
+    /// Where it has what Ballast emulates.
+    pub machine: Machine,
+}
+
+impl GuestConfig {
+    /// Whether its RAM lies where the board has it (IPA = PA), so that devices which do DMA and know
+    /// nothing of stage 2 reach what the guest means.
+    #[must_use]
+    pub const fn is_identity(&self) -> bool {
+        self.primary || self.dma_trusted
+    }
+}
+
+/// What a guest's reset and power-off (PSCI, watchdog) act on: `on-reset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnReset {
+    /// The guest alone.
+    #[default]
+    Guest,
+    /// The board, with all guests.
+    Board,
 }
 
 /// RAM of a guest, in bytes.

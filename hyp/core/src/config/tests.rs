@@ -272,8 +272,6 @@ fn property_names() {
         "/ballast/rtos@1: colour = \"blue\": is no property of this binding; remove it; docs/binding.md lists all properties",
     );
     for later in [
-        "dma",
-        "board",
         "primary",
         "control",
         "housekeeping",
@@ -459,8 +457,8 @@ fn addresses() {
 #[test]
 fn devices() {
     let line = |value: &str, rest: &str| format!("/ballast/rtos@1: devices = \"{value}\": {rest}");
-    let dma = "may do DMA, which would reach other guests' memory: the board has no IOMMU, and this guest's addresses \
-               are not the board's; name a device without DMA; such devices are not supported yet";
+    let dma = "may do DMA, which reaches all memory of the board, as it has no IOMMU; \
+               write dma = \"trusted\" if the guest is trusted with that, or name a device without DMA";
     let cases = [
         ("/virtio_mmio@a003e00", dma),
         (
@@ -742,4 +740,44 @@ fn documented() {
             "{name} is not in docs/binding.md"
         );
     }
+}
+
+#[test]
+fn trust() {
+    let trusted = guest()
+        .with("dma", text(&["trusted"]))
+        .with("on-reset", text(&["board"]))
+        .with("devices", text(&["/virtio_mmio@a003e00"]));
+    let parse = |guest: Guest| {
+        let dtb = merge(&[guest]);
+        let tree = DeviceTree::new(&dtb).unwrap();
+        let board = Board::from_dt(&tree).unwrap();
+        Partitions::parse(&tree, &board).unwrap().guests.remove(0)
+    };
+    let config = parse(trusted.clone());
+    assert!(config.is_identity() && config.dma_trusted && !config.board_trusted);
+    assert_eq!(config.on_reset, OnReset::Board);
+    let config = parse(guest().with("board", text(&["trusted"])));
+    assert!(!config.is_identity() && config.board_trusted);
+    assert_eq!(config.on_reset, OnReset::Guest);
+
+    let bank = cells(&[0, 0, 0, 0x10_0000]);
+    let line = "/ballast/rtos@1: extra-ram = <0 0 0 0x100000>: \
+                is not to be had by a guest whose RAM lies where the board has it; remove it";
+    assert_eq!(refused(&[trusted.clone().with("extra-ram", bank)]), [line]);
+    let firmware = text(&["/fw-cfg@9020000"]);
+    let line = "/ballast/rtos@1: devices = \"/fw-cfg@9020000\": has power over the whole board; \
+                write board = \"trusted\" if the guest is trusted with that, or remove it";
+    assert_eq!(refused(&[trusted.with("devices", firmware)]), [line]);
+    one(
+        "dma",
+        text(&["yes"]),
+        "/ballast/rtos@1: dma = \"yes\": is not \"trusted\"; write dma = \"trusted\", or leave it out",
+    );
+    one(
+        "on-reset",
+        text(&["nothing"]),
+        "/ballast/rtos@1: on-reset = \"nothing\": is neither \"guest\" nor \"board\"; \
+         write on-reset = \"guest\" or \"board\"",
+    );
 }

@@ -10,15 +10,14 @@ mod tests;
 use alloc::format;
 use alloc::vec::Vec;
 
-use ballast_abi::device_tree::{BALLOON_SPI, BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
+use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
 
 use crate::addr::IpaRange;
 use crate::config::Device;
 use crate::dt::Writer;
-use crate::machine::{
-    GICC, GICD, GICR_BASE, GICR_STRIDE, RAM_BASE, SPI_BASE, TIMER_PPIS, UART, UART_CLOCK_HZ,
-    UART_SPI,
-};
+use crate::machine::{GICR_STRIDE, Machine, SPI_BASE, TIMER_PPIS, UART_CLOCK_HZ};
+use crate::plan::unbacked_ram;
+use crate::vgic::IntId;
 
 /// What the tree describes. Texts have no NUL.
 #[derive(Clone, Debug)]
@@ -31,9 +30,11 @@ pub struct GuestMachine<'a> {
     pub cpus: u32,
     /// `compatible` of the cores.
     pub cpu_compatible: &'a str,
-    /// The guest's maximum, in bytes from [`RAM_BASE`] on.
-    pub max_bytes: u64,
-    /// What of it is backed at this start, in bytes from [`RAM_BASE`] on; the rest is the boot balloon.
+    /// Where things are.
+    pub machine: &'a Machine,
+    /// The guest's RAM up to its maximum, in the order in which it is backed.
+    pub ram: &'a [IpaRange],
+    /// How many bytes of it are backed at this start; the rest is the boot balloon.
     pub backed_bytes: u64,
     /// Further banks of RAM, all backed.
     pub extra_ram: &'a [IpaRange],
@@ -47,13 +48,19 @@ pub struct GuestMachine<'a> {
 
 const GIC_PHANDLE: u32 = 1;
 const UART_CLOCK_PHANDLE: u32 = 2;
-const BOOT_BALLOON_PHANDLE: u32 = 3;
-const DEVICE_CLOCK_PHANDLE: u32 = 4;
+/// The first; one for each range that is not backed.
+const BOOT_BALLOON_PHANDLE: u32 = 0x100;
+const DEVICE_CLOCK_PHANDLE: u32 = 0x200;
 
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const EDGE_RISING: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+
+/// The number that the GIC's binding has for an SPI.
+fn spi(id: IntId) -> u32 {
+    u32::from(id.0).saturating_sub(SPI_BASE)
+}
 
 /// Writes the tree.
 #[must_use]
@@ -70,7 +77,7 @@ pub fn build(machine: &GuestMachine<'_>) -> Vec<u8> {
         psci(fdt);
         gic(fdt, machine);
         timer(fdt, machine);
-        uart(fdt);
+        uart(fdt, machine.machine);
         balloon(fdt, machine);
         devices(fdt, machine.devices);
     })
@@ -78,7 +85,10 @@ pub fn build(machine: &GuestMachine<'_>) -> Vec<u8> {
 
 fn chosen(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     fdt.node("chosen", |fdt| {
-        fdt.text("stdout-path", &format!("/pl011@{:x}", UART.start.0));
+        fdt.text(
+            "stdout-path",
+            &format!("/pl011@{:x}", machine.machine.uart.start.0),
+        );
         if !machine.bootargs.is_empty() {
             fdt.text("bootargs", machine.bootargs);
         }
@@ -89,43 +99,30 @@ fn chosen(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     });
 }
 
-/// What of the maximum is not backed.
-fn boot_balloon(machine: &GuestMachine<'_>) -> Option<IpaRange> {
-    let size = machine
-        .max_bytes
-        .checked_sub(machine.backed_bytes)
-        .filter(|size| *size != 0)?;
-    Some(IpaRange {
-        start: RAM_BASE.checked_add(machine.backed_bytes)?,
-        size,
-    })
-}
-
 fn memory(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
-    let ram = IpaRange {
-        start: RAM_BASE,
-        size: machine.max_bytes,
-    };
-    for bank in core::iter::once(&ram).chain(machine.extra_ram) {
+    for bank in machine.ram.iter().chain(machine.extra_ram) {
         fdt.node_at("memory", bank.start.0, |fdt| {
             fdt.text("device_type", "memory");
             fdt.wide("reg", &[bank.start.0, bank.size]);
         });
     }
-    let Some(balloon) = boot_balloon(machine) else {
+    let balloon = unbacked_ram(machine.ram, machine.backed_bytes);
+    if balloon.is_empty() {
         return;
-    };
+    }
     fdt.node("reserved-memory", |fdt| {
         fdt.cells("#address-cells", &[2]);
         fdt.cells("#size-cells", &[2]);
         fdt.flag("ranges");
         // No `no-map`: Linux then has page structs and a linear mapping for it, so that the driver
         // can give the pages to the allocator once they are backed.
-        fdt.node_at("boot-balloon", balloon.start.0, |fdt| {
-            fdt.text("compatible", BOOT_BALLOON_COMPATIBLE);
-            fdt.wide("reg", &[balloon.start.0, balloon.size]);
-            fdt.cells("phandle", &[BOOT_BALLOON_PHANDLE]);
-        });
+        for (range, phandle) in balloon.iter().zip(BOOT_BALLOON_PHANDLE..) {
+            fdt.node_at("boot-balloon", range.start.0, |fdt| {
+                fdt.text("compatible", BOOT_BALLOON_COMPATIBLE);
+                fdt.wide("reg", &[range.start.0, range.size]);
+                fdt.cells("phandle", &[phandle]);
+            });
+        }
     });
 }
 
@@ -154,12 +151,15 @@ fn psci(fdt: &mut Writer<'_>) {
 fn gic(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     /// Bytes of a GICv2 distributor (IHI 0048B.b, 4.1.2).
     const GICD_V2_BYTES: u64 = 0x1000;
-    fdt.node_at("intc", GICD.start.0, |fdt| {
+    let Machine {
+        gicd, gicc, gicr, ..
+    } = machine.machine;
+    fdt.node_at("intc", gicd.start.0, |fdt| {
         if machine.gic_version == 2 {
             fdt.text("compatible", "arm,cortex-a15-gic");
             fdt.wide(
                 "reg",
-                &[GICD.start.0, GICD_V2_BYTES, GICC.start.0, GICC.size],
+                &[gicd.start.0, GICD_V2_BYTES, gicc.start.0, gicc.size],
             );
         } else {
             let redistributors = GICR_STRIDE.saturating_mul(u64::from(machine.cpus));
@@ -167,7 +167,7 @@ fn gic(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
             fdt.cells("#redistributor-regions", &[1]);
             fdt.wide(
                 "reg",
-                &[GICD.start.0, GICD.size, GICR_BASE.0, redistributors],
+                &[gicd.start.0, gicd.size, gicr.start.0, redistributors],
             );
         }
         fdt.flag("interrupt-controller");
@@ -207,12 +207,15 @@ fn clock(fdt: &mut Writer<'_>, name: &str, frequency_hz: u32, phandle: u32) {
     });
 }
 
-fn uart(fdt: &mut Writer<'_>) {
+fn uart(fdt: &mut Writer<'_>, machine: &Machine) {
     clock(fdt, "apb-pclk", UART_CLOCK_HZ, UART_CLOCK_PHANDLE);
-    fdt.node_at("pl011", UART.start.0, |fdt| {
+    let Machine {
+        uart, uart_intid, ..
+    } = machine;
+    fdt.node_at("pl011", uart.start.0, |fdt| {
         fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
-        fdt.wide("reg", &[UART.start.0, UART.size]);
-        fdt.cells("interrupts", &[SPI, UART_SPI, LEVEL_HIGH]);
+        fdt.wide("reg", &[uart.start.0, uart.size]);
+        fdt.cells("interrupts", &[SPI, spi(*uart_intid), LEVEL_HIGH]);
         fdt.cells("clocks", &[UART_CLOCK_PHANDLE, UART_CLOCK_PHANDLE]);
         fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
     });
@@ -222,9 +225,14 @@ fn balloon(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     fdt.node("balloon", |fdt| {
         fdt.text("compatible", COMPATIBLE);
         fdt.text("method", "hvc");
-        fdt.cells("interrupts", &[SPI, BALLOON_SPI, LEVEL_HIGH]);
-        if boot_balloon(machine).is_some() {
-            fdt.cells("memory-region", &[BOOT_BALLOON_PHANDLE]);
+        fdt.cells(
+            "interrupts",
+            &[SPI, spi(machine.machine.balloon_intid), LEVEL_HIGH],
+        );
+        let balloon = unbacked_ram(machine.ram, machine.backed_bytes);
+        let phandles: Vec<u32> = (BOOT_BALLOON_PHANDLE..).take(balloon.len()).collect();
+        if !phandles.is_empty() {
+            fdt.cells("memory-region", &phandles);
         }
     });
 }

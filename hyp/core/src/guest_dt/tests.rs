@@ -11,7 +11,11 @@ fn machine(gic_version: u8) -> GuestMachine<'static> {
         gic_version,
         cpus: 3,
         cpu_compatible: "arm,cortex-a72",
-        max_bytes: 512 * MIB,
+        machine: &Machine::VIRT,
+        ram: &[IpaRange {
+            start: Ipa(0x4000_0000),
+            size: 512 * MIB,
+        }],
         backed_bytes: 256 * MIB,
         extra_ram: &[IpaRange {
             start: Ipa(0),

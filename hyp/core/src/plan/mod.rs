@@ -5,6 +5,7 @@
 //! whoever owns the frame table, from [`BootPlan::free`].
 
 mod check;
+mod claims;
 mod cores;
 mod guest;
 mod memory;
@@ -26,7 +27,6 @@ use crate::config::{GuestConfig, Partitions};
 use crate::frames::Pool;
 use crate::guest_dt::{self, GuestMachine};
 use crate::image::{DTB_SLOT_BYTES, Kernel, Placement};
-use crate::machine::RAM_BASE;
 use crate::refusal::Refusal;
 
 /// Everything decided before the first guest starts.
@@ -45,6 +45,10 @@ pub struct BootPlan {
 pub struct GuestPlan {
     /// As configured.
     pub config: GuestConfig,
+    /// Its RAM up to its maximum: whole 2 MiB blocks, sorted, disjoint, at most
+    /// [`MAX_RAM_RANGES`](crate::limits::MAX_RAM_RANGES). What it has at a start is the first so many
+    /// bytes in this order; the rest is its boot balloon.
+    pub ram: Vec<IpaRange>,
     /// Physical core of each vCPU that runs at boot, as indices into [`Board::cores`].
     pub cores: Vec<usize>,
     /// The kernel as a range of the boot archive; [`Kernel::segments`] are relative to it.
@@ -60,7 +64,7 @@ pub struct GuestPlan {
 }
 
 impl GuestPlan {
-    /// The guest's device tree for a later start, with `backed_bytes` of RAM from [`RAM_BASE`] on.
+    /// The guest's device tree for a later start, with `backed_bytes` of [`GuestPlan::ram`] backed.
     ///
     /// # Errors
     /// The tree is longer than [`DTB_SLOT_BYTES`].
@@ -74,7 +78,8 @@ impl GuestPlan {
                 .cores
                 .first()
                 .map_or("arm,armv8", |core| &core.compatible),
-            max_bytes: config.memory.max_bytes,
+            machine: &config.machine,
+            ram: &self.ram,
             backed_bytes,
             extra_ram: &config.extra_ram,
             bootargs: &config.bootargs,
@@ -108,9 +113,14 @@ impl BootPlan {
         held: &[PaRange],
     ) -> Result<Self, Vec<Refusal>> {
         let (free, cores, mut problems) = admit(board, &partitions.guests, held);
+        let ram = claims::ram(&partitions.guests, &free, &mut problems);
         let mut guests = Vec::with_capacity(partitions.guests.len());
-        for (config, cores) in partitions.guests.into_iter().zip(cores) {
-            match guest::plan(board, config, cores, archive) {
+        for ((config, cores), ram) in partitions.guests.into_iter().zip(cores).zip(ram) {
+            // A guest whose RAM was refused has nowhere to be placed.
+            if ram.is_empty() {
+                continue;
+            }
+            match guest::plan(board, config, cores, ram, archive) {
                 Ok(guest) => guests.push(guest),
                 Err(refusal) => problems.push(refusal),
             }
@@ -155,11 +165,34 @@ pub fn archive_range(archive: PaRange, file: &Range<usize>) -> Option<PaRange> {
     (range.end() <= archive.end()).then_some(range)
 }
 
-/// The guest's RAM as it is at a start with `backed_bytes`.
+/// The first `bytes` of `ram`, in its order.
 #[must_use]
-pub const fn backed_ram(backed_bytes: u64) -> IpaRange {
-    IpaRange {
-        start: Ipa(RAM_BASE.0),
-        size: backed_bytes,
+pub fn backed_ram(ram: &[IpaRange], bytes: u64) -> Vec<IpaRange> {
+    let mut left = bytes;
+    let mut backed = Vec::with_capacity(ram.len());
+    for range in ram {
+        let size = range.size.min(left);
+        left = left.saturating_sub(size);
+        if size != 0 {
+            backed.push(IpaRange { size, ..*range });
+        }
     }
+    backed
+}
+
+/// What of `ram` lies beyond its first `bytes`.
+#[must_use]
+pub fn unbacked_ram(ram: &[IpaRange], bytes: u64) -> Vec<IpaRange> {
+    let mut left = bytes;
+    let mut unbacked = Vec::with_capacity(ram.len());
+    for range in ram {
+        let skipped = range.size.min(left);
+        left = left.saturating_sub(skipped);
+        let size = range.size.saturating_sub(skipped);
+        if size != 0 {
+            let start = Ipa(range.start.0.saturating_add(skipped));
+            unbacked.push(IpaRange { start, size });
+        }
+    }
+    unbacked
 }

@@ -4,6 +4,7 @@ mod own;
 use super::*;
 use crate::addr::{MIB, Pa};
 use crate::dt::DeviceTree;
+use crate::machine::RAM_BASE;
 use crate::testing::{Guest, Mutator, TWO_LINUX, archive, arm64_image, cells, flag, rounds, text};
 
 /// What Ballast holds in these tests.

@@ -8,6 +8,7 @@ use crate::addr::{BLOCK_SIZE, PAGE_SIZE, PAGES_PER_BLOCK};
 use crate::balloon::tests::world::FakeHw;
 use crate::balloon::{GuestMemory, MemoryConfig};
 use crate::frames::{BootFrames, GuestId};
+use crate::machine::RAM_BASE;
 use crate::stage2::Layout;
 use crate::testing::VIRT_V3;
 

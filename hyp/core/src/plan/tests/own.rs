@@ -6,6 +6,7 @@ use super::*;
 use crate::addr::GIB;
 use crate::balloon::{GuestMemory, MemoryConfig};
 use crate::frames::GuestId;
+use crate::machine::RAM_BASE;
 use crate::stage2::Layout;
 
 /// The heap for these guests on the board of 1 GiB.
