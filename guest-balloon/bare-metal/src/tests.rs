@@ -45,6 +45,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "ignore" => balloon::ignore(machine),
         "counter" => balloon::counter(machine),
         "bench" => bench::run(machine),
+        "bench-memory" => bench::run_memory(machine),
         "epoch" => balloon::epoch(machine),
         "fault" => hostile::map::fault(machine),
         "hostile-h1" => hostile::calls::h1(machine),

@@ -114,6 +114,19 @@ pub unsafe fn zero(start: *mut u8, size: usize) {
     }
 }
 
+/// Copies `count` words, each by one access.
+///
+/// # Safety
+/// Both sides must be mapped, aligned to 8, and not overlap; `to` must be the caller's to write.
+pub unsafe fn copy_words(to: *mut u64, from: *const u64, count: usize) {
+    unsafe extern "C" {
+        // `memory.S`; pairs of registers are two single-copy atomic accesses (DDI 0487, B2.2.1).
+        fn copy_bytes(to: *mut u64, from: *const u64, bytes: usize);
+    }
+    // SAFETY: passed on.
+    unsafe { copy_bytes(to, from, count * size_of::<u64>()) }
+}
+
 /// Ends a run of [`scrub_page`]: maintenance complete, and no stale instructions of the former owner.
 pub fn finish_scrub() {
     // SAFETY: barriers and I-cache invalidation change no value (DDI 0487, D7.5.9.2).

@@ -11,6 +11,8 @@ use crate::percpu::PerCpu;
 /// the core runs that guest, or loads it while none of its vCPUs runs.
 pub struct Machine<'a>(pub &'a PerCpu);
 
+const PAGE_WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
+
 impl Machine<'_> {
     /// The words of a page, through the window.
     fn words(&self, page: Pa) -> &[core::cell::Cell<u64>; 512] {
@@ -55,15 +57,18 @@ impl Window for Machine<'_> {
     }
 
     fn read_page(&mut self, page: Pa, words: &mut [u64]) {
-        for (word, slot) in words.iter_mut().zip(self.words(page)) {
-            *word = slot.get();
-        }
+        let from = self.words(page).as_ptr();
+        let count = words.len().min(PAGE_WORDS);
+        // SAFETY: both sides hold `count` words: the page is shown, `words` is borrowed for it. What a
+        // guest writes at the same time is read or not, word by word.
+        unsafe { cache::copy_words(words.as_mut_ptr(), from.cast(), count) };
     }
 
     fn write_page(&mut self, page: Pa, words: &[u64]) {
-        for (word, slot) in words.iter().zip(self.words(page)) {
-            slot.set(*word);
-        }
+        let to = self.words(page).as_ptr();
+        let count = words.len().min(PAGE_WORDS);
+        // SAFETY: as above.
+        unsafe { cache::copy_words(to.cast_mut().cast(), words.as_ptr(), count) };
     }
 }
 

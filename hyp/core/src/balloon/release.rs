@@ -14,7 +14,7 @@ use crate::frames::{GuestId, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
 /// Entries for which the pool's lock is held at a time.
-const ENTRIES_PER_LOCK: u32 = 32;
+const ENTRIES_PER_LOCK: usize = 32;
 
 /// Pages in the longest run that is not a whole block.
 const RUN: usize = 16;
@@ -34,7 +34,8 @@ pub(super) struct Release<'a, H> {
 pub(super) struct PoolSection<'a> {
     pool: &'a TicketMutex<Pool>,
     guard: Option<TicketMutexGuard<'a, Pool>>,
-    entries: u32,
+    /// Entries since it was taken.
+    entries: usize,
 }
 
 impl PoolSection<'_> {
@@ -47,12 +48,24 @@ impl PoolSection<'_> {
     #[inline]
     pub(super) fn leave(&mut self) {
         self.guard = None;
+        self.entries = 0;
     }
 
     #[inline]
     pub(super) fn end_of_entry(&mut self) {
-        self.entries += 1;
-        if self.entries.is_multiple_of(ENTRIES_PER_LOCK) {
+        self.end_of_entries(1);
+    }
+
+    /// How many entries more the lock may be held.
+    #[inline]
+    pub(super) const fn entries_left(&self) -> usize {
+        ENTRIES_PER_LOCK.saturating_sub(self.entries)
+    }
+
+    #[inline]
+    pub(super) fn end_of_entries(&mut self, entries: usize) {
+        self.entries += entries;
+        if self.entries >= ENTRIES_PER_LOCK {
             self.leave();
         }
     }

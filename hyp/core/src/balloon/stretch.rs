@@ -12,10 +12,10 @@ use super::hw::Hardware;
 use super::release::Release;
 use super::reserve::{Reserve, WORDS_PER_ENTRY};
 use super::{Driver, GuestMemory, TableRecord};
-use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::Claim;
-use crate::frames::home_frame;
-use crate::stage2::{Descriptor, Memory};
+use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, GIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::frames::handover::{Claim, Unmapped};
+use crate::frames::{ZeroBlocks, home_frame};
+use crate::stage2::{Descriptor, Memory, Row};
 
 /// Pages in a group.
 const GROUP: u64 = 64;
@@ -145,6 +145,85 @@ impl GuestMemory {
     }
 }
 
+/// The blocks of RAM in one GiB.
+struct Blocks<'a> {
+    table: Row<'a>,
+    /// The list word of the first.
+    first: u64,
+    bytes: u64,
+}
+
+impl GuestMemory {
+    /// The blocks that share a level-2 table with `ipa_block`, which is one of RAM.
+    #[inline]
+    fn row(&self, ipa_block: u32) -> Option<Blocks<'_>> {
+        let gib = ipa_block >> 9;
+        let start = self.ram.0.max(u64::from(gib) * GIB);
+        let end = (self.ram.0 + self.max_pages * PAGE_SIZE).min(u64::from(gib + 1) * GIB);
+        Some(Blocks {
+            table: self.stage2.ram_row(gib)?,
+            first: start + Order::Block as u64,
+            bytes: end.saturating_sub(start),
+        })
+    }
+}
+
+impl Blocks<'_> {
+    /// IPA / 2 MiB of the block a list word names, if it is one of these.
+    #[inline]
+    const fn block(&self, word: u64) -> Option<u32> {
+        let offset = word.wrapping_sub(self.first);
+        if offset & (BLOCK_SIZE - 1) != 0 || offset >= self.bytes {
+            return None;
+        }
+        Some((word >> BLOCK_SHIFT) as u32)
+    }
+
+    /// Unmaps the block of each of `words`, up to the first that is no mapped block's, or the list's;
+    /// returns how many. The batch has room.
+    #[inline]
+    fn unmap(&self, words: &mut [u64], list_block: u64, unmapped: &mut Unmapped<'_>) -> usize {
+        let mut blocks = 0;
+        for word in words {
+            let Some(ipa_block) = self.block(*word) else {
+                break;
+            };
+            if u64::from(ipa_block) == list_block {
+                break;
+            }
+            let Some(pa) = self.table.unmap_block(ipa_block) else {
+                break;
+            };
+            unmapped.push_block(pa);
+            *word = done(*word);
+            blocks += 1;
+        }
+        blocks
+    }
+
+    /// Maps a zero block for each of `words`, up to the first that is no absent block's, or while there
+    /// are some; returns how many.
+    #[inline]
+    fn map(&self, words: &mut [u64], zero: &mut ZeroBlocks<'_>) -> usize {
+        let mut blocks = 0;
+        for word in words {
+            let Some(ipa_block) = self.block(*word) else {
+                break;
+            };
+            if !self.table.is_free(ipa_block) {
+                break;
+            }
+            let Some(pa) = zero.take(ipa_block) else {
+                break;
+            };
+            self.table.map_block(ipa_block, pa);
+            *word = done(*word);
+            blocks += 1;
+        }
+        blocks
+    }
+}
+
 impl<H: Hardware> Reserve<'_, H> {
     /// Reserves the stretch at the start of `words`; returns its length in entries.
     #[inline]
@@ -164,35 +243,22 @@ impl<H: Hardware> Reserve<'_, H> {
             .backed_pages
             .saturating_sub(self.memory.config.min_pages);
         let most = (spare >> 9).min(u64::from(self.budget.left() / budget::BLOCK));
-        let most = self.unmapped.room().min(most as usize);
-        let stage2 = &self.memory.stage2;
-        let mut row = None;
+        let most = self.unmapped.room().min(most as usize).min(words.len());
         let mut blocks = 0;
-        for word in words.iter_mut().take(most) {
-            let Some(ipa_block) = self.memory.block_at(*word) else {
+        while let Some(rest) = words.get_mut(blocks..most) {
+            let first = rest.first();
+            let Some(ipa_block) = first.and_then(|&word| self.memory.block_at(word)) else {
                 break;
             };
-            if u64::from(ipa_block) == list_block {
+            self.open_gib(ipa_block);
+            let Some(row) = self.memory.row(ipa_block) else {
+                break;
+            };
+            let gone = row.unmap(rest, list_block, &mut self.unmapped);
+            if gone == 0 {
                 break;
             }
-            let gib = ipa_block >> 9;
-            let table = match row {
-                Some((of, table)) if of == gib => table,
-                _ => {
-                    self.open_gib(ipa_block);
-                    let Some(table) = stage2.ram_row(gib) else {
-                        break;
-                    };
-                    row = Some((gib, table));
-                    table
-                }
-            };
-            let Some(pa) = table.unmap_block(ipa_block) else {
-                break;
-            };
-            self.unmapped.push_block(pa);
-            *word = done(*word);
-            blocks += 1;
+            blocks += gone;
         }
         *self.backed_pages -= (blocks * PAGES_PER_BLOCK) as u64;
         self.budget.spend(blocks as u32 * budget::BLOCK);
@@ -294,36 +360,27 @@ impl<H: Hardware> Release<'_, H> {
 
     /// While there are zero ones.
     fn blocks(&mut self, words: &mut [u64], target_pages: u64) -> usize {
+        let guest = self.memory.guest();
         let spare = target_pages.saturating_sub(*self.backed_pages) >> 9;
         let most = spare.min(u64::from(self.budget.left() / budget::BLOCK)) as usize;
-        let guest = self.memory.guest();
-        let mut row = None;
+        let most = most.min(words.len());
         let mut blocks = 0;
-        for word in words.iter_mut().take(most) {
-            let Some(ipa_block) = self.memory.block_at(*word) else {
+        loop {
+            let some = most.min(blocks + self.pool.entries_left());
+            let Some(rest) = words.get_mut(blocks..some) else {
                 break;
             };
-            let gib = ipa_block >> 9;
-            let table = match row {
-                Some((of, table)) if of == gib => table,
-                _ => {
-                    let Some(table) = self.memory.stage2.ram_row(gib) else {
-                        break;
-                    };
-                    row = Some((gib, table));
-                    table
-                }
+            let first = rest.first();
+            let ipa_block = first.and_then(|&word| self.memory.block_at(word));
+            let Some(row) = ipa_block.and_then(|ipa_block| self.memory.row(ipa_block)) else {
+                break;
             };
-            if !table.is_free(ipa_block) {
+            let come = row.map(rest, &mut self.pool.get().zero_blocks(guest));
+            if come == 0 {
                 break;
             }
-            let Some(pa) = self.pool.get().take_zero_block(guest, ipa_block) else {
-                break;
-            };
-            table.map_block(ipa_block, pa);
-            self.pool.end_of_entry();
-            *word = done(*word);
-            blocks += 1;
+            self.pool.end_of_entries(come);
+            blocks += come;
         }
         *self.backed_pages += (blocks * PAGES_PER_BLOCK) as u64;
         self.budget.spend(blocks as u32 * budget::BLOCK);

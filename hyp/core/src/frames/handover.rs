@@ -48,6 +48,11 @@ mod kind {
     pub const BLOCK: u64 = 3 << 10;
 }
 
+/// The frame that a word of the batch names.
+const fn frame(word: u64) -> Pa {
+    Pa(word & !0xfff)
+}
+
 impl<'a> Unmapped<'a> {
     /// An empty batch for pages of `guest`, over storage whose content does not matter.
     pub fn new(guest: GuestId, storage: &'a mut [u64; BATCH_WORDS]) -> Self {
@@ -127,16 +132,24 @@ impl Unreachable<'_> {
         let mut words = self.words.iter();
         while !words.as_slice().is_empty() {
             let mut section = pool.lock();
-            let (mut pages, mut blocks) = (0, 0);
+            let blocks = words.as_slice().iter().take(WORDS_PER_LOCK);
+            let blocks = section.give_blocks(
+                blocks.map_while(|&word| (word & kind::MASK == kind::BLOCK).then_some(frame(word))),
+                self.guest,
+            );
+            words = words.as_slice().get(blocks..).unwrap_or(&[]).iter();
+            let mut pages = 0;
             let mut full_table = None;
-            for _ in 0..WORDS_PER_LOCK {
-                let Some(&word) = words.next() else { break };
-                let pa = Pa(word & !0xfff);
+            for _ in blocks..WORDS_PER_LOCK {
+                let Some(&word) = words.as_slice().first() else {
+                    break;
+                };
+                let pa = frame(word);
+                if word & kind::MASK == kind::BLOCK {
+                    break;
+                }
+                words.next();
                 match word & kind::MASK {
-                    kind::BLOCK => {
-                        section.give_block(pa, self.guest);
-                        blocks += 1;
-                    }
                     kind::GROUP => {
                         let bits = words.next().copied().unwrap_or(0);
                         section.give_group(pa, bits, self.guest);
@@ -152,7 +165,7 @@ impl Unreachable<'_> {
                     }
                 }
             }
-            section.count_given(pages + blocks * u32::from(BLOCK_PAGES), self.guest);
+            section.count_given(pages + blocks as u32 * u32::from(BLOCK_PAGES), self.guest);
             drop(section);
             if let Some(table) = full_table {
                 self.free_mapped(table, pool, window);

@@ -100,7 +100,7 @@ impl Pool {
     }
 
     #[inline]
-    fn list(&self, list: ListId) -> &List {
+    pub(super) fn list(&self, list: ListId) -> &List {
         let [zero, dirty, split_zero, split_dirty] = &self.lists;
         match list {
             ListId::Zero => zero,

@@ -46,6 +46,7 @@ use alloc::boxed::Box;
 pub use boot::{BootFrames, PoolError};
 use list::List;
 pub(crate) use split::home_frame;
+pub(crate) use whole::ZeroBlocks;
 
 use crate::addr::{BLOCK_SHIFT, Ipa, PAGE_SHIFT, PAGES_PER_BLOCK, Pa};
 use crate::limits::MAX_GUESTS;
@@ -258,6 +259,15 @@ struct Region {
     base: u32,
 }
 
+impl Region {
+    /// None of the regions there are: no block lies in it.
+    const NOWHERE: Self = Self {
+        first: 0,
+        blocks: 0,
+        base: 0,
+    };
+}
+
 /// The frame table with its free lists. See the [module](self).
 pub struct Pool {
     regions: heapless::Vec<Region, MAX_REGIONS>,
@@ -356,24 +366,32 @@ impl Pool {
     /// The number of the block at `pa`.
     fn block_at(&self, pa: Pa) -> Option<u32> {
         let number = pa.0 >> BLOCK_SHIFT;
-        for region in &self.regions {
-            let offset = number.wrapping_sub(region.first);
-            if offset < u64::from(region.blocks) {
-                return Some(region.base + offset as u32);
-            }
-        }
-        None
+        let region = self.region_at(number)?;
+        Some(region.base + number.wrapping_sub(region.first) as u32)
     }
 
     /// The address of block `index`.
     fn block_pa(&self, index: u32) -> Pa {
-        for region in &self.regions {
-            let offset = index.wrapping_sub(region.base);
-            if offset < region.blocks {
-                return Pa::from_block(region.first + u64::from(offset));
-            }
-        }
-        Pa(0)
+        self.region_of(index).map_or(Pa(0), |region| {
+            Pa::from_block(region.first + u64::from(index.wrapping_sub(region.base)))
+        })
+    }
+
+    /// Where the block at PA / 2 MiB = `number` lies.
+    #[inline]
+    fn region_at(&self, number: u64) -> Option<Region> {
+        let mut regions = self.regions.iter();
+        let found =
+            regions.find(|region| number.wrapping_sub(region.first) < u64::from(region.blocks));
+        found.copied()
+    }
+
+    /// Where block `index` of the table lies.
+    #[inline]
+    fn region_of(&self, index: u32) -> Option<Region> {
+        let mut regions = self.regions.iter();
+        let found = regions.find(|region| index.wrapping_sub(region.base) < region.blocks);
+        found.copied()
     }
 
     fn maps(&self, index: u32) -> Option<Maps<'_>> {

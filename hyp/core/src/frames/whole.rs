@@ -1,14 +1,64 @@
 //! Whole 2 MiB blocks: one descriptor each, whatever is done to them.
 
 use super::list::{ListId, NONE};
-use super::{BLOCK_PAGES, Block, GuestId, Kind, NO_GUEST, Pool};
-use crate::addr::Pa;
+use super::{BLOCK_PAGES, Block, GuestId, Kind, NO_GUEST, Pool, Region};
+use crate::addr::{BLOCK_SHIFT, Pa};
+
+/// Zero blocks on their way to a guest; see [`Pool::zero_blocks`]. What was taken is taken off the list and
+/// counted when this is dropped, before anybody else can have the pool.
+pub(crate) struct ZeroBlocks<'a> {
+    pool: &'a mut Pool,
+    guest: GuestId,
+    /// The first that is left.
+    head: u32,
+    /// Where the last one was.
+    region: Region,
+    taken: u32,
+}
+
+impl ZeroBlocks<'_> {
+    /// Gives the next one to the guest for the 2 MiB at `ipa_block`; `None` if there is none.
+    #[inline]
+    pub fn take(&mut self, ipa_block: u32) -> Option<Pa> {
+        // No block has the number `NONE`.
+        let index = self.head;
+        let block = self.pool.blocks.get_mut(index as usize)?;
+        block.kind = Kind::Guest;
+        block.guest = self.guest.0;
+        block.ipa_block = ipa_block;
+        self.head = block.next;
+        self.taken += 1;
+        if index.wrapping_sub(self.region.base) >= self.region.blocks {
+            self.region = self.pool.region_of(index)?;
+        }
+        let offset = index.wrapping_sub(self.region.base);
+        Some(Pa::from_block(self.region.first + u64::from(offset)))
+    }
+}
+
+impl Drop for ZeroBlocks<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.taken == 0 {
+            return;
+        }
+        let pool = &mut *self.pool;
+        if let Some(first) = pool.blocks.get_mut(self.head as usize) {
+            first.prev = NONE;
+        } else {
+            pool.list_mut(ListId::Zero).tail = NONE;
+        }
+        pool.list_mut(ListId::Zero).head = self.head;
+        let pages = self.taken * u32::from(BLOCK_PAGES);
+        pool.counts.zero -= pages;
+        pool.count_guest(self.guest, pages);
+    }
+}
 
 impl Pool {
     /// Gives a whole zero block to `guest` for the 2 MiB at `ipa_block`; `None` if there is none.
     pub(crate) fn take_zero_block(&mut self, guest: GuestId, ipa_block: u32) -> Option<Pa> {
-        let index = self.head(ListId::Zero)?;
-        self.assign_zero(index, guest, ipa_block)
+        self.zero_blocks(guest).take(ipa_block)
     }
 
     /// Whether some whole block waits to be scrubbed.
@@ -50,28 +100,58 @@ impl Pool {
         }
     }
 
-    /// Takes the whole block at `pa` back from `guest`; the caller counts it.
+    /// Zero blocks for `guest`, to be taken one after the other: what they share is looked up and
+    /// written once.
     #[inline]
-    pub(super) fn give_block(&mut self, pa: Pa, guest: GuestId) {
-        let Some(index) = self.block_at(pa) else {
-            return;
-        };
-        // What `update` would do, without asking where the block was and belongs.
-        let next = self.head(ListId::Dirty).unwrap_or(NONE);
-        let Some(block) = self.blocks.get_mut(index as usize) else {
-            return;
-        };
-        debug_assert_eq!((block.kind, block.guest), (Kind::Guest, guest.0));
-        block.kind = Kind::Free;
-        block.guest = NO_GUEST;
-        block.dirty = BLOCK_PAGES;
-        (block.prev, block.next) = (NONE, next);
-        if let Some(behind) = self.blocks.get_mut(next as usize) {
-            behind.prev = index;
-        } else {
-            self.list_mut(ListId::Dirty).tail = index;
+    pub(crate) fn zero_blocks(&mut self, guest: GuestId) -> ZeroBlocks<'_> {
+        ZeroBlocks {
+            head: self.list(ListId::Zero).head,
+            region: Region::NOWHERE,
+            taken: 0,
+            guest,
+            pool: self,
         }
-        self.list_mut(ListId::Dirty).head = index;
+    }
+
+    /// Takes whole blocks back from `guest`, all that `addresses` yields; the caller counts them. Returns
+    /// how many they are.
+    #[inline]
+    pub(super) fn give_blocks(
+        &mut self,
+        addresses: impl Iterator<Item = Pa>,
+        guest: GuestId,
+    ) -> usize {
+        // What `update` would do, without asking where each block was and belongs.
+        let mut region = Region::NOWHERE;
+        let mut head = self.list(ListId::Dirty).head;
+        let mut given = 0;
+        for pa in addresses {
+            given += 1;
+            let number = pa.0 >> BLOCK_SHIFT;
+            if number.wrapping_sub(region.first) >= region.blocks.into() {
+                let Some(found) = self.region_at(number) else {
+                    continue;
+                };
+                region = found;
+            }
+            let index = region.base + number.wrapping_sub(region.first) as u32;
+            let Some(block) = self.blocks.get_mut(index as usize) else {
+                continue;
+            };
+            debug_assert_eq!((block.kind, block.guest), (Kind::Guest, guest.0));
+            *block = Block {
+                next: head,
+                ..Block::free_whole(true)
+            };
+            if let Some(behind) = self.blocks.get_mut(head as usize) {
+                behind.prev = index;
+            } else {
+                self.list_mut(ListId::Dirty).tail = index;
+            }
+            head = index;
+        }
+        self.list_mut(ListId::Dirty).head = head;
+        given
     }
 
     pub(super) fn count_guest(&mut self, guest: GuestId, pages: u32) {

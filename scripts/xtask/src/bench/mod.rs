@@ -101,12 +101,12 @@ struct Bench {
 impl Bench {
     /// Everything on a board with this GIC.
     fn measure(&self, gic: u8) -> Result<Figures> {
-        let guest = |cpus| {
-            Guest::bare_metal("guest", "bench")
-                .property("memory-min-mib = <16>")
-                .cpus(cpus)
-        };
+        let guest = |cpus| Guest::bare_metal("guest", "bench").cpus(cpus);
         let mut figures = self.measured(gic, 1, &[guest(1)])?;
+        let large = Guest::bare_metal("guest", "bench-memory")
+            .memory(256)
+            .property("memory-min-mib = <16>");
+        figures.extend(self.measured(gic, 1, &[large])?);
         // Of the second board only what the first cannot measure: two cores take turns.
         for (name, value) in self.measured(gic, 2, &[guest(2)])? {
             figures.entry(name).or_insert(value);
