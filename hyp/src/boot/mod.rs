@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use ballast_core::addr::{PAGE_SIZE, Pa, PaRange};
 use ballast_core::archive::Archive;
+use ballast_core::balloon::GuestMemory;
 use ballast_core::board::{self, Board};
 use ballast_core::config::Partitions;
 use ballast_core::console::{Label, Labels};
@@ -128,14 +129,10 @@ fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static
                 *holder = Some(index as u8);
             }
         }
-        let boot_pages = config.memory.boot_bytes / PAGE_SIZE;
-        let guest = Guest::new(index, plan, &board)?;
-        if frames == BootFrames::Fresh {
-            guest.memory.boot_assign(&mut pool, boot_pages);
-        }
-        memory_kib += boot_pages * (PAGE_SIZE >> 10);
-        guests.push(guest);
+        memory_kib += config.memory.boot_bytes >> 10;
+        guests.push(Guest::new(index, plan, &board)?);
     }
+    assign_memory(&mut pool, &guests, frames)?;
     let guest_count = guests.len() as u8;
     let vgic_version = match board.gic {
         board::Gic::V2 { .. } => vgic::Version::V2,
@@ -164,6 +161,30 @@ fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static
         memory_kib,
     });
     Ok(system)
+}
+
+/// Claims, then memory for those that must have what they claim, for those whose frames never move,
+/// and for the rest. With `scrub-at-boot` each is built at its start.
+fn assign_memory(pool: &mut Pool, guests: &[Guest], frames: BootFrames) -> Result<(), Refusal> {
+    for guest in guests {
+        guest.memory.claim_home(pool).map_err(|pa| {
+            let problem = alloc::format!("memory at {pa} cannot be its own");
+            Refusal::new(&guest.plan.config.node).problem(problem)
+        })?;
+    }
+    if frames == BootFrames::Scrub {
+        return Ok(());
+    }
+    for rank in 0..GuestMemory::BOOT_RANKS {
+        for guest in guests
+            .iter()
+            .filter(|guest| guest.memory.boot_rank() == rank)
+        {
+            let pages = guest.plan.config.memory.boot_bytes / PAGE_SIZE;
+            guest.memory.boot_assign(pool, pages);
+        }
+    }
+    Ok(())
 }
 
 /// The core that serves the console: one that no guest has, else that of the first guest that is

@@ -10,12 +10,12 @@ pub mod load;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use ballast_core::addr::{BLOCK_SIZE, PAGE_SIZE};
+use ballast_core::addr::PAGE_SIZE;
 use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
-use ballast_core::machine::{self, Machine};
+use ballast_core::machine::Machine;
 use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
@@ -167,7 +167,8 @@ impl Guest {
             guest,
             memory_pages: config.memory.boot_bytes / PAGE_SIZE,
             min_pages: config.memory.min_bytes / PAGE_SIZE,
-            whole_blocks_only: false,
+            identity: config.is_identity(),
+            realtime: config.realtime,
             cpu_targets: false,
         };
         let own = config.machine;
@@ -191,11 +192,7 @@ impl Guest {
             }));
         }
         let layout = Layout {
-            ram: plan
-                .ram
-                .first()
-                .map_or(machine::RAM_BASE, |range| range.start),
-            ram_bytes: config.memory.max_bytes.next_multiple_of(BLOCK_SIZE),
+            ram: &plan.ram,
             banks: &config.extra_ram,
             devices: &devices,
         };

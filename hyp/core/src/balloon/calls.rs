@@ -125,8 +125,7 @@ impl GuestMemory {
             return Outcome::status(Status::InvalidParameters);
         }
         let list_ipa = Ipa(list);
-        let offset = list.wrapping_sub(self.ram.0);
-        if !list_ipa.is_aligned(PAGE_SIZE) || offset >= self.max_pages * PAGE_SIZE {
+        if !list_ipa.is_aligned(PAGE_SIZE) || !self.is_ram(list_ipa) {
             return Outcome::status(Status::InvalidAddress);
         }
         let Some(list) = self.stage2.translate(hw, list_ipa) else {

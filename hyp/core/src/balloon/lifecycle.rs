@@ -7,7 +7,7 @@ use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::reserve::Reserve;
 use super::{GuestMemory, Ledger};
-use crate::addr::{GIB, PAGES_PER_BLOCK, Pa};
+use crate::addr::{BLOCK_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Unmapped;
 use crate::frames::{GuestSet, Pool};
 use crate::stage2::{Descriptor, Memory};
@@ -18,9 +18,9 @@ pub(super) struct Rebuild {
     goal_blocks: u32,
     /// Banks seen to so far.
     banks: usize,
-    /// Blocks looked at so far.
+    /// Blocks looked at so far, in filling order.
     scanned: u32,
-    /// Blocks backed from the start of RAM on.
+    /// Blocks backed from the start of RAM on. Where IPA = PA, known only once those missing are sought.
     kept: u32,
 }
 
@@ -63,43 +63,86 @@ pub fn scrub_step(pool: &TicketMutex<Pool>, hw: &mut impl Hardware, most_pages: 
 }
 
 impl GuestMemory {
-    /// At boot, before any guest runs: backs up to `pages` (a multiple of 512) from the start of RAM on
-    /// with free zero blocks, by 1 GiB entries where both addresses allow it. Returns the pages backed.
+    /// At boot, before any memory is assigned: what this guest's addresses lay claim to, if it has IPA = PA.
+    ///
+    /// # Errors
+    /// The address of a block that cannot be claimed: no RAM, held by Ballast or firmware, or
+    /// claimed by another guest.
+    pub fn claim_home(&self, pool: &mut Pool) -> Result<(), Pa> {
+        if !self.config.identity {
+            return Ok(());
+        }
+        let blocks = (0..).map_while(|index| self.nth_block(index));
+        for pa in blocks.map(|block| Pa::from_block(block.into())) {
+            if !pool.claim_block(pa, self.guest()) {
+                return Err(pa);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many values [`GuestMemory::boot_rank`] has.
+    pub const BOOT_RANKS: u8 = 3;
+
+    /// Memory is assigned at boot by ascending rank: guests with IPA = PA, which can have one set of frames
+    /// only, then those whose frames never move, then the others.
+    #[must_use]
+    pub const fn boot_rank(&self) -> u8 {
+        if self.config.identity {
+            0
+        } else if self.config.realtime {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// At boot, before any guest runs and after every claim: backs up to `pages` (a multiple of 512) in
+    /// filling order with free zero blocks, by 1 GiB entries where both addresses allow it. By ascending
+    /// [`GuestMemory::boot_rank`]. Returns the pages backed.
     pub fn boot_assign(&self, pool: &mut Pool, pages: u64) -> u64 {
         const GIB_BLOCKS: u32 = PAGES_PER_BLOCK as u32;
         let Some(mut ledger) = self.ledger.try_lock() else {
             return 0;
         };
-        let guest = self.guest();
-        let mut at = self.ram.block() as u32;
         let goal = (pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
-        let end = at + goal;
-        let mut gib = (end - at >= GIB_BLOCKS)
-            .then(|| pool.find_free_gib())
-            .flatten();
-        while at < end {
+        let mut done = 0;
+        while done < goal
+            && let Some(at) = self.nth_block(done)
+        {
+            let last = self.nth_block(done + GIB_BLOCKS - 1);
             if at.is_multiple_of(GIB_BLOCKS)
-                && end - at >= GIB_BLOCKS
-                && let Some(pa) = gib
+                && goal - done >= GIB_BLOCKS
+                && last == Some(at + GIB_BLOCKS - 1)
+                && let Some(pa) = self.find_gib(pool, at)
             {
                 let whole = (0..GIB_BLOCKS).all(|block| {
-                    let pa = Pa(pa.0 + u64::from(block) * (GIB / u64::from(GIB_BLOCKS)));
-                    pool.take_block_at(pa, guest, at + block).is_some()
+                    let pa = Pa(pa.0 + u64::from(block) * BLOCK_SIZE);
+                    pool.take_block_at(pa, self.guest(), at + block).is_some()
                 });
                 debug_assert!(whole);
                 self.stage2.close_gib(at / GIB_BLOCKS, pa);
-                at += GIB_BLOCKS;
-                gib = pool.find_free_gib();
+                done += GIB_BLOCKS;
                 continue;
             }
-            let Some(pa) = pool.take_zero_block(guest, at) else {
+            let Some(pa) = self.take_block(pool, at) else {
                 break;
             };
             self.stage2.map(at, Descriptor::block(pa, Memory::Normal));
-            at += 1;
+            done += 1;
         }
-        ledger.backed_pages = (u64::from(at) - self.ram.block()) * PAGES_PER_BLOCK as u64;
+        ledger.backed_pages = u64::from(done) * PAGES_PER_BLOCK as u64;
         ledger.backed_pages
+    }
+
+    /// A whole free GiB for the one that begins at `ipa_block`.
+    fn find_gib(&self, pool: &Pool, ipa_block: u32) -> Option<Pa> {
+        if self.config.identity {
+            let pa = Pa::from_block(ipa_block.into());
+            pool.is_free_gib(pa, self.guest()).then_some(pa)
+        } else {
+            pool.find_free_gib()
+        }
     }
 
     /// Begins to make the memory what a boot finds: `goal_pages` from the start of RAM on (0: the
@@ -107,8 +150,8 @@ impl GuestMemory {
     /// rebuild is finished. The driver is forgotten. Returns false, and has done nothing, while a call is in
     /// progress.
     ///
-    /// The guest's whole blocks stay its own, with what they hold, and move together; pages of split
-    /// blocks go to the pool, and so does what it has too much.
+    /// The guest's whole blocks stay its own, with what they hold, and move together (where IPA = PA they
+    /// stay in place); pages of split blocks go to the pool, and so does what it has too much.
     pub fn begin_rebuild(&self, pool: &TicketMutex<Pool>, goal_pages: u64) -> bool {
         let Some(mut ledger) = self.ledger.try_lock() else {
             return false;
@@ -203,14 +246,25 @@ impl GuestMemory {
             }
             state.banks += 1;
         }
-        while state.kept < state.goal_blocks {
-            let ipa_block = self.ram.block() as u32 + state.kept;
+        while state.kept < state.goal_blocks
+            && let Some(ipa_block) = self.nth_block(state.kept)
+        {
+            if self.stage2.ram_entry(ipa_block).is_valid() {
+                state.kept += 1;
+                continue;
+            }
             match self.find_block(ipa_block, pool, hw, budget) {
                 Found::Block(pa) => {
                     let entry = Descriptor::block(pa, Memory::Normal);
                     self.stage2.map(ipa_block, entry);
                     *backed_pages += PAGES_PER_BLOCK as u64;
                     state.kept += 1;
+                }
+                Found::Nothing if self.config.identity => {
+                    // What lies behind the gap goes: RAM is backed up to one place.
+                    state.goal_blocks = state.kept;
+                    state.scanned = state.kept;
+                    return false;
                 }
                 Found::Nothing => return true,
                 Found::NotYet => return false,
@@ -233,10 +287,10 @@ impl GuestMemory {
             }
             budget.spend(budget::ENTRY);
             let mut section = pool.lock();
-            if let Some(pa) = section.take_zero_block(self.guest(), ipa_block) {
+            if let Some(pa) = self.take_block(&mut section, ipa_block) {
                 return Found::Block(pa);
             }
-            if !section.has_dirty_block() {
+            if !self.has_dirty_block(&section, ipa_block) {
                 // What another core is scrubbing will be there soon.
                 let is_scrubbing = section.available() < section.counts().free();
                 return if is_scrubbing {
@@ -247,7 +301,7 @@ impl GuestMemory {
             }
             let most = budget.scrub_pages();
             let Some(dirty) = (most != 0)
-                .then(|| section.claim_dirty_block(most))
+                .then(|| self.claim_dirty_block(&mut section, ipa_block, most))
                 .flatten()
             else {
                 return Found::NotYet;
@@ -293,13 +347,11 @@ impl<H: Hardware> Reserve<'_, H> {
             }
             state.banks += 1;
         }
-        let first = self.memory.ram.block() as u32;
-        while (state.scanned as usize) < self.tables.len() {
+        while let Some(from) = self.memory.nth_block(state.scanned) {
             if !self.budget.covers(budget::UNMAP_TABLE) {
                 return false;
             }
             self.budget.spend(budget::LOOK_BLOCK);
-            let from = first + state.scanned;
             let entry = self.memory.stage2.ram_entry(from);
             if entry.is_table() {
                 if self.unmapped.room() == 0 {
@@ -307,8 +359,13 @@ impl<H: Hardware> Reserve<'_, H> {
                 }
                 self.unmap_table(from, entry.output());
             } else if entry.is_block() {
-                if state.kept < state.goal_blocks {
-                    self.move_block(from, first + state.kept, entry);
+                if self.memory.config.identity && state.scanned < state.goal_blocks {
+                    // It stays where it is.
+                } else if !self.memory.config.identity
+                    && state.kept < state.goal_blocks
+                    && let Some(to) = self.memory.nth_block(state.kept)
+                {
+                    self.move_block(from, to, entry);
                     state.kept += 1;
                 } else {
                     self.budget.spend(budget::ENTRY);

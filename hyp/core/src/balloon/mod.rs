@@ -75,8 +75,9 @@ use spin::mutex::SpinMutex;
 pub use target::{Calls, Counter, Fetched, Report, Reported, Stats, Target};
 
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::BATCH_WORDS;
-use crate::frames::{GuestId, GuestSet};
+use crate::frames::handover::{BATCH_WORDS, DirtyRun};
+use crate::frames::{GuestId, GuestSet, Pool};
+use crate::limits::MAX_RAM_RANGES;
 use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
 
 /// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
@@ -88,8 +89,11 @@ pub struct MemoryConfig {
     pub memory_pages: u64,
     /// RESERVE never takes it below this.
     pub min_pages: u64,
-    /// It gives whole 2 MiB blocks only.
-    pub whole_blocks_only: bool,
+    /// Its RAM is at IPA = PA: each block it gets is the one at that address, and it gives whole 2 MiB
+    /// blocks only.
+    pub identity: bool,
+    /// Its frames never move: they come from blocks that no identity guest claims.
+    pub realtime: bool,
     /// CPU targets are given (`FEATURES`).
     pub cpu_targets: bool,
 }
@@ -105,10 +109,27 @@ pub struct GuestMemory {
     /// What its calls have done.
     pub stats: Stats,
     config: MemoryConfig,
-    ram: Ipa,
+    chunks: heapless::Vec<Chunk, MAX_RAM_RANGES>,
     max_pages: u64,
     banks: Box<[Bank]>,
     ledger: SpinMutex<Ledger>,
+}
+
+/// One range of a guest's RAM.
+#[derive(Clone, Copy)]
+struct Chunk {
+    start: Ipa,
+    bytes: u64,
+    /// Blocks of the ranges before it.
+    before: u32,
+}
+
+impl Chunk {
+    /// Whether `ipa` lies in it.
+    #[inline]
+    const fn contains(&self, ipa: u64) -> bool {
+        ipa.wrapping_sub(self.start.0) < self.bytes
+    }
 }
 
 /// What only the holder of the transaction sees.
@@ -116,7 +137,7 @@ struct Ledger {
     driver: Option<Driver>,
     epoch: u32,
     backed_pages: u64,
-    /// For each 2 MiB of RAM that has a level-3 table: what is in it.
+    /// For each 2 MiB of RAM in filling order that has a level-3 table: what is in it.
     tables: Box<[TableRecord]>,
     /// The list, as copied in.
     list: Box<[u64; LIST_ENTRIES]>,
@@ -206,8 +227,18 @@ impl GuestMemory {
         pa_of: impl Fn(&Table) -> Pa,
     ) -> Result<Self, LayoutError> {
         let stage2 = Stage2::new(layout, pa_of)?;
-        let max_pages = layout.ram_bytes / PAGE_SIZE;
-        let blocks = (layout.ram_bytes / BLOCK_SIZE) as usize;
+        let mut chunks = heapless::Vec::new();
+        let mut blocks = 0;
+        for range in layout.ram {
+            let chunk = Chunk {
+                start: range.start,
+                bytes: range.size,
+                before: blocks,
+            };
+            chunks.push(chunk).map_err(|_| LayoutError::RamAlignment)?;
+            blocks += (range.size / BLOCK_SIZE) as u32;
+        }
+        let max_pages = u64::from(blocks) * PAGES_PER_BLOCK as u64;
         let target = Target::default();
         target.set_reserve_pages(max_pages.saturating_sub(config.memory_pages), 0);
         Ok(Self {
@@ -216,14 +247,14 @@ impl GuestMemory {
             report: Report::default(),
             stats: Stats::default(),
             config,
-            ram: layout.ram,
+            chunks,
             max_pages,
             banks: Bank::parts(layout.banks).collect(),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
                 epoch: 0,
                 backed_pages: 0,
-                tables: vec![TableRecord::default(); blocks].into_boxed_slice(),
+                tables: vec![TableRecord::default(); blocks as usize].into_boxed_slice(),
                 list: Box::new([0; LIST_ENTRIES]),
                 batch: Box::new([0; BATCH_WORDS]),
                 rebuild: None,
@@ -272,7 +303,7 @@ impl GuestMemory {
             return Err(EntryStatus::Unaligned);
         }
         // RAM is whole blocks, so an aligned span that begins in it ends in it.
-        if ipa.0.wrapping_sub(self.ram.0) >= self.max_pages * PAGE_SIZE {
+        if !self.is_ram(ipa) {
             return Err(EntryStatus::OutOfRange);
         }
         let first = ipa.page() as u16 & (PAGES_PER_BLOCK as u16 - 1);
@@ -284,8 +315,62 @@ impl GuestMemory {
         })
     }
 
-    /// The index of a block's [`TableRecord`].
-    const fn record(&self, ipa_block: u32) -> usize {
-        (ipa_block as usize).wrapping_sub(self.ram.block() as usize)
+    /// The range of RAM in which `ipa` lies.
+    #[inline]
+    fn chunk(&self, ipa: u64) -> Option<&Chunk> {
+        self.chunks.iter().find(|chunk| chunk.contains(ipa))
+    }
+
+    /// Whether `ipa` lies within the guest's maximum.
+    fn is_ram(&self, ipa: Ipa) -> bool {
+        self.chunk(ipa.0).is_some()
+    }
+
+    /// The place of a block of RAM in filling order, which is the index of its [`TableRecord`].
+    #[inline]
+    fn record(&self, ipa_block: u32) -> usize {
+        let chunk = self.chunk(u64::from(ipa_block) << BLOCK_SHIFT);
+        chunk.map_or(usize::MAX, |chunk| {
+            chunk.before as usize + (ipa_block as usize - chunk.start.block() as usize)
+        })
+    }
+
+    /// IPA / 2 MiB of the block that is `index`th in filling order.
+    fn nth_block(&self, index: u32) -> Option<u32> {
+        let chunk = self
+            .chunks
+            .iter()
+            .rev()
+            .find(|chunk| chunk.before <= index)?;
+        let offset = u64::from(index - chunk.before);
+        (offset < chunk.bytes >> BLOCK_SHIFT).then(|| (chunk.start.block() + offset) as u32)
+    }
+
+    /// A whole zero block for `ipa_block` out of the pool: the one at that address if IPA = PA.
+    #[inline]
+    fn take_block(&self, pool: &mut Pool, ipa_block: u32) -> Option<Pa> {
+        if self.config.identity {
+            pool.take_block_at(Pa::from_block(ipa_block.into()), self.guest(), ipa_block)
+        } else {
+            pool.take_zero_block(self.guest(), ipa_block)
+        }
+    }
+
+    /// Whether a block that [`GuestMemory::take_block`] could give waits to be scrubbed.
+    fn has_dirty_block(&self, pool: &Pool, ipa_block: u32) -> bool {
+        if self.config.identity {
+            pool.is_dirty_block(Pa::from_block(ipa_block.into()))
+        } else {
+            pool.has_dirty_block()
+        }
+    }
+
+    /// Claims up to `most` frames of such a block to scrub them.
+    fn claim_dirty_block(&self, pool: &mut Pool, ipa_block: u32, most: u16) -> Option<DirtyRun> {
+        if self.config.identity {
+            pool.claim_dirty_block_at(Pa::from_block(ipa_block.into()), most)
+        } else {
+            pool.claim_dirty_block(most)
+        }
     }
 }

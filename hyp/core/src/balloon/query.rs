@@ -11,10 +11,11 @@ use crate::stage2::Descriptor;
 impl GuestMemory {
     /// Whether the page at `ipa` is backed, and how many from it on are in the same state.
     pub(super) fn query(&self, ledger: &Ledger, hw: &mut impl Hardware, ipa: Ipa) -> Outcome {
-        let end = self.ram.page() + self.max_pages;
-        if ipa.0 < self.ram.0 || ipa.page() >= end || !ipa.is_aligned(PAGE_SIZE) {
+        let Some(chunk) = self.chunk(ipa.0).filter(|_| ipa.is_aligned(PAGE_SIZE)) else {
             return Outcome::status(Status::InvalidParameters);
-        }
+        };
+        // A run does not go on in the next range.
+        let end = chunk.start.page() + chunk.bytes / PAGE_SIZE;
         let mut budget = Budget::new(0);
         let backed = self.stage2.translate(hw, ipa).is_some();
         let mut page = ipa.page();

@@ -189,25 +189,25 @@ impl<H: Hardware> Release<'_, H> {
     }
 
     /// A whole block: a zero one, or a dirty one scrubbed within the budget. `Some(false)` if there is
-    /// neither.
+    /// neither. Where IPA = PA, it is the one at its address.
     #[inline]
     fn block(&mut self, span: Span) -> Option<bool> {
         loop {
             let pool = self.pool.get();
-            if let Some(pa) = pool.take_zero_block(self.memory.guest(), span.ipa_block) {
+            if let Some(pa) = self.memory.take_block(pool, span.ipa_block) {
                 self.memory
                     .stage2
                     .map(span.ipa_block, Descriptor::block(pa, Memory::Normal));
                 return Some(true);
             }
-            if !pool.has_dirty_block() {
+            if !self.memory.has_dirty_block(pool, span.ipa_block) {
                 return Some(false);
             }
             let most = self.budget.scrub_pages();
             if most == 0 {
                 return None;
             }
-            let Some(dirty) = pool.claim_dirty_block(most) else {
+            let Some(dirty) = self.memory.claim_dirty_block(pool, span.ipa_block, most) else {
                 return Some(false);
             };
             self.pool.leave();

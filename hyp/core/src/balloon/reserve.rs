@@ -97,7 +97,7 @@ impl<H: Hardware> Reserve<'_, H> {
     fn span(&mut self, span: Span, driver: Driver) -> Option<EntryStatus> {
         let config = &self.memory.config;
         let is_block = usize::from(span.pages) == PAGES_PER_BLOCK;
-        if config.whole_blocks_only && !is_block {
+        if config.identity && !is_block {
             return Some(EntryStatus::WrongOrder);
         }
         if driver.list_ipa.0.wrapping_sub(span.ipa().0) < u64::from(span.pages) * PAGE_SIZE {

@@ -105,14 +105,11 @@ impl GuestMemory {
         tables: &'a mut [TableRecord],
         word: u64,
     ) -> Option<(Group, &'a mut TableRecord)> {
-        if word.wrapping_sub(self.ram.0) >= self.max_pages * PAGE_SIZE {
-            return None;
-        }
         let ipa_block = (word >> BLOCK_SHIFT) as u32;
-        let entry = self.stage2.ram_entry(ipa_block);
         let record = tables
             .get_mut(self.record(ipa_block))
             .filter(|record| record.home)?;
+        let entry = self.stage2.ram_entry(ipa_block);
         if !entry.is_table() {
             return None;
         }
@@ -133,16 +130,6 @@ impl GuestMemory {
             record,
         ))
     }
-
-    /// IPA / 2 MiB of the block a list word names, if it is one within RAM.
-    #[inline]
-    const fn block_at(&self, word: u64) -> Option<u32> {
-        let offset = word.wrapping_sub(self.ram.0 + Order::Block as u64);
-        if offset & (BLOCK_SIZE - 1) != 0 || offset >= self.max_pages * PAGE_SIZE {
-            return None;
-        }
-        Some((word >> BLOCK_SHIFT) as u32)
-    }
 }
 
 /// The blocks of RAM in one GiB.
@@ -154,14 +141,15 @@ struct Blocks<'a> {
 }
 
 impl GuestMemory {
-    /// The blocks that share a level-2 table with `ipa_block`, which is one of RAM.
+    /// The blocks around that of a list word that share its level-2 table and its range of RAM.
     #[inline]
-    fn row(&self, ipa_block: u32) -> Option<Blocks<'_>> {
-        let gib = ipa_block >> 9;
-        let start = self.ram.0.max(u64::from(gib) * GIB);
-        let end = (self.ram.0 + self.max_pages * PAGE_SIZE).min(u64::from(gib + 1) * GIB);
+    fn row(&self, word: u64) -> Option<Blocks<'_>> {
+        let chunk = self.chunk(word)?;
+        let gib = word / GIB;
+        let start = chunk.start.0.max(gib * GIB);
+        let end = (chunk.start.0 + chunk.bytes).min((gib + 1) * GIB);
         Some(Blocks {
-            table: self.stage2.ram_row(gib)?,
+            table: self.stage2.ram_row(gib as u32)?,
             first: start + Order::Block as u64,
             bytes: end.saturating_sub(start),
         })
@@ -169,6 +157,11 @@ impl GuestMemory {
 }
 
 impl Blocks<'_> {
+    /// IPA / 2 MiB of the first.
+    const fn ipa_block(&self) -> u32 {
+        (self.first >> BLOCK_SHIFT) as u32
+    }
+
     /// IPA / 2 MiB of the block a list word names, if it is one of these.
     #[inline]
     const fn block(&self, word: u64) -> Option<u32> {
@@ -247,13 +240,10 @@ impl<H: Hardware> Reserve<'_, H> {
         let mut blocks = 0;
         while let Some(rest) = words.get_mut(blocks..most) {
             let first = rest.first();
-            let Some(ipa_block) = first.and_then(|&word| self.memory.block_at(word)) else {
+            let Some(row) = first.and_then(|&word| self.memory.row(word)) else {
                 break;
             };
-            self.open_gib(ipa_block);
-            let Some(row) = self.memory.row(ipa_block) else {
-                break;
-            };
+            self.open_gib(row.ipa_block());
             let gone = row.unmap(rest, list_block, &mut self.unmapped);
             if gone == 0 {
                 break;
@@ -271,9 +261,7 @@ impl<H: Hardware> Reserve<'_, H> {
         let Some((group, record)) = self.memory.group_at(self.tables, first) else {
             return 0;
         };
-        if self.memory.config.whole_blocks_only
-            || driver.list_ipa.block() == u64::from(group.ipa_block)
-        {
+        if self.memory.config.identity || driver.list_ipa.block() == u64::from(group.ipa_block) {
             return 0;
         }
         let spare = self
@@ -351,6 +339,10 @@ impl<H: Hardware> Release<'_, H> {
     pub(super) fn stretch(&mut self, words: &mut [u64], target_pages: u64) -> usize {
         match words.first() {
             Some(&word) if word & (PAGE_SIZE - 1) == Order::Block as u64 => {
+                // Where IPA = PA each block is one certain block.
+                if self.memory.config.identity {
+                    return 0;
+                }
                 self.blocks(words, target_pages)
             }
             Some(&word) => self.group(words, word, target_pages),
@@ -371,8 +363,7 @@ impl<H: Hardware> Release<'_, H> {
                 break;
             };
             let first = rest.first();
-            let ipa_block = first.and_then(|&word| self.memory.block_at(word));
-            let Some(row) = ipa_block.and_then(|ipa_block| self.memory.row(ipa_block)) else {
+            let Some(row) = first.and_then(|&word| self.memory.row(word)) else {
                 break;
             };
             let come = row.map(rest, &mut self.pool.get().zero_blocks(guest));

@@ -6,7 +6,7 @@ use core::fmt;
 
 use super::list::{List, ListId, NONE};
 use super::{
-    BLOCK_PAGES, Block, Counts, GuestSet, Kind, MAX_REGIONS, NO_GUEST, Pool, Region,
+    BLOCK_PAGES, Block, Counts, GuestId, GuestSet, Kind, MAX_REGIONS, NO_GUEST, Pool, Region,
     frame_in_block, map_word_mut,
 };
 use crate::addr::{BLOCK_SIZE, GIB, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
@@ -198,27 +198,42 @@ impl Pool {
         self.counts.zero -= u32::from(pages - dirty);
     }
 
-    /// The first PA of a whole free 1 GiB, aligned to it: what one level-1 entry can map.
+    /// The first PA of a whole free 1 GiB that nobody claims, aligned to it: what one level-1 entry can map.
     pub(crate) fn find_free_gib(&self) -> Option<Pa> {
-        const BLOCKS: u64 = GIB / BLOCK_SIZE;
         self.regions.iter().find_map(|region| {
             let end = region.first + u64::from(region.blocks);
-            let mut at = region.first.next_multiple_of(BLOCKS);
-            while at + BLOCKS <= end {
-                let base = (region.base + (at - region.first) as u32) as usize;
-                let run = self.blocks.get(base..base + BLOCKS as usize)?;
-                if run
-                    .iter()
-                    .all(|block| block.kind == Kind::Free && block.guest == NO_GUEST)
-                {
+            let mut at = region.first.next_multiple_of(GIB_BLOCKS);
+            while at + GIB_BLOCKS <= end {
+                if self.is_gib_free(Pa::from_block(at), NO_GUEST) {
                     return Some(Pa::from_block(at));
                 }
-                at += BLOCKS;
+                at += GIB_BLOCKS;
             }
             None
         })
     }
+
+    /// Whether the 1 GiB at `pa`, aligned to it, is free and zero and claimed by `guest`.
+    pub(crate) fn is_free_gib(&self, pa: Pa, guest: GuestId) -> bool {
+        self.is_gib_free(pa, guest.0)
+    }
+
+    fn is_gib_free(&self, pa: Pa, claimant: u8) -> bool {
+        let last = Pa(pa.0 + GIB - BLOCK_SIZE);
+        let (Some(first), Some(last)) = (self.block_at(pa), self.block_at(last)) else {
+            return false;
+        };
+        let run = self.blocks.get(first as usize..=last as usize);
+        u64::from(last - first) + 1 == GIB_BLOCKS
+            && run.is_some_and(|run| {
+                run.iter()
+                    .all(|block| block.list() == Some(ListId::Zero) && block.claimant == claimant)
+            })
+    }
 }
+
+/// Blocks that one level-1 entry can map.
+const GIB_BLOCKS: u64 = GIB / BLOCK_SIZE;
 
 fn zeroed_maps(count: usize) -> Box<[super::MapWords]> {
     vec![[[0; 8]; 2]; count].into_boxed_slice()

@@ -234,6 +234,16 @@ impl Pool {
     /// scrubbed again.
     pub fn claim_dirty_block(&mut self, most: u16) -> Option<DirtyRun> {
         let block = self.head(ListId::Dirty)?;
+        self.claim_dirty_part(block, most)
+    }
+
+    /// The same for the block at `pa`, if it is whole and dirty.
+    pub(crate) fn claim_dirty_block_at(&mut self, pa: Pa, most: u16) -> Option<DirtyRun> {
+        let block = self.block_at(pa).filter(|_| self.is_dirty_block(pa))?;
+        self.claim_dirty_part(block, most)
+    }
+
+    fn claim_dirty_part(&mut self, block: u32, most: u16) -> Option<DirtyRun> {
         let dirty = self.update(block, |block| {
             block.kind = Kind::Claimed;
             block.dirty

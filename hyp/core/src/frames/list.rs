@@ -50,6 +50,7 @@ impl Block {
         Self {
             kind: Kind::Free,
             guest: NO_GUEST,
+            claimant: NO_GUEST,
             free: 0,
             dirty: if dirty { BLOCK_PAGES } else { 0 },
             ipa_block: 0,
@@ -69,8 +70,8 @@ impl Pool {
 
     /// Changes a block and moves it to the list where it then belongs.
     ///
-    /// A block that is somebody's home goes to the end, so that its free frames are the last to be
-    /// given to others.
+    /// A block that is somebody's home or that is claimed goes to the end, so that its free frames are
+    /// the last to be given to others.
     #[inline]
     pub(super) fn update<R>(
         &mut self,
@@ -82,7 +83,8 @@ impl Pool {
         let result = change(block);
         let after = block.list();
         if before != after {
-            let at_end = block.kind == Kind::Split && block.guest != NO_GUEST;
+            let at_end = block.claimant != NO_GUEST
+                || (block.kind == Kind::Split && block.guest != NO_GUEST);
             self.relist(index, before, after, at_end);
         }
         Some(result)
@@ -143,7 +145,7 @@ impl Pool {
         self.link(index, list, NONE, head);
     }
 
-    fn link_last(&mut self, index: u32, list: ListId) {
+    pub(super) fn link_last(&mut self, index: u32, list: ListId) {
         let tail = self.list(list).tail;
         self.link(index, list, tail, NONE);
     }

@@ -182,7 +182,7 @@ enum Kind {
     Split,
 }
 
-/// No guest: a split block that is nobody's home.
+/// No guest: a split block that is nobody's home, or a block that nobody claims.
 const NO_GUEST: u8 = u8::MAX;
 
 /// The descriptor of one 2 MiB block.
@@ -191,6 +191,8 @@ struct Block {
     kind: Kind,
     /// Owner or, of a split block, the guest it is home to.
     guest: u8,
+    /// The guest with IPA = PA whose RAM it is when it has it: others get it last.
+    claimant: u8,
     /// Split: free frames.
     free: u16,
     /// Free: dirty frames, the last ones. Split: dirty ones among the free.

@@ -66,6 +66,34 @@ impl Pool {
         self.head(ListId::Dirty).is_some()
     }
 
+    /// Whether the block at `pa` is a whole free one that waits to be scrubbed.
+    pub(crate) fn is_dirty_block(&self, pa: Pa) -> bool {
+        let block = self
+            .block_at(pa)
+            .and_then(|index| self.blocks.get(index as usize));
+        block.is_some_and(|block| block.list() == Some(ListId::Dirty))
+    }
+
+    /// At boot: notes that the block at `pa` is `guest`'s RAM whenever the guest has it (IPA = PA), so that
+    /// others get it last. False, and nothing is noted, if it is not whole and free, or claimed.
+    pub(crate) fn claim_block(&mut self, pa: Pa, guest: GuestId) -> bool {
+        let Some(index) = self.block_at(pa) else {
+            return false;
+        };
+        let Some(block) = self.blocks.get_mut(index as usize) else {
+            return false;
+        };
+        if block.kind != Kind::Free || block.claimant != NO_GUEST {
+            return false;
+        }
+        block.claimant = guest.0;
+        if let Some(list) = block.list() {
+            self.unlink(index, list);
+            self.link_last(index, list);
+        }
+        true
+    }
+
     /// Gives the free zero block at `pa` to `guest`.
     pub(crate) fn take_block_at(&mut self, pa: Pa, guest: GuestId, ipa_block: u32) -> Option<Pa> {
         let index = self.block_at(pa)?;
@@ -139,6 +167,12 @@ impl Pool {
                 continue;
             };
             debug_assert_eq!((block.kind, block.guest), (Kind::Guest, guest.0));
+            if block.claimant != NO_GUEST {
+                self.list_mut(ListId::Dirty).head = head;
+                self.give_claimed(index);
+                head = self.list(ListId::Dirty).head;
+                continue;
+            }
             *block = Block {
                 next: head,
                 ..Block::free_whole(true)
@@ -152,6 +186,15 @@ impl Pool {
         }
         self.list_mut(ListId::Dirty).head = head;
         given
+    }
+
+    /// Takes a whole block back that is claimed: it is the last to go to others.
+    fn give_claimed(&mut self, index: u32) {
+        self.update(index, |block| {
+            block.kind = Kind::Free;
+            block.guest = NO_GUEST;
+            block.dirty = BLOCK_PAGES;
+        });
     }
 
     pub(super) fn count_guest(&mut self, guest: GuestId, pages: u32) {
@@ -213,6 +256,7 @@ impl Pool {
             *block = Block {
                 prev: block.prev,
                 next: block.next,
+                claimant: block.claimant,
                 dirty,
                 ..Block::free_whole(false)
             };

@@ -16,6 +16,7 @@ use crate::addr::{BLOCK_SIZE, GIB, MIB, PAGE_SIZE, PAGES_PER_BLOCK, PaRange};
 use crate::balloon::RECORD_BYTES;
 use crate::board::Board;
 use crate::dt::{DeviceTree, Node};
+use crate::limits::MAX_RAM_RANGES;
 use crate::machine::{IPA_LIMIT, RAM_BASE};
 use crate::refusal::Refusal;
 
@@ -122,7 +123,16 @@ impl Need {
             .or_else(|| number("memory-mib"))
             .unwrap_or(0);
         let bytes = (u64::from(mib) * MIB).min(IPA_LIMIT.0 - RAM_BASE.0);
-        let mut tables = bytes.div_ceil(GIB);
+        // IPA = PA: each range of RAM may add a GiB in part.
+        let is_identity = ["primary", "dma"]
+            .iter()
+            .any(|name| node.property(name).is_some());
+        let ranges = if is_identity {
+            MAX_RAM_RANGES as u64
+        } else {
+            0
+        };
+        let mut tables = bytes.div_ceil(GIB) + ranges;
         if let Some(banks) = node.property("extra-ram") {
             for bank in banks.value.as_chunks::<16>().0 {
                 let size = u64::from_be_bytes(*bank.last_chunk().unwrap_or(&[0; 8]));

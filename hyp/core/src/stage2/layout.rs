@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Descriptor, IPA_BITS, Memory, Placed, Stage2, Table};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, GIB, Ipa, IpaRange, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::limits::MAX_RAM_RANGES;
 
 /// Device registers the guest may touch itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,10 +23,9 @@ pub struct DeviceMapping {
 /// What a guest's IPA space holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
-    /// The start of its RAM, a multiple of 2 MiB.
-    pub ram: Ipa,
-    /// The most RAM it may ever have, a multiple of 2 MiB.
-    pub ram_bytes: u64,
+    /// The most RAM it may ever have, in filling order: ascending ranges of whole 2 MiB, at most
+    /// [`MAX_RAM_RANGES`].
+    pub ram: &'a [IpaRange],
     /// Banks of RAM beside that, in whole pages: backed as long as the guest exists, and no part of the
     /// balloon.
     pub banks: &'a [IpaRange],
@@ -79,7 +79,7 @@ impl Bank {
 /// Why a layout cannot be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LayoutError {
-    /// RAM does not start or end at a multiple of 2 MiB, or there is none.
+    /// RAM is not 1 to [`MAX_RAM_RANGES`] ranges of whole 2 MiB, each above the one before.
     RamAlignment,
     /// RAM, this bank or this device lies beyond the IPA space.
     BeyondIpaSpace(Ipa),
@@ -92,7 +92,10 @@ pub enum LayoutError {
 impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RamAlignment => write!(f, "RAM is not whole 2 MiB blocks"),
+            Self::RamAlignment => write!(
+                f,
+                "RAM is not 1 to {MAX_RAM_RANGES} ascending ranges of whole 2 MiB blocks"
+            ),
             Self::BeyondIpaSpace(ipa) => {
                 write!(f, "{ipa} lies beyond {IPA_BITS} bits of guest address")
             }
@@ -109,13 +112,11 @@ impl Stage2 {
     /// # Errors
     /// See [`LayoutError`].
     pub fn new(layout: &Layout<'_>, pa_of: impl Fn(&Table) -> Pa) -> Result<Self, LayoutError> {
-        let ram_end = end_of(layout.ram, layout.ram_bytes)?;
-        if layout.ram_bytes == 0
-            || !layout.ram.is_aligned(BLOCK_SIZE)
-            || !layout.ram_bytes.is_multiple_of(BLOCK_SIZE)
-        {
-            return Err(LayoutError::RamAlignment);
-        }
+        check_ram(layout.ram)?;
+        let overlaps_ram = |start: Ipa, size| {
+            let range = IpaRange { start, size };
+            layout.ram.iter().any(|ram| ram.overlaps(range))
+        };
         let place = |number| {
             let table = Box::new(Table::new());
             Placed {
@@ -124,16 +125,21 @@ impl Stage2 {
                 table,
             }
         };
-        let ram_gib = layout.ram.0 / GIB;
+        let gib = |ipa: Ipa| ipa.0 / GIB;
+        let ram_gib = layout.ram.first().map_or(0, |first| gib(first.start));
+        let ram_end = layout.ram.last().map_or(0, |last| last.end().0);
+        let has_ram = |number: u64| overlaps_ram(Ipa(number * GIB), GIB);
         let mut stage2 = Self {
             root: place(0),
-            ram: (ram_gib..ram_end.div_ceil(GIB)).map(place).collect(),
+            ram: (ram_gib..ram_end.div_ceil(GIB))
+                .map(|number| has_ram(number).then(|| place(number)))
+                .collect(),
             ram_gib,
             fixed_l2: Box::default(),
             fixed_l3: Box::default(),
             retired: AtomicU32::new(0),
         };
-        for placed in &stage2.ram {
+        for placed in stage2.ram.iter().flatten() {
             stage2
                 .root
                 .table
@@ -147,17 +153,17 @@ impl Stage2 {
                 return Err(LayoutError::Alignment(device.ipa));
             }
             // The 2 MiB blocks at RAM's ends are RAM's alone, being whole.
-            if device.ipa.0 < ram_end && layout.ram.0 < end {
+            if overlaps_ram(device.ipa, device.bytes) {
                 return Err(LayoutError::Overlap(device.ipa));
             }
             stage2.map_device(device, end, &mut level2, &mut level3, &place)?;
         }
         for bank in layout.banks {
-            let end = end_of(bank.start, bank.size)?;
+            end_of(bank.start, bank.size)?;
             if (bank.start.0 | bank.size) & (PAGE_SIZE - 1) != 0 {
                 return Err(LayoutError::Alignment(bank.start));
             }
-            if bank.start.0 < ram_end && layout.ram.0 < end {
+            if overlaps_ram(bank.start, bank.size) {
                 return Err(LayoutError::Overlap(bank.start));
             }
         }
@@ -268,6 +274,23 @@ fn find_or_place<'a>(
     });
     #[expect(clippy::indexing_slicing, reason = "found or just pushed")]
     (&tables[index], found.is_none())
+}
+
+/// RAM is as [`Layout::ram`] says.
+fn check_ram(ram: &[IpaRange]) -> Result<(), LayoutError> {
+    if ram.is_empty() || ram.len() > MAX_RAM_RANGES {
+        return Err(LayoutError::RamAlignment);
+    }
+    let mut before = 0;
+    for range in ram {
+        let end = end_of(range.start, range.size)?;
+        let is_whole = range.start.is_aligned(BLOCK_SIZE) && range.size.is_multiple_of(BLOCK_SIZE);
+        if range.size == 0 || !is_whole || range.start.0 < before {
+            return Err(LayoutError::RamAlignment);
+        }
+        before = end;
+    }
+    Ok(())
 }
 
 fn end_of(start: Ipa, bytes: u64) -> Result<u64, LayoutError> {

@@ -80,8 +80,8 @@ struct Placed {
 /// One guest's stage-2 tables. See the [module](self).
 pub struct Stage2 {
     root: Placed,
-    /// Level 2 of the guest's RAM, one table for each GiB from the first on, in order.
-    ram: Box<[Placed]>,
+    /// Level 2 of the guest's RAM, by GiB from the first on; `None` where there is no RAM.
+    ram: Box<[Option<Placed>]>,
     /// The first GiB of RAM.
     ram_gib: u64,
     /// Level 2 of GiBs that hold devices or banks, and none of RAM.
@@ -248,7 +248,8 @@ impl Stage2 {
     #[inline]
     fn ram_table(&self, gib: u64) -> Option<&Placed> {
         self.ram
-            .get(usize::try_from(gib.wrapping_sub(self.ram_gib)).ok()?)
+            .get(usize::try_from(gib.wrapping_sub(self.ram_gib)).ok()?)?
+            .as_ref()
     }
 
     /// Writes an entry that is invalid now.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::addr::MIB;
+use crate::addr::{IpaRange, MIB};
 
 const RAM: Ipa = Ipa(0x4000_0000);
 
@@ -50,8 +50,10 @@ fn stage2(ram_bytes: u64, devices: &[DeviceMapping]) -> Result<Stage2, LayoutErr
     let next = core::cell::Cell::new(0x7000_0000);
     Stage2::new(
         &Layout {
-            ram: RAM,
-            ram_bytes,
+            ram: &[IpaRange {
+                start: RAM,
+                size: ram_bytes,
+            }],
             banks: &[],
             devices,
         },

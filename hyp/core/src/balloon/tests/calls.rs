@@ -446,12 +446,15 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
         guest: GuestId::new(0).unwrap(),
         memory_pages: 1024,
         min_pages: 0,
-        whole_blocks_only: false,
+        identity: false,
+        realtime: false,
         cpu_targets: false,
     };
     let layout = Layout {
-        ram: RAM,
-        ram_bytes: 4 * MIB,
+        ram: &[IpaRange {
+            start: RAM,
+            size: 4 * MIB,
+        }],
         banks: &banks,
         devices: &[],
     };

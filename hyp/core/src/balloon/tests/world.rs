@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use ballast_abi::{Entry, EntryStatus, Order, Status, function};
 use spin::mutex::TicketMutex;
 
-use crate::addr::{BLOCK_SIZE, Ipa, MIB, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, PAGE_SIZE, Pa, PaRange};
 use crate::balloon::hw::{Hardware, Window};
 use crate::balloon::{GuestMemory, MemoryConfig, Outcome, scrub_step};
 use crate::frames::{BootFrames, GuestId, GuestSet, Owner, Pool};
@@ -140,12 +140,15 @@ pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> Wor
             guest: GuestId::new(index).unwrap(),
             memory_pages: boot * 512,
             min_pages: min * 512,
-            whole_blocks_only: false,
+            identity: false,
+            realtime: false,
             cpu_targets: false,
         };
         let layout = Layout {
-            ram: RAM,
-            ram_bytes: max * 2 * MIB,
+            ram: &[IpaRange {
+                start: RAM,
+                size: max * BLOCK_SIZE,
+            }],
             banks: &[],
             devices: &[],
         };

@@ -177,12 +177,15 @@ fn back(board: &Board, plan: &BootPlan, taken: &[PaRange], frames: BootFrames) {
                 guest: GuestId::new(index).unwrap(),
                 memory_pages: pages(guest),
                 min_pages: guest.config.memory.min_bytes / PAGE_SIZE,
-                whole_blocks_only: false,
+                identity: false,
+                realtime: false,
                 cpu_targets: false,
             };
             let layout = Layout {
-                ram: RAM_BASE,
-                ram_bytes: guest.config.memory.max_bytes,
+                ram: &[IpaRange {
+                    start: RAM_BASE,
+                    size: guest.config.memory.max_bytes,
+                }],
                 banks: &guest.config.extra_ram,
                 devices: &[],
             };

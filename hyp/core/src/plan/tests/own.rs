@@ -59,12 +59,15 @@ fn it_grows_with_maximums_and_banks() {
             guest: GuestId::new(0).unwrap(),
             memory_pages: 0,
             min_pages: 0,
-            whole_blocks_only: false,
+            identity: false,
+            realtime: false,
             cpu_targets: false,
         };
         let layout = Layout {
-            ram: RAM_BASE,
-            ram_bytes: u64::from(max_mib) * MIB,
+            ram: &[IpaRange {
+                start: RAM_BASE,
+                size: u64::from(max_mib) * MIB,
+            }],
             banks,
             devices: &[],
         };
