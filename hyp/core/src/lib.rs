@@ -35,6 +35,7 @@ pub mod image;
 pub mod limits;
 pub mod log;
 pub mod machine;
+pub mod mediate;
 pub mod monitor;
 pub mod pl011;
 pub mod plan;

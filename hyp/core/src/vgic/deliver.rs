@@ -1,7 +1,7 @@
 //! From the state into the list registers: the ways by which interrupts arrive.
 
 use super::bank::{Bits, bit};
-use super::host::HostGic;
+use super::host::{HostGic, SHARED};
 use super::list_register::{Link, ListRegister};
 use super::state::vcpu_bit;
 use super::{IntId, Kicks, MAX_LIST_REGISTERS, Version, Vgic};
@@ -290,10 +290,15 @@ impl Vgic {
     /// What the end of `id` does.
     #[inline]
     fn link(&self, vcpu: usize, id: IntId, source: u8, eoi: bool) -> Link {
-        if self.bank(vcpu, id.word()).linked & id.mask() != 0 {
-            Link::Physical(self.pintid_of(id))
-        } else {
-            Link::Software { source, eoi }
+        if self.bank(vcpu, id.word()).linked & id.mask() == 0 {
+            return Link::Software { source, eoi };
+        }
+        match self.pintid_of(id) {
+            pintid if pintid & SHARED == 0 => Link::Physical(pintid),
+            _ => Link::Software {
+                source: 0,
+                eoi: true,
+            },
         }
     }
 

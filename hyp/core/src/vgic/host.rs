@@ -20,6 +20,12 @@ impl Maintenance {
     }
 }
 
+/// Set in the number of a linked interrupt that is shared with other guests: the rest of the number is
+/// the line's in the shell's table of [shared lines](crate::mediate::line). The physical interrupt
+/// is not the guest's to hold active, so it is offered without the HW bit, its end is told, and
+/// [`HostGic::deactivate`] then says that this guest has handled it.
+pub const SHARED: u16 = 1 << 15;
+
 /// How a physical SPI is triggered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trigger {
@@ -49,17 +55,19 @@ pub trait HostGic {
     /// Chooses the maintenance interrupts.
     fn set_maintenance(&mut self, wanted: Maintenance);
 
-    /// Lets physical interrupt `pintid` (PPIs: of this core) through.
+    /// Lets physical interrupt `pintid` (PPIs: of this core) through. For a [`SHARED`] one this and the
+    /// following say what concerns this guest alone.
     fn enable(&mut self, pintid: u16);
     /// Holds it back.
     fn disable(&mut self, pintid: u16);
-    /// Sets its pending latch.
+    /// Sets its pending latch. Nothing for a shared one, as the following two and those for routes and triggers.
     fn pend(&mut self, pintid: u16);
     /// Clears its pending latch.
     fn unpend(&mut self, pintid: u16);
     /// Whether it is pending.
     fn is_pending(&self, pintid: u16) -> bool;
-    /// Ends its active state, which the guest will not do any more.
+    /// Ends its active state, which the guest will not do any more. Shared: the guest has handled it, or
+    /// will not; also called when there was nothing to handle.
     fn deactivate(&mut self, pintid: u16);
     /// Routes an SPI to the core that runs `vcpu` of this guest.
     fn route(&mut self, pintid: u16, vcpu: usize);

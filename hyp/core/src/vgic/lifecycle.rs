@@ -132,6 +132,7 @@ impl Vgic {
             Link::Software { .. } if state.is_pending() && latched && !cancelled => {
                 bank.pending |= id.mask();
             }
+            Link::Software { .. } if self.is_shared(id) => host.deactivate(self.pintid_of(id)),
             _ => {}
         }
         if !id.is_private() {

@@ -15,6 +15,9 @@
 //! register's HW bit: the guest's deactivation is the physical one, so a level-sensitive device
 //! needs no exit for its end. For them, `pending` in software means "physically active and ours".
 //!
+//! An SPI that guests *share* ([`SHARED`]) is linked, too, but in software: the physical interrupt is held
+//! back until every holder has ended it, which the maintenance interrupt tells.
+//!
 //! Loops are over the set bits of one word, a guest's eight vCPUs or its list registers; the
 //! longest way (more interrupts pending than list registers) is bounded by
 //! [`MAX_LIST_REGISTERS`] times [`MAX_INTIDS`](crate::limits::MAX_INTIDS).
@@ -37,7 +40,7 @@ use crate::exit::Width;
 use bank::bit;
 
 pub use deliver::{Line, Shortcut};
-pub use host::{HostGic, Maintenance, Trigger};
+pub use host::{HostGic, Maintenance, SHARED, Trigger};
 pub use list_register::{Group, Link, ListRegister, LrState};
 pub use state::Vgic;
 pub use v3::{REDISTRIBUTOR_STRIDE, SgiRegister};

@@ -30,13 +30,18 @@ impl Vgic {
         let value = self.pendable(word, value);
         let bank = self.bank_mut(vcpu, word);
         let linked = value & bank.linked;
-        bank.pending |= value & !linked;
-        if word != 0 || vcpu == own {
-            for n in Bits(linked) {
-                host.pend(self.pintid_of(IntId::new(word, n)));
+        let mut latched = value & !linked;
+        for n in Bits(linked) {
+            let id = IntId::new(word, n);
+            if self.is_shared(id) {
+                // The other holders are not to notice.
+                latched |= bit(n);
+            } else if word != 0 || vcpu == own {
+                host.pend(self.pintid_of(id));
             }
         }
-        self.settle(own, vcpu, word, value & !linked, host);
+        self.bank_mut(vcpu, word).pending |= latched;
+        self.settle(own, vcpu, word, latched, host);
     }
 
     /// ICPENDR.
@@ -57,8 +62,11 @@ impl Vgic {
         self.cold_mut(vcpu, word).cancel_pending |= held;
         if word != 0 || vcpu == own {
             for n in Bits(linked) {
-                let pintid = self.pintid_of(IntId::new(word, n));
-                host.unpend(pintid);
+                let id = IntId::new(word, n);
+                let pintid = self.pintid_of(id);
+                if !self.is_shared(id) {
+                    host.unpend(pintid);
+                }
                 if left & bit(n) != 0 {
                     host.deactivate(pintid);
                 }
@@ -98,7 +106,8 @@ impl Vgic {
         let mut pending = bank.asserted();
         if word != 0 || vcpu == own {
             for n in Bits(bank.linked & !pending) {
-                if host.is_pending(self.pintid_of(IntId::new(word, n))) {
+                let id = IntId::new(word, n);
+                if !self.is_shared(id) && host.is_pending(self.pintid_of(id)) {
                     pending |= bit(n);
                 }
             }

@@ -50,6 +50,10 @@ impl Vgic {
         let ended = host.ended() & used;
         for n in Bits(ended) {
             host.write_lr(n, ListRegister::EMPTY);
+            let id = self.lr_intid(vcpu, n);
+            if self.is_shared(id) {
+                host.deactivate(self.pintid_of(id));
+            }
         }
         let gone = (host.empty() | ended) & used & LR_MASK;
         for n in Bits(gone) {
@@ -100,7 +104,8 @@ impl Vgic {
                 state = state.with_pending();
                 self.vcpu_mut(vcpu).lrs.latched |= lr_bit(n);
             }
-            lr = lr.with_eoi(self.bank(vcpu, word).asserted() & mask != 0);
+            let again = self.bank(vcpu, word).asserted() & mask != 0;
+            lr = lr.with_eoi(again || self.is_shared(id));
         }
         if state == LrState::Invalid {
             self.end(vcpu, id, before, host);
@@ -141,13 +146,13 @@ impl Vgic {
         state
     }
 
-    /// The guest will not end what was in a list register, as `before`: if that was linked and has
+    /// The guest will not end what was in a list register, as `before`: if that was linked, and has
     /// not been taken back to be offered again, its physical interrupt ends now.
     fn end<H: HostGic>(&mut self, vcpu: usize, id: IntId, before: ListRegister, host: &mut H) {
-        if let Link::Physical(pintid) = before.link() {
+        if matches!(before.link(), Link::Physical(_)) || self.is_shared(id) {
             let taken_back = self.bank(vcpu, id.word()).pending & id.mask() != 0;
             if before.state() != LrState::Invalid && !taken_back {
-                host.deactivate(pintid);
+                host.deactivate(self.pintid_of(id));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the model remembers, and the way to it.
 
 use super::bank::{BANK, Bank, Cold, bit};
-use super::host::Maintenance;
+use super::host::{Maintenance, SHARED};
 use super::{Config, IntId, Kicks, MAX_LIST_REGISTERS, Version};
 use crate::limits::{MAX_INTIDS, MAX_VCPUS};
 
@@ -162,6 +162,26 @@ impl Vgic {
         self.bank_mut(0, intid.word()).linked |= intid.mask();
         self.linked_words |= bit(intid.word());
         true
+    }
+
+    /// Links SPI `intid` to shared line `line` for the guest's life. Returns whether it is an SPI that
+    /// exists here and the line's number is below [`SHARED`].
+    #[must_use]
+    pub const fn share_spi(&mut self, intid: IntId, line: u16) -> bool {
+        if intid.is_private() || intid.word() >= self.words || line >= SHARED {
+            return false;
+        }
+        self.set_pintid(intid, SHARED | line);
+        self.bank_mut(0, intid.word()).linked |= intid.mask();
+        self.linked_words |= bit(intid.word());
+        true
+    }
+
+    /// Whether `id` is linked to a line that other guests share.
+    pub(super) const fn is_shared(&self, id: IntId) -> bool {
+        !id.is_private()
+            && self.bank(0, id.word()).linked & id.mask() != 0
+            && self.pintid_of(id) & SHARED != 0
     }
 
     /// The architecture version.

@@ -97,6 +97,7 @@ impl HostGic for Core<'_> {
     }
 
     fn pend(&mut self, pintid: u16) {
+        assert!(pintid & SHARED == 0, "others' interrupt made pending");
         let name = self.name(pintid);
         self.physical.pending.insert(name);
     }
@@ -112,6 +113,10 @@ impl HostGic for Core<'_> {
 
     fn deactivate(&mut self, pintid: u16) {
         let name = self.name(pintid);
+        if pintid & SHARED != 0 {
+            self.physical.active.remove(&name);
+            return;
+        }
         assert!(
             self.physical.active.remove(&name),
             "{name} deactivated without being active"
@@ -301,6 +306,15 @@ impl Machine {
         }
     }
 
+    /// Links SPI `id` to the physical `pintid`, or to a shared line.
+    pub fn link_device(&mut self, id: u8, pintid: u16) -> bool {
+        if pintid & SHARED == 0 {
+            self.vgic.link_spi(IntId(id), pintid)
+        } else {
+            self.vgic.share_spi(IntId(id), pintid & !SHARED)
+        }
+    }
+
     /// The physical PPI `id` fires on the core of `vcpu`, if it may.
     pub fn fire_ppi(&mut self, vcpu: usize, id: u8) -> bool {
         let name = ppi_name(vcpu, u16::from(id));
@@ -322,7 +336,8 @@ impl Machine {
         true
     }
 
-    /// The physical SPI `pintid`, linked to `id`, fires where it is routed, if it may.
+    /// The physical SPI or shared line `pintid`, linked to `id`, fires where it is routed, if it may and
+    /// this guest has handled the last.
     pub fn fire_spi(&mut self, pintid: u16, id: u8) -> bool {
         if !self.physical.enabled.contains(&pintid) || !self.physical.active.insert(pintid) {
             return false;

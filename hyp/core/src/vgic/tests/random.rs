@@ -9,6 +9,11 @@ fn version() -> impl Strategy<Value = Version> {
     prop_oneof![Just(Version::V2), Just(Version::V3)]
 }
 
+/// The number of an interrupt that is linked in hardware, or of one that is shared.
+fn device() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(121), Just(SHARED | 5)]
+}
+
 fn width() -> impl Strategy<Value = Width> {
     prop_oneof![
         Just(Width::Byte),
@@ -26,11 +31,12 @@ proptest! {
     #[test]
     fn accesses_touch_only_own_interrupts(
         version in version(),
+        device in device(),
         accesses in prop::collection::vec(
             (0..3_usize, any::<bool>(), 0_u32..0x8_0000, width(), any::<u64>()), 1..200),
     ) {
         let mut m = Machine::ready(version, 3, 4);
-        prop_assert!(m.vgic.link_spi(IntId(50), 121));
+        prop_assert!(m.link_device(50, device));
         for (vcpu, redistributor, offset, width, value) in accesses {
             let (frame, limit) = if redistributor {
                 (Frame::Redistributors, 0x8_0000)
@@ -43,7 +49,7 @@ proptest! {
             let _ = m.read(vcpu, frame, offset, width);
             m.deliver_kicks();
         }
-        prop_assert!(m.physical.touched.iter().all(|id| [27, 30, 121].contains(id)));
+        prop_assert!(m.physical.touched.iter().all(|id| [27, 30, device].contains(id)));
         prop_assert_eq!(m.read32(0, 4) & 0x1f, 3);
     }
 }
@@ -180,9 +186,15 @@ impl Step {
     }
 }
 
-fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
+fn live(
+    version: Version,
+    vcpus: usize,
+    lrs: usize,
+    device: u16,
+    steps: Vec<Step>,
+) -> Result<(), TestCaseError> {
     let mut m = Machine::ready(version, vcpus, lrs);
-    prop_assert!(m.vgic.link_spi(IntId(50), 121));
+    prop_assert!(m.link_device(50, device));
     route(&mut m, 0, 50, 0);
     m.write32(0, 0x104, 1 << 18);
     for word in 0..2 {
@@ -217,7 +229,7 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
                 m.fire_ppi(vcpu, 27);
             }
             Step::Device => {
-                m.fire_spi(121, 50);
+                m.fire_spi(device, 50);
             }
             Step::Acknowledge { vcpu } => {
                 if let Some((id, source)) = m.acknowledge(vcpu) {
@@ -290,7 +302,7 @@ fn live(version: Version, vcpus: usize, lrs: usize, steps: Vec<Step>) -> Result<
     );
     prop_assert!(m.maintenance.iter().all(|w| *w == Maintenance::default()));
     // And the machine is not worn out.
-    prop_assert!(m.fire_ppi(0, 27) && m.fire_spi(121, 50));
+    prop_assert!(m.fire_ppi(0, 27) && m.fire_spi(device, 50));
     prop_assert!(m.physical.enabled.contains(&ppi_name(vcpus - 1, 27)));
     m.set_line(0, 33, Line::High);
     let mut last: Vec<u8> = Vec::new();
@@ -315,16 +327,18 @@ proptest! {
     fn nothing_is_lost_or_doubled_with_two_vcpus(
         version in version(),
         lrs in 2..5_usize,
+        device in device(),
         steps in prop::collection::vec(step(2), 1..120),
     ) {
-        live(version, 2, lrs, steps)?;
+        live(version, 2, lrs, device, steps)?;
     }
 
     #[test]
     fn nothing_is_lost_or_doubled_with_eight_vcpus(
         version in version(),
+        device in device(),
         steps in prop::collection::vec(step(8), 1..120),
     ) {
-        live(version, 8, 4, steps)?;
+        live(version, 8, 4, device, steps)?;
     }
 }

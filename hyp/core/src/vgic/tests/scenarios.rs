@@ -19,6 +19,46 @@ fn a_linked_timer_needs_no_exit_for_its_end() {
     }
 }
 
+/// A device whose interrupt other guests have, too: the guest's end is told.
+#[test]
+fn the_end_of_a_shared_interrupt_is_told() {
+    for version in [V2, V3] {
+        let line = SHARED | 3;
+        let mut m = Machine::ready(version, 2, 4);
+        assert!(!m.vgic.share_spi(IntId(20), 3) && !m.vgic.share_spi(IntId(40), SHARED));
+        m.write32(0, 0x184, 1 << 8);
+        assert!(m.vgic.share_spi(IntId(40), 3));
+        m.physical.routes.insert(line, 0);
+        assert!(!m.fire_spi(line, 40), "nobody listens");
+        m.write32(0, 0x104, 1 << 8);
+        for _ in 0..3 {
+            assert!(m.fire_spi(line, 40));
+            assert_eq!(m.acknowledge(0), Some((40, 0)));
+            assert!(m.physical.active.contains(&line));
+            m.end(0);
+            assert!(m.physical.active.is_empty());
+            assert_eq!(m.acknowledge(0), None, "once is enough");
+        }
+        // What the guest makes pending itself reaches nobody else.
+        m.write32(0, 0x204, 1 << 8);
+        assert_eq!(m.read32(0, 0x204) & 1 << 8, 1 << 8);
+        assert_eq!(m.drain(), [(0, 40, 0)]);
+        // It turns the interrupt off while it has it pending, and takes it back.
+        assert!(m.fire_spi(line, 40));
+        m.write32(0, 0x184, 1 << 8);
+        assert!(!m.physical.enabled.contains(&line));
+        m.write32(0, 0x284, 1 << 8);
+        assert!(m.physical.active.is_empty());
+        m.write32(0, 0x104, 1 << 8);
+        assert_eq!(m.acknowledge(0), None);
+        // Its vCPU goes while it is at it.
+        assert!(m.fire_spi(line, 40));
+        assert_eq!(m.acknowledge(0), Some((40, 0)));
+        m.on_core(0, |vgic, core| vgic.vcpu_off(0, core));
+        assert!(m.physical.active.is_empty() && !m.physical.enabled.contains(&line));
+    }
+}
+
 #[test]
 fn a_masked_timer_is_masked_in_hardware() {
     let mut m = Machine::ready(V3, 2, 4);
