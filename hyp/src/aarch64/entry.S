@@ -13,6 +13,7 @@
 // RES1 bits plus WXN (19), I (12), SA (3), C (2), M (0) (DDI 0487, D19.2.123 SCTLR_EL2)
 .equ SCTLR_VALUE,  0x30c50830 | (1 << 19) | (1 << 12) | (1 << 3) | (1 << 2) | 1
 .equ SCTLR_OFF,    0x30c50830
+.equ SPIN_CORES,   8                            // limits::MAX_CORES
 .equ HCR_BOOT,     1 << 31                      // EL1 is AArch64; no VHE, no trap yet
 
 .section .head, "ax"
@@ -125,6 +126,26 @@ secondary_entry:
     ldr     x30, =secondary_high
     b       switch_on
 
+// Secondary cores from a spin table: nothing is handed over, so the core looks its number up by its
+// affinity. Reads memory past the caches, as the MMU is off: the list has been cleaned to the PoC.
+.global spin_entry
+spin_entry:
+    msr     DAIFSet, #0xf
+    mrs     x1, MPIDR_EL1
+    and     x2, x1, #0xff00000000
+    and     x1, x1, #0xffffff
+    orr     x1, x1, x2
+    adrp    x2, spin_cores
+    add     x2, x2, :lo12:spin_cores
+    mov     x0, xzr
+1:  ldr     x3, [x2, x0, lsl #3]
+    cmp     x3, x1
+    b.eq    secondary_entry
+    add     x0, x0, #1
+    cmp     x0, #SPIN_CORES
+    b.ne    1b
+    b       park
+
 secondary_high:
     msr     TPIDR_EL2, xzr
     ldr     x1, =el2_vectors
@@ -172,6 +193,15 @@ park:
     wfe
     b       park
 .ltorg
+
+// The affinities of the cores by number, for `spin_entry`.
+.section .data.spin_cores, "aw"
+.balign 64
+.global spin_cores
+spin_cores:
+.rept SPIN_CORES
+    .quad   -1
+.endr
 
 .section .boot_tables, "aw"
 .balign 4096

@@ -221,6 +221,18 @@ pub fn map_data(pa: Pa, size: u64) -> &'static [u8] {
     if size == 0 {
         return &[];
     }
+    let start = map_boot(pa, size, Kind::Data);
+    // SAFETY: just mapped, readable, never written through any other mapping (the caller's contract,
+    // kept by reserving the range in the memory map), alive for ever.
+    unsafe { core::slice::from_raw_parts(start, size as usize) }
+}
+
+/// Maps memory that firmware keeps and shares with Ballast, read-write, at boot.
+pub fn map_shared(pa: Pa, size: u64) -> *mut u8 {
+    map_boot(pa, size, Kind::Memory)
+}
+
+fn map_boot(pa: Pa, size: u64, kind: Kind) -> *mut u8 {
     let mut map = MAP.lock();
     let first = pa.0 & !(PAGE_SIZE - 1);
     let bytes = (pa.0 + size - first).next_multiple_of(PAGE_SIZE);
@@ -228,11 +240,8 @@ pub fn map_data(pa: Pa, size: u64) -> &'static [u8] {
     let offset = first & ((1 << 21) - 1);
     let va = layout::DATA_BASE + map.data_used.next_multiple_of(1 << 21) + offset;
     map.data_used = va + bytes - layout::DATA_BASE;
-    map.map(va, Pa(first), bytes, Kind::Data);
-    let start = ptr::with_exposed_provenance::<u8>((va + (pa.0 - first)) as usize);
-    // SAFETY: just mapped, readable, never written through any other mapping (the caller's contract,
-    // kept by reserving the range in the memory map), alive for ever.
-    unsafe { core::slice::from_raw_parts(start, size as usize) }
+    map.map(va, Pa(first), bytes, kind);
+    ptr::with_exposed_provenance_mut((va + (pa.0 - first)) as usize)
 }
 
 /// Gives core `index` its stacks (guard pages stay unmapped) and its window's level-3 table.

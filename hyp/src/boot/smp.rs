@@ -1,16 +1,16 @@
 //! Starting the other cores: PSCI where firmware has it, else the spin table.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use alloc::boxed::Box;
-use ballast_core::addr::Pa;
+use ballast_core::addr::{PAGE_SIZE, Pa};
 use ballast_core::board::{Board, EnableMethod};
 use ballast_core::limits::MAX_CORES;
 use ballast_core::refusal::Refusal;
 use spin::Mutex;
 
 use crate::aarch64::window::Window;
-use crate::aarch64::{firmware, mmu};
+use crate::aarch64::{cache, firmware, mmu};
 use crate::gic::Gic;
 use crate::layout;
 use crate::percpu::{self, PerCpu};
@@ -23,6 +23,9 @@ static DATA: [Mutex<Option<Box<PerCpu>>>; MAX_CORES] = [const { Mutex::new(None)
 
 unsafe extern "C" {
     static secondary_entry: u8;
+    static spin_entry: u8;
+    /// Affinities by core number, which `spin_entry` searches.
+    static spin_cores: [AtomicU64; MAX_CORES];
 }
 
 fn prepare(index: usize, gic: &'static Gic) -> Box<PerCpu> {
@@ -41,16 +44,17 @@ pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<usize, R
     for (index, slot) in DATA.iter().enumerate().take(board.cores.len()) {
         *slot.lock() = Some(prepare(index, gic));
     }
+    let mut spin_table = SpinTable::new(board);
     for (index, core) in board.cores.iter().enumerate() {
         if core.mpidr == own {
             arrive(index);
             this = index;
             continue;
         }
-        let entry = entry_pa(image);
         match core.enable {
             EnableMethod::Psci if board.psci.is_some_and(|psci| psci.smc) => {
                 let cpu_on = board.psci.map_or(0, |psci| psci.cpu_on);
+                let entry = image_pa(&raw const secondary_entry, image);
                 // SAFETY: the device tree says that firmware's PSCI listens to SMC.
                 let result = unsafe { firmware::smc(cpu_on, [core.mpidr, entry, index as u64]) };
                 if result != firmware::SUCCESS {
@@ -66,11 +70,8 @@ pub fn start_all(board: &Board, gic: &'static Gic, image: Pa) -> Result<usize, R
                     format_args!("needs PSCI, which no firmware here answers by SMC"),
                 ));
             }
-            EnableMethod::SpinTable(_) => {
-                return Err(core_error(
-                    core.mpidr,
-                    format_args!("is started by a spin table: not supported yet"),
-                ));
+            EnableMethod::SpinTable(address) => {
+                spin_table.release(Pa(address), image_pa(&raw const spin_entry, image));
             }
         }
         wait_for(index, core.mpidr)?;
@@ -98,8 +99,51 @@ fn wait_for(index: usize, mpidr: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn entry_pa(image: Pa) -> u64 {
-    (&raw const secondary_entry).expose_provenance() as u64 - layout::IMAGE_BASE + image.0
+/// Where a symbol of the image lies physically.
+fn image_pa(symbol: *const u8, image: Pa) -> u64 {
+    symbol.expose_provenance() as u64 - layout::IMAGE_BASE + image.0
+}
+
+/// Cores that wait, with the MMU off, for an address to appear in memory (Linux arm64 `booting.rst`).
+struct SpinTable {
+    /// The page that was released from last, and where it is mapped: firmware keeps all of them in one.
+    page: Option<(Pa, *mut u8)>,
+}
+
+impl SpinTable {
+    /// Leaves every core's number where `spin_entry` looks for it: cores may share a release address, so
+    /// all must be there before the first is released.
+    fn new(board: &Board) -> Self {
+        // SAFETY: in the image for ever, only accessed atomically.
+        let numbers = unsafe { &spin_cores };
+        for (slot, core) in numbers.iter().zip(&board.cores) {
+            slot.store(core.mpidr, Ordering::Relaxed);
+        }
+        // The readers' caches are off (DDI 0487, B2.8: mismatched attributes).
+        cache::clean_and_invalidate(
+            numbers.as_ptr().expose_provenance() as u64,
+            size_of_val(numbers) as u64,
+        );
+        Self { page: None }
+    }
+
+    /// Writes `entry` to `release` and wakes who waits for it.
+    fn release(&mut self, release: Pa, entry: u64) {
+        let page = release.align_down(PAGE_SIZE);
+        let base = match self.page {
+            Some((mapped, base)) if mapped == page => base,
+            _ => mmu::map_shared(page, PAGE_SIZE),
+        };
+        self.page = Some((page, base));
+        let offset = (release.0 - page.0) as usize;
+        // SAFETY: the device tree says that the eight bytes there are this word, and `Board` that they
+        // are aligned; the page is mapped for ever and kept from guests.
+        let word = unsafe { &*base.add(offset).cast::<AtomicU64>() };
+        word.store(entry, Ordering::Relaxed);
+        // To the point of coherency, complete, before the event (DDI 0487, D7.5.9 and B2.3.12).
+        cache::clean_and_invalidate(base.expose_provenance() as u64 + offset as u64, 8);
+        aarch64_cpu::asm::sev();
+    }
 }
 
 /// CNTPCT_EL0, in ticks.

@@ -2,12 +2,13 @@
 
 use alloc::vec::Vec;
 
+use super::{Core, EnableMethod};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::dt::{DeviceTree, Node};
 use crate::refusal::Refusal;
 
 /// Addresses beyond 48 bits exist on no supported core.
-const PA_LIMIT: u64 = 1 << 48;
+pub(super) const PA_LIMIT: u64 = 1 << 48;
 
 /// Sorts and merges ranges that touch or overlap.
 fn normalise(mut ranges: Vec<PaRange>) -> Vec<PaRange> {
@@ -109,8 +110,16 @@ pub(super) fn ram(tree: &DeviceTree<'_>) -> Result<Vec<PaRange>, Refusal> {
 
 /// RAM that is not to be touched: `/memreserve/` and the children of `/reserved-memory` that have
 /// an address. Those with a size alone ask an operating system to choose one; nothing is there yet.
-pub(super) fn reserved(tree: &DeviceTree<'_>) -> Result<Vec<PaRange>, Refusal> {
+/// And the words that cores of a spin table wait at, whether the tree reserves them or not.
+pub(super) fn reserved(tree: &DeviceTree<'_>, cores: &[Core]) -> Result<Vec<PaRange>, Refusal> {
     let mut ranges: Vec<PaRange> = tree.reservations().to_vec();
+    ranges.extend(cores.iter().filter_map(|core| match core.enable {
+        EnableMethod::SpinTable(start) => Some(PaRange {
+            start: Pa(start),
+            size: 8,
+        }),
+        EnableMethod::Psci => None,
+    }));
     if let Some(parent) = tree.root().child("reserved-memory") {
         for node in parent.children().filter(|node| node.is_enabled()) {
             ranges.extend(node.regions()?);

@@ -12,12 +12,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::addr::PaRange;
-use crate::dt::DeviceTree;
+use crate::dt::{DeviceTree, Node};
 use crate::limits::MAX_CORES;
 use crate::refusal::Refusal;
 
 pub use console::find_console;
 pub use gic::gic_node;
+use memory::PA_LIMIT;
 pub use memory::subtract;
 
 /// Everything Ballast needs to know of the board.
@@ -27,7 +28,7 @@ pub struct Board {
     pub model: String,
     /// RAM, sorted, disjoint, whole pages.
     pub ram: Vec<PaRange>,
-    /// RAM that firmware keeps (`/memreserve/`, `/reserved-memory`), sorted, disjoint, whole pages.
+    /// RAM that firmware keeps (`/memreserve/`, `/reserved-memory`, spin tables), sorted, disjoint, whole pages.
     pub reserved: Vec<PaRange>,
     /// Usable cores in tree order, at most [`MAX_CORES`]; `cores[0]` need not be the one that boots.
     pub cores: Vec<Core>,
@@ -178,7 +179,7 @@ impl Board {
                 .unwrap_or("unknown board")
                 .to_string(),
             ram: memory::ram(tree)?,
-            reserved: memory::reserved(tree)?,
+            reserved: memory::reserved(tree, &cores)?,
             cores,
             unused_cores,
             psci: read_psci(tree)?,
@@ -227,9 +228,7 @@ fn read_cores(tree: &DeviceTree<'_>) -> Result<(Vec<Core>, usize), Refusal> {
         let method = node.str("enable-method")?.or(cpus.str("enable-method")?);
         let enable = match method {
             Some("psci") => EnableMethod::Psci,
-            Some("spin-table") => {
-                EnableMethod::SpinTable(node.require("cpu-release-addr")?.as_u64()?)
-            }
+            Some("spin-table") => EnableMethod::SpinTable(release_address(node)?),
             // A board with one core needs no method.
             None => EnableMethod::Psci,
             Some(other) => {
@@ -258,6 +257,17 @@ fn read_cores(tree: &DeviceTree<'_>) -> Result<(Vec<Core>, usize), Refusal> {
         return Err(cpus.refuse().problem("has no core that is in use"));
     }
     Ok((cores, unused))
+}
+
+/// Where a core of a spin table waits: eight bytes, naturally aligned (Linux arm64 `booting.rst`).
+fn release_address(core: Node<'_>) -> Result<u64, Refusal> {
+    let property = core.require("cpu-release-addr")?;
+    let address = property.as_u64()?;
+    if address.is_multiple_of(8) && address < PA_LIMIT {
+        return Ok(address);
+    }
+    let problem = "is no physical address of eight aligned bytes";
+    Err(property.refuse().problem(problem))
 }
 
 fn read_psci(tree: &DeviceTree<'_>) -> Result<Option<Psci>, Refusal> {

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ffi::CStr;
 
 use super::Node;
 use crate::refusal::Refusal;
@@ -222,9 +223,16 @@ impl<'t> Node<'t> {
             .property("compatible")
             .map(|property| property.value)
             .unwrap_or_default();
-        value
-            .split(|&byte| byte == 0)
-            .any(|entry| entry == name.as_bytes())
+        let mut rest = value;
+        while let Ok(entry) = CStr::from_bytes_until_nul(rest) {
+            if entry.to_bytes() == name.as_bytes() {
+                return true;
+            }
+            rest = rest
+                .get(entry.to_bytes_with_nul().len()..)
+                .unwrap_or_default();
+        }
+        false
     }
 
     /// Whether the node is in use: no `status`, or "okay" (DT specification 2.3.4).

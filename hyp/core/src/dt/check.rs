@@ -12,7 +12,7 @@ const HEADER_BYTES: usize = 40;
 pub(super) const BEGIN_NODE: u32 = 1;
 pub(super) const END_NODE: u32 = 2;
 pub(super) const PROP: u32 = 3;
-const NOP: u32 = 4;
+pub(super) const NOP: u32 = 4;
 pub(super) const END: u32 = 9;
 
 /// Deepest node accepted; real boards use about 8.
@@ -32,7 +32,8 @@ struct Header {
     reservations: usize,
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+/// The big-endian word at `at`.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let end = at.checked_add(4)?;
     Some(u32::from_be_bytes(bytes.get(at..end)?.try_into().ok()?))
 }
@@ -87,7 +88,7 @@ fn check_reservations(blob: &[u8], start: usize) -> Result<(), BlobError> {
     end.map(|_| ()).ok_or(BlobError::BadReservations)
 }
 
-/// Checks `blob` and indexes its nodes and properties.
+/// Checks `blob` and indexes its nodes.
 pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
     let header = header(blob)?;
     let blob = blob.get(..header.total).ok_or(BlobError::TooShort)?;
@@ -97,15 +98,20 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
         |(start, size): (usize, usize)| blob.get(start..).and_then(|rest| rest.get(..size));
     let strings = section(header.strings).ok_or(BlobError::BadLayout)?;
     let structure = section(header.structure).ok_or(BlobError::BadLayout)?;
+    // Once for all names: each is printable and ends in the block.
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || *byte == 0;
     let strings = core::str::from_utf8(strings)
         .ok()
-        .filter(|text| text.is_ascii())
+        .filter(|text| text.as_bytes().iter().all(is_text))
+        .filter(|text| text.is_empty() || text.ends_with('\0'))
         .ok_or(BlobError::BadName)?;
-    let mut tree = DeviceTree::default();
+    let mut tree = DeviceTree {
+        structure,
+        strings,
+        ..DeviceTree::default()
+    };
     // What trees have on the average, so that the index seldom grows.
     tree.nodes.reserve(structure.len() >> 6);
-    tree.properties
-        .reserve((structure.len() >> 5).saturating_add(structure.len() >> 6));
     let mut walk = Walk {
         structure,
         strings,
@@ -197,13 +203,11 @@ impl<'a> Walk<'a> {
             return Err(BlobError::TooManyNodes);
         }
         let number = count(self.tree.nodes.len())?;
-        let properties = count(self.tree.properties.len())?;
         self.tree.nodes.push(Entry {
             name: if is_root { "/" } else { name },
+            properties: count(self.at)?,
             parent,
             end: 0,
-            first_property: properties,
-            end_property: properties,
         });
         Ok(number)
     }
@@ -216,32 +220,18 @@ impl<'a> Walk<'a> {
         };
         let (length, name_at) = (size()?, size()?);
         let value = self.take(length).ok_or(bad)?;
-        let name = self.strings.get(name_at..).ok_or(BlobError::BadName)?;
-        let end = name
-            .bytes()
-            .position(|byte| !byte.is_ascii_graphic())
-            .ok_or(BlobError::BadName)?;
-        let (name, rest) = name.split_at_checked(end).ok_or(BlobError::BadName)?;
-        if name.is_empty() || !rest.starts_with('\0') {
-            return Err(BlobError::BadName);
-        }
-        if name == "phandle"
+        let name = self.strings.as_bytes().get(name_at..);
+        let name = name.filter(|name| !matches!(name.first(), None | Some(0)));
+        if name.ok_or(BlobError::BadName)?.starts_with(b"phandle\0")
             && let Ok(phandle) = value.try_into()
         {
             self.tree.phandles.push((u32::from_be_bytes(phandle), node));
         }
-        self.tree.properties.push((name, value));
-        let end = count(self.tree.properties.len())?;
-        self.tree
-            .nodes
-            .get_mut(super::index(node))
-            .ok_or(bad)?
-            .end_property = end;
         Ok(())
     }
 }
 
-/// A number of nodes or properties as the index keeps it.
+/// A number of nodes, or an offset, as the index keeps it.
 fn count(length: usize) -> Result<u32, BlobError> {
     u32::try_from(length).map_err(|_| BlobError::TooManyNodes)
 }

@@ -78,20 +78,23 @@ impl From<BlobError> for Refusal {
     }
 }
 
+/// A node. Small, as trees are indexed before there is memory for more: the rest is read from the blob.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
     name: &'a str,
+    /// Offset of its properties in the structure block.
+    properties: u32,
     parent: u32,
+    /// Number of the first node that is not below it.
     end: u32,
-    first_property: u32,
-    end_property: u32,
 }
 
 /// A checked and indexed device tree.
 #[derive(Default)]
 pub struct DeviceTree<'a> {
+    structure: &'a [u8],
+    strings: &'a str,
     nodes: Vec<Entry<'a>>,
-    properties: Vec<(&'a str, &'a [u8])>,
     /// (phandle, node number), in tree order.
     phandles: Vec<(u32, u32)>,
     reservations: Vec<PaRange>,
@@ -180,12 +183,40 @@ impl<'a> DeviceTree<'a> {
         // Numbers come from this tree alone, so the default is never seen.
         let missing = Entry {
             name: "",
+            properties: 0,
             parent: 0,
             end: 0,
-            first_property: 0,
-            end_property: 0,
         };
         self.nodes.get(index(number)).copied().unwrap_or(missing)
+    }
+}
+
+/// A node's properties, read off the structure block: offset of the name in the strings, and value.
+struct Raw<'t> {
+    structure: &'t [u8],
+    at: usize,
+}
+
+impl<'t> Iterator for Raw<'t> {
+    type Item = (usize, &'t [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let rest = self.structure.get(self.at..)?;
+            match check::word(rest, 0)? {
+                check::PROP => {
+                    let length = index(check::word(rest, 4)?);
+                    let name = index(check::word(rest, 8)?);
+                    let value = rest.get(12..)?.get(..length)?;
+                    let taken = length.checked_add(15)? & !3;
+                    self.at = self.at.checked_add(taken)?;
+                    return Some((name, value));
+                }
+                check::NOP => self.at = self.at.checked_add(4)?,
+                _ => return None,
+            }
+        }
     }
 }
 
@@ -286,25 +317,39 @@ impl<'t> Node<'t> {
         by_base_name
     }
 
+    fn raw(self) -> Raw<'t> {
+        Raw {
+            structure: self.tree.structure,
+            at: index(self.entry().properties),
+        }
+    }
+
     /// Properties in tree order.
     pub fn properties(self) -> impl Iterator<Item = Property<'t>> {
-        let entry = self.entry();
-        let all = self
-            .tree
-            .properties
-            .get(index(entry.first_property)..index(entry.end_property));
-        all.unwrap_or_default()
-            .iter()
-            .map(move |&(name, value)| Property {
+        let strings = self.tree.strings;
+        self.raw().filter_map(move |(name, value)| {
+            Some(Property {
                 node: self,
-                name,
+                name: strings.get(name..)?.split('\0').next()?,
                 value,
             })
+        })
     }
 
     /// The property called `name`.
     #[must_use]
     pub fn property(self, name: &str) -> Option<Property<'t>> {
-        self.properties().find(|property| property.name == name)
+        let strings = self.tree.strings;
+        // The check has found every name to be terminated.
+        let is_called = |at: usize| {
+            let found = strings.as_bytes().get(at..).unwrap_or_default();
+            found.get(name.len()) == Some(&0) && found.starts_with(name.as_bytes())
+        };
+        let (at, value) = self.raw().find(|(at, _)| is_called(*at))?;
+        Some(Property {
+            node: self,
+            name: strings.get(at..)?.get(..name.len())?,
+            value,
+        })
     }
 }
