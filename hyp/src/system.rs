@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_core::board::Board;
+use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{GuestSet, Pool};
 use ballast_core::limits::MAX_CORES;
 use ballast_core::log::{Event, EventLog, Origin};
@@ -22,6 +23,8 @@ use crate::percpu::{self, PerCpu, request};
 pub struct System {
     /// The board.
     pub board: Board,
+    /// Its device tree, partitions merged in.
+    pub tree: &'static DeviceTree<'static>,
     /// Its interrupt controller.
     pub gic: &'static Gic,
     /// The boot archive: every guest's pristine images.

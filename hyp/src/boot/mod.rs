@@ -42,20 +42,22 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
     let Ok(tree) = DeviceTree::new(blob) else {
         park()
     };
-    if let Some(description) = board::find_console(&tree) {
+    // A primary guest's device tree is made of it at each start.
+    let tree: &'static DeviceTree<'static> = Box::leak(Box::new(tree));
+    if let Some(description) = board::find_console(tree) {
         console::init(&description);
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
-    match bring_up(&tree, blob, image) {
+    match bring_up(tree, blob, image) {
         // Core 0 becomes a core like any other.
         Ok(core) => crate::run::start_core(core),
-        Err(refusals) => refuse(&tree, &refusals),
+        Err(refusals) => refuse(tree, &refusals),
     }
 }
 
 /// Everything up to the guests' start. Returns this core's number.
 fn bring_up(
-    tree: &DeviceTree<'_>,
+    tree: &'static DeviceTree<'static>,
     blob: &'static [u8],
     image: PaRange,
 ) -> Result<usize, Vec<Refusal>> {
@@ -72,9 +74,9 @@ fn bring_up(
     );
     let partitions = Partitions::parse(tree, &board)?;
     let archive = Archive::new(map.archive).map_err(|error| one(error.into()))?;
-    let plan = BootPlan::new(&board, partitions, &archive, &map.held)?;
+    let plan = BootPlan::new(&board, tree, partitions, &archive, &map.held)?;
 
-    let system = partition(board, plan, &map).map_err(one)?;
+    let system = partition(board, tree, plan, &map).map_err(one)?;
     let core = smp::start_all(&system.board, system.gic, image.start).map_err(one)?;
     let cpu = percpu::current();
     if let Some(console) = system
@@ -96,7 +98,12 @@ fn bring_up(
 
 /// Frame table, guests and their memory: the plan made real. A stack frame of its own: it is large.
 #[inline(never)]
-fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static System, Refusal> {
+fn partition(
+    board: Board,
+    tree: &'static DeviceTree<'static>,
+    plan: BootPlan,
+    map: &memory::Map,
+) -> Result<&'static System, Refusal> {
     let gic = Gic::new(&board)
         .map_err(|problem| Refusal::new("interrupt controller").problem(problem))?;
     let gic: &'static Gic = Box::leak(Box::new(gic));
@@ -154,6 +161,7 @@ fn partition(board: Board, plan: BootPlan, map: &memory::Map) -> Result<&'static
         own_bytes: map.own_bytes,
         holders,
         frequency: frequency(),
+        tree,
         board,
     });
     system.record(Event::Admitted {

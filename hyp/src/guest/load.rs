@@ -66,14 +66,7 @@ impl Guest {
                 system.archive.get(file.clone()).unwrap_or(&[]),
             )?;
         }
-        let to = plan.placement.dtb.start;
-        if backed == plan.config.memory.boot_bytes {
-            // Admission has written this one.
-            self.copy(cpu, to, &plan.dtb)?;
-        } else {
-            let tree = plan.device_tree(&system.board, backed);
-            self.copy(cpu, to, &tree.map_err(|_| LoadError::DeviceTree)?)?;
-        }
+        self.copy_tree(system, cpu, backed)?;
         cpu.window.close();
         cache::invalidate_instructions();
 
@@ -87,6 +80,22 @@ impl Guest {
         self.update_balloon(cpu);
         self.starts[0].set(plan.kernel.entry.0, plan.placement.dtb.start.0);
         Ok(())
+    }
+
+    /// Admission has written the first; memory that was elsewhere since then makes it another.
+    fn copy_tree(&self, system: &System, cpu: &PerCpu, backed: u64) -> Result<(), LoadError> {
+        let mut tree = core::mem::take(&mut *self.dtb.lock());
+        if tree.backed_bytes != backed {
+            let buffer = core::mem::take(&mut tree.blob);
+            let written = self
+                .plan
+                .device_tree(&system.board, system.tree, backed, buffer);
+            tree.blob = written.map_err(|_| LoadError::DeviceTree)?;
+            tree.backed_bytes = backed;
+        }
+        let copied = self.copy(cpu, self.plan.placement.dtb.start, &tree.blob);
+        *self.dtb.lock() = tree;
+        copied
     }
 
     fn build_memory(&self, system: &System, cpu: &PerCpu) -> Result<u64, LoadError> {

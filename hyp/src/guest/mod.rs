@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use ballast_core::addr::PAGE_SIZE;
 use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
+use ballast_core::config::device_pages;
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
 use ballast_core::machine::Machine;
@@ -102,6 +103,13 @@ impl Counts {
     }
 }
 
+/// A guest's device tree and the memory it was written for.
+#[derive(Default)]
+pub struct WrittenTree {
+    backed_bytes: u64,
+    blob: alloc::vec::Vec<u8>,
+}
+
 /// Apart from everything else because it is some kilobytes, several times, on the boot stack.
 #[inline(never)]
 fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
@@ -145,6 +153,10 @@ pub struct Guest {
     pub maintained: AtomicU64,
     /// Where it has what Ballast emulates; a copy, near to what traps read.
     pub machine: Machine,
+    /// Physical SPIs of its devices, a bit each.
+    spis: [u64; MAX_INTIDS / 64],
+    /// Its device tree as last written. Kept for its memory, too: a primary guest's is a table of the heap.
+    dtb: TicketMutex<WrittenTree>,
     /// The interrupt controller it sees.
     pub gic_version: vgic::Version,
     /// It was started before: memory may have left dirty lines in the caches.
@@ -159,7 +171,7 @@ pub struct Guest {
 impl Guest {
     /// Guest `index` as planned. Its memory is still empty.
     #[inline(never)]
-    pub fn new(index: usize, plan: GuestPlan, board: &Board) -> Result<Self, Refusal> {
+    pub fn new(index: usize, mut plan: GuestPlan, board: &Board) -> Result<Self, Refusal> {
         let config = &plan.config;
         let refuse = |problem: &dyn core::fmt::Display| Refusal::new(&config.node).problem(problem);
         let guest = GuestId::new(index).ok_or_else(|| refuse(&"is one guest too many"))?;
@@ -184,13 +196,11 @@ impl Guest {
             }
             GicBlocks::V3 { .. } => vgic::Version::V3,
         };
-        for device in &config.devices {
-            devices.extend(device.pages().map(|range| DeviceMapping {
-                ipa: ballast_core::addr::Ipa(range.start.0),
-                pa: range.start,
-                bytes: range.size,
-            }));
-        }
+        devices.extend(device_pages(config).into_iter().map(|range| DeviceMapping {
+            ipa: ballast_core::addr::Ipa(range.start.0),
+            pa: range.start,
+            bytes: range.size,
+        }));
         let layout = Layout {
             ram: &plan.ram,
             banks: &config.extra_ram,
@@ -202,9 +212,13 @@ impl Guest {
         .map_err(|error| refuse(&error))?;
         let vcpus = config.cpus.max as usize;
         let mut vgic = boxed_vgic(version, vcpus);
+        let mut spis = [0; MAX_INTIDS / 64];
         for interrupt in config.devices.iter().flat_map(|device| &device.interrupts) {
             let linked = u8::try_from(interrupt.intid)
                 .is_ok_and(|intid| vgic.get_mut().link_spi(IntId(intid), u16::from(intid)));
+            if let Some(word) = spis.get_mut(interrupt.intid as usize / 64) {
+                *word |= 1 << (interrupt.intid % 64);
+            }
             if !linked {
                 return Err(refuse(&alloc::format!(
                     "device interrupt {} cannot be assigned",
@@ -212,8 +226,14 @@ impl Guest {
                 )));
             }
         }
+        let dtb = TicketMutex::new(WrittenTree {
+            backed_bytes: config.memory.boot_bytes,
+            blob: core::mem::take(&mut plan.dtb),
+        });
         Ok(Self {
             index,
+            spis,
+            dtb,
             cores: plan.cores.iter().copied().collect(),
             free_cores: FreeCores::new(plan.cores.iter().fold(0, |mask, core| mask | 1 << core)),
             core_of: CoreMap::default(),
@@ -291,15 +311,9 @@ impl Guest {
 
     /// The virtual SPI that physical SPI `intid` is to this guest.
     pub fn virtual_spi(&self, intid: u32) -> Option<IntId> {
-        let devices = self.plan.config.devices.iter();
-        let held = devices
-            .flat_map(|device| &device.interrupts)
-            .any(|interrupt| interrupt.intid == intid);
-        if held {
-            u8::try_from(intid).ok().map(IntId)
-        } else {
-            None
-        }
+        let word = self.spis.get(intid as usize / 64)?;
+        let held = word & 1 << (intid % 64) != 0;
+        held.then_some(IntId(intid as u8))
     }
 
     /// Drives the balloon's interrupt line to what the target says, from any core.

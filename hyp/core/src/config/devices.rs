@@ -9,7 +9,7 @@ use ballast_abi::device_tree::BALLOON_SPI;
 
 use super::GuestConfig;
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
-use crate::board::{Board, gic_node};
+use crate::board::{Board, gic_node, subtract};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
@@ -30,6 +30,26 @@ pub struct Device {
     pub clocks_hz: Vec<u32>,
     /// Further properties for the guest's tree.
     pub properties: Vec<(String, Vec<u8>)>,
+    /// It may read and write memory by itself.
+    pub is_dma_master: bool,
+    /// It acts on what others use, too.
+    pub has_board_power: bool,
+}
+
+/// What a guest has mapped of its devices: whole pages, sorted and disjoint, less what Ballast emulates there.
+#[must_use]
+pub fn device_pages(guest: &GuestConfig) -> Vec<PaRange> {
+    let pages: Vec<PaRange> = guest.devices.iter().flat_map(Device::pages).collect();
+    let fixed: Vec<PaRange> = guest
+        .machine
+        .fixed()
+        .into_iter()
+        .map(|(range, _)| PaRange {
+            start: Pa(range.start.0),
+            size: range.size,
+        })
+        .collect();
+    subtract(&pages, &fixed)
 }
 
 impl Device {
@@ -39,7 +59,7 @@ impl Device {
     }
 }
 
-fn pages(range: PaRange) -> PaRange {
+pub(super) fn pages(range: PaRange) -> PaRange {
     let start = range.start.align_down(PAGE_SIZE);
     let end = range.end().align_up(PAGE_SIZE).unwrap_or(Pa(u64::MAX));
     PaRange {
@@ -49,7 +69,7 @@ fn pages(range: PaRange) -> PaRange {
 }
 
 /// Devices known to have no DMA of their own. All others are taken to be masters.
-const NO_DMA: [&str; 9] = [
+const NO_DMA: [&str; 10] = [
     "arm,pl010",
     "arm,pl011",
     "arm,pl031",
@@ -57,13 +77,14 @@ const NO_DMA: [&str; 9] = [
     "arm,sp804",
     "arm,sp805",
     "arm,sbsa-uart",
+    "cfi-flash",
     "brcm,bcm2835-aux-uart",
     "brcm,bcm2835-rng",
 ];
 
 /// Devices that act on what others use, too: the firmware's mailbox, clocks, DMA controllers, the
 /// interrupt and timer control of all cores (BCM2711 ARM Peripherals; QEMU's `fw_cfg` does DMA as told).
-pub(crate) const POWERS: [&str; 9] = [
+pub(super) const POWERS: [&str; 9] = [
     "brcm,bcm2835-mbox",
     "raspberrypi,bcm2835-firmware",
     "brcm,bcm2711-vchiq",
@@ -208,13 +229,20 @@ fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device,
         interrupts,
         properties: properties.collect(),
         clocks_hz,
+        is_dma_master: may_do_dma(node),
+        has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
     })
+}
+
+/// Whether a device is not known to have no DMA.
+pub(super) fn may_do_dma(node: Node<'_>) -> bool {
+    !NO_DMA.iter().any(|name| node.is_compatible(name))
 }
 
 /// What reaches beyond the guest needs the configuration's word for it.
 fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(), Refusal> {
     let holder = property.node;
-    if !NO_DMA.iter().any(|name| node.is_compatible(name)) && holder.property("dma").is_none() {
+    if may_do_dma(node) && holder.property("dma").is_none() {
         let problem = "may do DMA, which reaches all memory of the board, as it has no IOMMU";
         let fix = "write dma = \"trusted\" if the guest is trusted with that, or name a device without DMA";
         return Err(refuse(property, path, problem, fix));

@@ -11,7 +11,6 @@ use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::console::OWN_NAME;
 use crate::dt::Node;
-use crate::image::DTB_SLOT_BYTES;
 use crate::limits::MAX_GUESTS;
 use crate::machine::{Machine, RAM_BASE};
 use crate::refusal::Refusal;
@@ -51,7 +50,7 @@ pub(super) const PROPERTIES: [Known; 30] = [
     Known::now("dma"),
     Known::now("board"),
     Known::now("on-reset"),
-    Known::later("primary"),
+    Known::now("primary"),
     Known::later("control"),
     Known::later("housekeeping"),
     Known::later("scrub-when-idle"),
@@ -258,7 +257,7 @@ fn check_addresses(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
     {
         let problem = format!(
             "is not aligned to 8 bytes, for a device tree of up to {} KiB",
-            DTB_SLOT_BYTES >> 10
+            guest.dtb_bytes() >> 10
         );
         reader.refuse(property, problem, "use a multiple of 8");
     }

@@ -8,6 +8,7 @@ mod amounts;
 mod devices;
 mod guest;
 mod names;
+mod primary;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-pub use devices::Device;
 pub(crate) use devices::neighbours;
+pub use devices::{Device, device_pages};
+pub(crate) use primary::{is_no_device, is_pmu};
 
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::dt::{DeviceTree, Node};
+use crate::image::{BOARD_DTB_SLOT_BYTES, DTB_SLOT_BYTES};
 use crate::limits::MAX_GUESTS;
 use crate::machine::Machine;
 use crate::refusal::Refusal;
@@ -89,6 +92,16 @@ impl GuestConfig {
     #[must_use]
     pub const fn is_identity(&self) -> bool {
         self.primary || self.dma_trusted
+    }
+
+    /// Bytes kept in its memory for its device tree.
+    #[must_use]
+    pub const fn dtb_bytes(&self) -> u64 {
+        if self.primary {
+            BOARD_DTB_SLOT_BYTES
+        } else {
+            DTB_SLOT_BYTES
+        }
     }
 }
 
@@ -173,6 +186,7 @@ impl Partitions {
         // Overlay merging reverses new nodes: the number alone gives the order.
         guests.sort_by_key(|(guest, _)| guest.number);
         check_distinct(&guests, &mut problems);
+        primary::complete(&mut guests, board, &mut problems);
         devices::check_separable(&guests, &mut problems);
         if !problems.is_empty() {
             return Err(problems);

@@ -271,13 +271,7 @@ fn property_names() {
         text(&["blue"]),
         "/ballast/rtos@1: colour = \"blue\": is no property of this binding; remove it; docs/binding.md lists all properties",
     );
-    for later in [
-        "primary",
-        "control",
-        "housekeeping",
-        "scrub-when-idle",
-        "harden",
-    ] {
+    for later in ["control", "housekeeping", "scrub-when-idle", "harden"] {
         let line = format!("/ballast/rtos@1: {later}: is not supported yet; remove it");
         one(later, flag(), &line);
     }
@@ -780,4 +774,40 @@ fn trust() {
         "/ballast/rtos@1: on-reset = \"nothing\": is neither \"guest\" nor \"board\"; \
          write on-reset = \"guest\" or \"board\"",
     );
+}
+
+#[test]
+fn primary() {
+    let trusted = |name: &str, number| {
+        Guest::new(name, number)
+            .with("primary", flag())
+            .with("dma", text(&["trusted"]))
+            .with("board", text(&["trusted"]))
+    };
+    assert_eq!(refused(&[trusted("a", 1)]), [""; 0]);
+    let line = "/ballast/b@2: primary: is also said of /ballast/a@1, and the board's devices go to one guest; \
+                remove it from /ballast/b@2, which may be given devices by path";
+    assert_eq!(refused(&[trusted("a", 1), trusted("b", 2)]), [line]);
+    let line = "/ballast/a@1: devices = \"/pl031@9010000\": is not needed: a primary guest has every device that \
+                no other guest has; remove it";
+    let devices = text(&["/pl031@9010000"]);
+    assert_eq!(refused(&[trusted("a", 1).with("devices", devices)]), [line]);
+    let lines = [
+        "/ballast/a@1: dma: is missing: /fw-cfg@9020000 may do DMA, which reaches all memory of the board, as it has \
+         no IOMMU; write dma = \"trusted\" if this guest is trusted with that",
+        "/ballast/a@1: board: is missing: /fw-cfg@9020000 has power over the whole board; \
+         write board = \"trusted\" if this guest is trusted with that",
+    ];
+    assert_eq!(
+        refused(&[trusted("a", 1).without("dma").without("board")]),
+        lines
+    );
+
+    // Claims are disjoint, and up to the maximum.
+    let big = |guest: Guest| guest.with("memory-max-mib", cells(&[600]));
+    let other = Guest::new("b", 2).with("dma", text(&["trusted"]));
+    let line = "/ballast/b@2: memory-max-mib = <600>: is more than the 424 MiB of the board's memory that a does not \
+                claim, and this guest has its memory where the board has it; \
+                lower memory-max-mib, of others that claim memory too";
+    assert_eq!(refused(&[big(trusted("a", 1)), big(other)]), [line]);
 }

@@ -114,14 +114,10 @@ impl<'t> Node<'t> {
     pub fn regions(self) -> Result<Vec<PaRange>, Refusal> {
         let mut regions = Vec::new();
         for range in self.reg()? {
-            let mut start = range.start;
-            let mut bus = self.parent();
-            while let Some(node) = bus.filter(|node| node.parent().is_some()) {
-                start = node
-                    .translate(start, range.size)
-                    .map_err(|error| error.unwrap_or_else(|| self.unmapped()))?;
-                bus = node.parent();
-            }
+            let bus = self.parent().unwrap_or(self);
+            let start = bus
+                .to_cpu(range.start, range.size)
+                .map_err(|error| error.unwrap_or_else(|| self.unmapped()))?;
             if start.checked_add(range.size).is_none() {
                 return Err(self.unmapped());
             }
@@ -131,6 +127,50 @@ impl<'t> Node<'t> {
             });
         }
         Ok(regions)
+    }
+
+    /// What of the CPU's addresses this bus passes on to its children (`ranges`), through every bus above.
+    /// Its own addresses may have any number of cells, as PCI's three.
+    ///
+    /// # Errors
+    /// `ranges` does not fit, or a bus on the way does not map it.
+    pub fn windows(self) -> Result<Vec<PaRange>, Refusal> {
+        let (Some(ranges), Some(parent)) = (self.property("ranges"), self.parent()) else {
+            return Ok(Vec::new());
+        };
+        let (own, above) = (Cells::of(self)?, Cells::of(parent)?);
+        let mut cells = ranges.cells()?;
+        let mut windows = Vec::new();
+        while cells.len() != 0 {
+            for _ in 0..own.address {
+                cells.next();
+            }
+            let (Some(start), Some(size)) =
+                (take(&mut cells, above.address), take(&mut cells, own.size))
+            else {
+                break;
+            };
+            let start = parent.to_cpu(start, size);
+            let start = start.map_err(|error| error.unwrap_or_else(|| self.unmapped()))?;
+            windows.push(PaRange {
+                start: Pa(start),
+                size,
+            });
+            if size == 0 {
+                break;
+            }
+        }
+        Ok(windows)
+    }
+
+    /// An address on this bus as the CPU sees it.
+    fn to_cpu(self, mut address: u64, size: u64) -> Result<u64, Option<Refusal>> {
+        let mut bus = Some(self);
+        while let Some(node) = bus.filter(|node| node.parent().is_some()) {
+            address = node.translate(address, size)?;
+            bus = node.parent();
+        }
+        Ok(address)
     }
 
     fn unmapped(self) -> Refusal {
@@ -232,6 +272,56 @@ impl<'t> Node<'t> {
             );
         }
         Ok(interrupts)
+    }
+}
+
+impl<'t> Node<'t> {
+    /// Interrupts of this bus's children that its `interrupt-map` passes on to `gic` (DT specification
+    /// 2.4.3), as far as the map is well-formed.
+    #[must_use]
+    pub fn mapped_interrupts(self, gic: Node<'_>) -> Vec<Interrupt> {
+        let mut interrupts = Vec::new();
+        let width = |node: Node<'_>, name| node.u32(name).ok().flatten().unwrap_or(0);
+        let Some(mut cells) = self
+            .property("interrupt-map")
+            .and_then(|map| map.cells().ok())
+        else {
+            return interrupts;
+        };
+        let own = width(self, "#address-cells").saturating_add(width(self, "#interrupt-cells"));
+        while cells.len() != 0 {
+            let child = (0..own).try_for_each(|_| cells.next().map(drop));
+            let Some(parent) = child
+                .and_then(|()| cells.next())
+                .and_then(|phandle| self.tree().by_phandle(phandle))
+            else {
+                break;
+            };
+            let address = width(parent, "#address-cells");
+            let specifier = width(parent, "#interrupt-cells");
+            let skipped = (0..address).try_for_each(|_| cells.next().map(drop));
+            let mut words = [0; 3];
+            let taken = skipped.and_then(|()| {
+                (0..specifier).try_for_each(|index| {
+                    let word = cells.next()?;
+                    let slot = usize::try_from(index)
+                        .ok()
+                        .and_then(|index| words.get_mut(index));
+                    if let Some(slot) = slot {
+                        *slot = word;
+                    }
+                    Some(())
+                })
+            });
+            if taken.is_none() {
+                break;
+            }
+            let [kind, number, flags] = words;
+            if parent == gic && specifier == 3 {
+                interrupts.extend(interrupt(kind, number, flags));
+            }
+        }
+        interrupts
     }
 }
 

@@ -29,11 +29,13 @@ fn length(bytes: usize) -> u32 {
 }
 
 impl<'n> Writer<'n> {
-    /// Writes the tree whose root has what `body` writes.
+    /// Writes the tree whose root has what `body` writes into `buffer`, whose contents are replaced.
     #[must_use]
-    pub fn tree(body: impl FnOnce(&mut Self)) -> Vec<u8> {
+    pub fn tree(mut buffer: Vec<u8>, body: impl FnOnce(&mut Self)) -> Vec<u8> {
+        buffer.clear();
+        buffer.reserve(4096);
         let mut writer = Self {
-            blob: Vec::with_capacity(4096),
+            blob: buffer,
             strings: Vec::with_capacity(512),
             names: Vec::with_capacity(64),
         };

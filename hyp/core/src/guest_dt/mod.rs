@@ -4,11 +4,14 @@
 //! The guest's maximum is described as memory; what of it is not backed is a reserved-memory region that
 //! the balloon driver owns, so RAM that is not there is never described as usable.
 
+mod primary;
 #[cfg(test)]
 mod tests;
 
 use alloc::format;
 use alloc::vec::Vec;
+
+pub use primary::{BoardTree, most_bytes};
 
 use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
 
@@ -20,7 +23,7 @@ use crate::plan::unbacked_ram;
 use crate::vgic::IntId;
 
 /// What the tree describes. Texts have no NUL.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GuestMachine<'a> {
     /// Name of the guest, which goes into `model`.
     pub name: &'a str,
@@ -44,6 +47,8 @@ pub struct GuestMachine<'a> {
     pub ramdisk: Option<IpaRange>,
     /// Devices of the board that the guest has.
     pub devices: &'a [Device],
+    /// A primary guest's tree is the board's.
+    pub board: Option<BoardTree<'a>>,
 }
 
 const GIC_PHANDLE: u32 = 1;
@@ -62,10 +67,13 @@ fn spi(id: IntId) -> u32 {
     u32::from(id.0).saturating_sub(SPI_BASE)
 }
 
-/// Writes the tree.
+/// Writes the tree into `buffer`, whose contents are replaced.
 #[must_use]
-pub fn build(machine: &GuestMachine<'_>) -> Vec<u8> {
-    Writer::tree(|fdt| {
+pub fn build(machine: &GuestMachine<'_>, buffer: Vec<u8>) -> Vec<u8> {
+    Writer::tree(buffer, |fdt| {
+        if let Some(board) = machine.board {
+            return primary::write(fdt, machine, board);
+        }
         fdt.cells("#address-cells", &[2]);
         fdt.cells("#size-cells", &[2]);
         fdt.cells("interrupt-parent", &[GIC_PHANDLE]);
@@ -89,14 +97,19 @@ fn chosen(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
             "stdout-path",
             &format!("/pl011@{:x}", machine.machine.uart.start.0),
         );
-        if !machine.bootargs.is_empty() {
-            fdt.text("bootargs", machine.bootargs);
-        }
-        if let Some(ramdisk) = machine.ramdisk {
-            fdt.wide("linux,initrd-start", &[ramdisk.start.0]);
-            fdt.wide("linux,initrd-end", &[ramdisk.end().0]);
-        }
+        chosen_properties(fdt, machine);
     });
+}
+
+/// Command line and ramdisk.
+fn chosen_properties(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
+    if !machine.bootargs.is_empty() {
+        fdt.text("bootargs", machine.bootargs);
+    }
+    if let Some(ramdisk) = machine.ramdisk {
+        fdt.wide("linux,initrd-start", &[ramdisk.start.0]);
+        fdt.wide("linux,initrd-end", &[ramdisk.end().0]);
+    }
 }
 
 fn memory(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-pub use place::{DTB_SLOT_BYTES, Memory, Placement, place};
+pub use place::{BOARD_DTB_SLOT_BYTES, DTB_SLOT_BYTES, DtbSlot, Memory, Placement, place};
 
 use crate::addr::{Ipa, IpaRange};
 

@@ -3,9 +3,21 @@
 use super::{ImageError, Kernel};
 use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, PAGE_SIZE};
 
-/// Bytes kept for the guest's device tree. Aligned to its size, so it crosses no 2 MiB boundary, as
-/// the boot protocol asks.
+/// Bytes kept for a generated device tree. Behind the kernel it starts at a 2 MiB boundary and crosses
+/// none, as the boot protocol asks.
 pub const DTB_SLOT_BYTES: u64 = 0x1_0000;
+
+/// Bytes kept for the board's own device tree, which a primary guest sees.
+pub const BOARD_DTB_SLOT_BYTES: u64 = 0x8_0000;
+
+/// The room for a guest's device tree.
+#[derive(Clone, Copy, Debug)]
+pub struct DtbSlot {
+    /// Where, if that is configured.
+    pub address: Option<Ipa>,
+    /// How much.
+    pub bytes: u64,
+}
 
 /// The memory a guest boots with.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +44,14 @@ pub struct Placement {
 }
 
 /// Places device tree and ramdisk behind the kernel, from the next 2 MiB boundary on: close, so that a small guest
-/// needs no more than it says and a shrinking one has its pinned pages together. `dtb_address` overrides.
+/// needs no more than it says and a shrinking one has its pinned pages together. An address of the `slot` overrides.
 ///
 /// # Errors
 /// Something does not fit or lies on something else.
 pub fn place(
     kernel: &Kernel,
     ramdisk_bytes: Option<u64>,
-    dtb_address: Option<Ipa>,
+    slot: DtbSlot,
     memory: Memory<'_>,
 ) -> Result<Placement, ImageError> {
     let fits = |what, range: IpaRange| {
@@ -84,8 +96,8 @@ pub fn place(
 
     let after = end.align_up(BLOCK_SIZE).ok_or(ImageError::Addresses)?;
     let dtb = IpaRange {
-        start: dtb_address.unwrap_or(after),
-        size: DTB_SLOT_BYTES,
+        start: slot.address.unwrap_or(after),
+        size: slot.bytes,
     };
     fits("the device tree", dtb)?;
     if kernel

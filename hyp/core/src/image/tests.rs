@@ -193,16 +193,23 @@ fn names_what_was_found() {
     );
 }
 
+fn slot(address: Option<Ipa>) -> DtbSlot {
+    DtbSlot {
+        address,
+        bytes: DTB_SLOT_BYTES,
+    }
+}
+
 #[test]
 fn device_tree_and_ramdisk_stand_behind_the_kernel() {
     let kernel = plain(&arm64_image(100, 0, 3 * MIB, 0)).unwrap();
-    let placement = place(&kernel, Some(5 * MIB), None, memory(64 * MIB)).unwrap();
+    let placement = place(&kernel, Some(5 * MIB), slot(None), memory(64 * MIB)).unwrap();
     assert_eq!(placement.dtb, range(0x4040_0000, 0x1_0000));
     assert_eq!(placement.ramdisk, Some(range(0x4041_0000, 5 * MIB)));
     let fixed = place(
         &kernel,
         Some(5 * MIB),
-        Some(Ipa(0x4300_0008)),
+        slot(Some(Ipa(0x4300_0008))),
         memory(64 * MIB),
     )
     .unwrap();
@@ -213,10 +220,10 @@ fn device_tree_and_ramdisk_stand_behind_the_kernel() {
 #[test]
 fn device_tree_at_the_base_of_ram() {
     let high = plain(&arm64_image(100, 0x20_0000, MIB, 0)).unwrap();
-    let base = place(&high, None, Some(RAM_BASE), memory(64 * MIB)).unwrap();
+    let base = place(&high, None, slot(Some(RAM_BASE)), memory(64 * MIB)).unwrap();
     assert_eq!(base.dtb.start, RAM_BASE);
     let low = plain(&arm64_image(100, 0, MIB, 0)).unwrap();
-    let error = place(&low, None, Some(RAM_BASE), memory(64 * MIB)).unwrap_err();
+    let error = place(&low, None, slot(Some(RAM_BASE)), memory(64 * MIB)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "does not fit: the device tree at 0x40000000-0x40010000 would lie on the kernel"
@@ -239,11 +246,11 @@ fn banks_beside_the_ram_hold_kernels_too() {
         ..memory(16 * MIB)
     };
     assert_eq!(
-        place(&kernel, None, None, with).unwrap().dtb.start,
+        place(&kernel, None, slot(None), with).unwrap().dtb.start,
         Ipa(0x4020_0000)
     );
     assert!(matches!(
-        place(&kernel, None, None, memory(16 * MIB)),
+        place(&kernel, None, slot(None), memory(16 * MIB)),
         Err(ImageError::DoesNotFit { .. })
     ));
 }
@@ -252,7 +259,7 @@ fn banks_beside_the_ram_hold_kernels_too() {
 fn segments_on_each_other_are_refused() {
     let load = |paddr: u64| (1, 0, paddr, paddr, 16, 0x2000);
     let kernel = plain(&elf(0x4000_0000, &[load(0x4000_0000), load(0x4000_1000)])).unwrap();
-    let error = place(&kernel, None, None, memory(16 * MIB)).unwrap_err();
+    let error = place(&kernel, None, slot(None), memory(16 * MIB)).unwrap_err();
     assert!(matches!(error, ImageError::Overlap { .. }), "{error}");
 }
 
@@ -273,7 +280,7 @@ proptest! {
         file.truncate(cut);
         let memory = memory(32 * MIB);
         if let Ok(kernel) = plain(&file)
-            && let Ok(placement) = place(&kernel, ramdisk, dtb.map(Ipa), memory)
+            && let Ok(placement) = place(&kernel, ramdisk, slot(dtb.map(Ipa)), memory)
         {
             let mut all: Vec<IpaRange> = kernel.segments.iter().map(Segment::range).collect();
             all.push(placement.dtb);

@@ -52,10 +52,10 @@ fn check_into(
     match archive {
         Some(bytes) => {
             let archive = Archive::new(bytes).map_err(|error| one(error.into()))?;
-            BootPlan::new(&board, partitions, &archive, held).map(Some)
+            BootPlan::new(&board, &tree, partitions, &archive, held).map(Some)
         }
         None => {
-            let (_, _, refusals) = admit(&board, &partitions.guests, held);
+            let refusals = admit(&board, &partitions.guests, held).problems;
             if refusals.is_empty() {
                 Ok(None)
             } else {

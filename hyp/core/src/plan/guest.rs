@@ -10,12 +10,15 @@ use crate::addr::IpaRange;
 use crate::archive::Archive;
 use crate::board::Board;
 use crate::config::GuestConfig;
-use crate::image::{self, ImageError, Kernel, LoadOptions, Memory, Placement};
+use crate::dt::DeviceTree;
+use crate::guest_dt;
+use crate::image::{self, DtbSlot, ImageError, Kernel, LoadOptions, Memory, Placement};
 use crate::refusal::Refusal;
 
 /// Finds, recognises and places a guest's files.
 pub(super) fn plan(
     board: &Board,
+    tree: &DeviceTree<'_>,
     config: GuestConfig,
     cores: Vec<usize>,
     ram: Vec<IpaRange>,
@@ -63,7 +66,13 @@ pub(super) fn plan(
         placement,
         dtb: Vec::new(),
     };
-    guest.dtb = guest.device_tree(board, guest.config.memory.boot_bytes)?;
+    let most = if guest.config.primary {
+        guest_dt::most_bytes(tree)
+    } else {
+        0
+    };
+    let buffer = Vec::with_capacity(most);
+    guest.dtb = guest.device_tree(board, tree, guest.config.memory.boot_bytes, buffer)?;
     Ok(guest)
 }
 
@@ -99,7 +108,10 @@ fn place(
             }),
             extra: &extra,
         };
-        let dtb = config.dtb_address;
+        let dtb = DtbSlot {
+            address: config.dtb_address,
+            bytes: config.dtb_bytes(),
+        };
         let placement = image::place(&kernel, files.ramdisk_bytes, dtb, memory)?;
         Ok((kernel, placement))
     };

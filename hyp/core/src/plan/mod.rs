@@ -24,9 +24,10 @@ use crate::addr::{Ipa, IpaRange, PaRange};
 use crate::archive::Archive;
 use crate::board::Board;
 use crate::config::{GuestConfig, Partitions};
+use crate::dt::DeviceTree;
 use crate::frames::Pool;
-use crate::guest_dt::{self, GuestMachine};
-use crate::image::{DTB_SLOT_BYTES, Kernel, Placement};
+use crate::guest_dt::{self, BoardTree, GuestMachine};
+use crate::image::{Kernel, Placement};
 use crate::refusal::Refusal;
 
 /// Everything decided before the first guest starts.
@@ -64,11 +65,18 @@ pub struct GuestPlan {
 }
 
 impl GuestPlan {
-    /// The guest's device tree for a later start, with `backed_bytes` of [`GuestPlan::ram`] backed.
+    /// The guest's device tree for a start with `backed_bytes` of [`GuestPlan::ram`] backed, written into
+    /// `buffer`, whose contents are replaced. `tree` is the board's.
     ///
     /// # Errors
-    /// The tree is longer than [`DTB_SLOT_BYTES`].
-    pub fn device_tree(&self, board: &Board, backed_bytes: u64) -> Result<Vec<u8>, Refusal> {
+    /// The tree is longer than what is kept for it in the guest's memory.
+    pub fn device_tree(
+        &self,
+        board: &Board,
+        tree: &DeviceTree<'_>,
+        backed_bytes: u64,
+        buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, Refusal> {
         let config = &self.config;
         let machine = GuestMachine {
             name: &config.name,
@@ -85,15 +93,17 @@ impl GuestPlan {
             bootargs: &config.bootargs,
             ramdisk: self.placement.ramdisk,
             devices: &config.devices,
+            board: config.primary.then_some(BoardTree {
+                tree,
+                console: board.console.as_ref(),
+            }),
         };
-        let dtb = guest_dt::build(&machine);
-        if u64::try_from(dtb.len()).is_ok_and(|bytes| bytes <= DTB_SLOT_BYTES) {
+        let dtb = guest_dt::build(&machine, buffer);
+        let most = config.dtb_bytes();
+        if u64::try_from(dtb.len()).is_ok_and(|bytes| bytes <= most) {
             return Ok(dtb);
         }
-        let problem = format!(
-            "its device tree would be longer than {} KiB",
-            DTB_SLOT_BYTES >> 10
-        );
+        let problem = format!("its device tree would be longer than {} KiB", most >> 10);
         Err(Refusal::new(&config.node)
             .problem(problem)
             .fix("remove devices"))
@@ -101,26 +111,31 @@ impl GuestPlan {
 }
 
 impl BootPlan {
-    /// Judges `partitions`. `held` is what Ballast itself occupies: its image, heap and tables, and
+    /// Judges `partitions`, which were merged into the board's `tree`. `held` is what Ballast itself occupies: its image, heap and tables, and
     /// the board's device tree; `/memreserve/`, reserved-memory and the boot archive are known from `board`.
     ///
     /// # Errors
     /// Every mistake found, at least one.
     pub fn new(
         board: &Board,
+        tree: &DeviceTree<'_>,
         partitions: Partitions,
         archive: &Archive<'_>,
         held: &[PaRange],
     ) -> Result<Self, Vec<Refusal>> {
-        let (free, cores, mut problems) = admit(board, &partitions.guests, held);
-        let ram = claims::ram(&partitions.guests, &free, &mut problems);
+        let Admitted {
+            free,
+            ram,
+            cores,
+            mut problems,
+        } = admit(board, &partitions.guests, held);
         let mut guests = Vec::with_capacity(partitions.guests.len());
         for ((config, cores), ram) in partitions.guests.into_iter().zip(cores).zip(ram) {
             // A guest whose RAM was refused has nowhere to be placed.
             if ram.is_empty() {
                 continue;
             }
-            match guest::plan(board, config, cores, ram, archive) {
+            match guest::plan(board, tree, config, cores, ram, archive) {
                 Ok(guest) => guests.push(guest),
                 Err(refusal) => problems.push(refusal),
             }
@@ -137,21 +152,31 @@ impl BootPlan {
     }
 }
 
-/// Judges what the guests ask for against what there is. Says what RAM is left for them, the cores
-/// of each, and what is wrong.
-fn admit(
-    board: &Board,
-    guests: &[GuestConfig],
-    held: &[PaRange],
-) -> (Vec<PaRange>, Vec<Vec<usize>>, Vec<Refusal>) {
+/// What there is for the guests, one entry each, and what is wrong.
+struct Admitted {
+    free: Vec<PaRange>,
+    /// Empty where it was refused.
+    ram: Vec<Vec<IpaRange>>,
+    cores: Vec<Vec<usize>>,
+    problems: Vec<Refusal>,
+}
+
+/// Judges what the guests ask for against what there is.
+fn admit(board: &Board, guests: &[GuestConfig], held: &[PaRange]) -> Admitted {
     let mut problems = Vec::new();
     if let Err(error) = Pool::check(&board.ram) {
         problems.push(Refusal::new("/memory").problem(error));
     }
     let free = memory::free(board, held);
     memory::admit(guests, &free, &mut problems);
+    let ram = claims::ram(guests, &free, &mut problems);
     let cores = cores::assign(board, guests, &mut problems);
-    (free, cores, problems)
+    Admitted {
+        free,
+        ram,
+        cores,
+        problems,
+    }
 }
 
 /// The physical address of an offset in the boot archive that lies at `archive`.

@@ -11,6 +11,7 @@
 )]
 
 use alloc::format;
+use alloc::vec::Vec;
 
 use crate::addr::{BLOCK_SIZE, GIB, MIB, PAGE_SIZE, PAGES_PER_BLOCK, PaRange};
 use crate::balloon::RECORD_BYTES;
@@ -142,5 +143,28 @@ impl Need {
         }
         self.small += BASE + tables * PAGE_SIZE;
         self.add(bytes / BLOCK_SIZE * RECORD_BYTES);
+        if node.property("primary").is_some() {
+            self.add_board(node.tree());
+        }
+    }
+
+    /// A primary guest's devices: their description, their stage-2 tables, the board's tree written anew.
+    fn add_board(&mut self, tree: &DeviceTree<'_>) {
+        /// A path, the list's entry, ranges and interrupts.
+        const DEVICE: u64 = 512;
+        let mut blocks = Vec::new();
+        for node in tree.nodes() {
+            let regions = node.regions().unwrap_or_default();
+            for region in regions.iter().chain(&node.windows().unwrap_or_default()) {
+                self.small += DEVICE;
+                blocks.extend([region.start, region.end()].map(|at| at.0 / BLOCK_SIZE));
+            }
+        }
+        blocks.sort_unstable();
+        blocks.dedup();
+        let level3 = blocks.len() as u64;
+        blocks.dedup_by_key(|block| *block / PAGES_PER_BLOCK as u64);
+        self.small += (level3 + blocks.len() as u64) * PAGE_SIZE;
+        self.add(crate::guest_dt::most_bytes(tree) as u64);
     }
 }

@@ -48,7 +48,9 @@ fn two_linux_guests_of_the_example() {
 
     let tree = DeviceTree::new(TWO_LINUX).unwrap();
     let board = Board::from_dt(&tree).unwrap();
-    let dtb = a.device_tree(&board, a.config.memory.boot_bytes).unwrap();
+    let dtb = a
+        .device_tree(&board, &tree, a.config.memory.boot_bytes, Vec::new())
+        .unwrap();
     let tree = DeviceTree::new(&dtb).unwrap();
     let balloon = tree.find("/reserved-memory/boot-balloon").unwrap();
     assert_eq!(

@@ -153,7 +153,7 @@ fn judge(memory: &Memory, wishes: &[Wish], spare: i64, frames: BootFrames) {
     let files = archive(&[("rtos", &kernel)]);
     let files = Archive::new(&files).unwrap();
     let partitions = Partitions::parse(&tree, &board).unwrap();
-    match BootPlan::new(&board, partitions, &files, &memory.held) {
+    match BootPlan::new(&board, &tree, partitions, &files, &memory.held) {
         Ok(plan) => {
             assert!(wanted <= blocks, "{wanted} admitted to {blocks}");
             back(&board, &plan, &memory.taken(), frames);
@@ -265,7 +265,7 @@ fn ram_in_too_many_pieces_is_refused() {
         ..Board::from_dt(&tree).unwrap()
     };
     let guests = Partitions::parse(&tree, &board).unwrap().guests;
-    let refusals = admit(&board, &guests, &[]).2;
+    let refusals = admit(&board, &guests, &[]).problems;
     assert_eq!(
         refusals.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["/memory: RAM lies in more than 16 separate regions"]

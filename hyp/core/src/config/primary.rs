@@ -1,0 +1,294 @@
+//! A primary guest's devices: everything on the board that neither Ballast keeps nor another guest was
+//! given. Where they are and with their interrupts, as the board's tree says.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use super::devices::{self, POWERS, pages};
+use super::{Device, GuestConfig};
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
+use crate::board::{Board, Gic, gic_node};
+use crate::dt::{Interrupt, InterruptKind, Node};
+use crate::limits::{MAX_INTIDS, MAX_VCPUS};
+use crate::machine::{GICC, GICR_STRIDE, IPA_LIMIT, Machine, SPI_BASE, UART};
+use crate::refusal::Refusal;
+use crate::vgic::IntId;
+
+/// Devices with which Ballast resets the board and turns it off: never a guest's.
+const BOARD_POWER: [&str; 4] = [
+    "brcm,bcm2835-pm-wdt",
+    "brcm,bcm2835-pm",
+    "brcm,bcm2711-pm",
+    "brcm,bcm2712-pm",
+];
+
+/// Fills in what `primary;` means: the machine's map and the devices.
+pub(super) fn complete(
+    guests: &mut [(GuestConfig, Node<'_>)],
+    board: &Board,
+    problems: &mut Vec<Refusal>,
+) {
+    let mut primaries = guests.iter().filter(|(guest, _)| guest.primary);
+    let (Some((first, _)), second) = (primaries.next(), primaries.next()) else {
+        return;
+    };
+    if let Some((second, node)) = second {
+        let problem = alloc::format!(
+            "is also said of {}, and the board's devices go to one guest",
+            first.node
+        );
+        problems.push(
+            node.refuse()
+                .property("primary")
+                .problem(problem)
+                .fix(alloc::format!(
+                    "remove it from {}, which may be given devices by path",
+                    second.node
+                )),
+        );
+        return;
+    }
+    let number = first.number;
+    let others: Vec<Device> = guests
+        .iter()
+        .filter(|(guest, _)| !guest.primary)
+        .flat_map(|(guest, _)| guest.devices.iter().cloned())
+        .collect();
+    let Some((guest, node)) = guests.iter_mut().find(|(guest, _)| guest.number == number) else {
+        return;
+    };
+    if let Some(property) = node.property("devices") {
+        let problem = "is not needed: a primary guest has every device that no other guest has";
+        problems.push(property.refuse().problem(problem).fix("remove it"));
+    }
+    let Ok(gic) = gic_node(node.tree()) else {
+        return;
+    };
+    guest.machine = machine(board);
+    let mut gatherer = Gatherer {
+        board,
+        gic,
+        machine: &guest.machine,
+        others: &others,
+        found: Vec::new(),
+        spis: [false; MAX_INTIDS],
+    };
+    gatherer.below(node.tree().root());
+    let Gatherer { found, spis, .. } = gatherer;
+    guest.devices = found;
+    check_trust(guest, *node, problems);
+    guest.machine.balloon_intid = balloon_intid(guest.machine.balloon_intid, &spis);
+}
+
+/// Where a primary guest has its interrupt controller and its console: at the board's addresses.
+fn machine(board: &Board) -> Machine {
+    let here = |range: PaRange, size| IpaRange {
+        start: Ipa(range.start.0),
+        size,
+    };
+    let mut machine = Machine::VIRT;
+    let none = IpaRange::default();
+    match &board.gic {
+        Gic::V2 { gicd, gicc, .. } => {
+            machine.gicd = here(*gicd, PAGE_SIZE);
+            machine.gicc = here(*gicc, GICC.size);
+            machine.gicr = none;
+        }
+        Gic::V3 {
+            gicd,
+            redistributors,
+            ..
+        } => {
+            let vcpus = u64::try_from(MAX_VCPUS).unwrap_or(0);
+            machine.gicd = here(*gicd, machine.gicd.size);
+            machine.gicc = none;
+            machine.gicr = redistributors.first().map_or(none, |first| {
+                here(*first, GICR_STRIDE.saturating_mul(vcpus).min(first.size))
+            });
+        }
+    }
+    if let Some(console) = &board.console {
+        machine.uart = here(pages(console.registers), UART.size);
+        if let Some(intid) = console.intid.and_then(|intid| u8::try_from(intid).ok()) {
+            machine.uart_intid = IntId(intid);
+        }
+    }
+    machine
+}
+
+/// The usual interrupt if no device of the board has it, else the highest that none has.
+fn balloon_intid(usual: IntId, taken: &[bool; MAX_INTIDS]) -> IntId {
+    let is_free = |id: &u8| taken.get(usize::from(*id)) == Some(&false);
+    let first = u8::try_from(SPI_BASE).unwrap_or(u8::MAX);
+    let mut candidates = core::iter::once(usual.0).chain((first..=u8::MAX).rev());
+    candidates.find(is_free).map_or(usual, IntId)
+}
+
+struct Gatherer<'a, 't> {
+    board: &'a Board,
+    gic: Node<'t>,
+    machine: &'a Machine,
+    /// What other guests hold.
+    others: &'a [Device],
+    found: Vec<Device>,
+    /// Interrupts that the board's tree names, whoever has them.
+    spis: [bool; MAX_INTIDS],
+}
+
+impl<'t> Gatherer<'_, 't> {
+    /// Everything in use below `bus` that a guest can have.
+    fn below(&mut self, bus: Node<'t>) {
+        for node in bus.children().filter(|node| node.is_enabled()) {
+            if node == self.gic || is_no_device(node) {
+                continue;
+            }
+            let device = read(node, self.gic);
+            for interrupt in &device.interrupts {
+                let slot = usize::try_from(interrupt.intid)
+                    .ok()
+                    .and_then(|intid| self.spis.get_mut(intid));
+                if let Some(slot) = slot {
+                    *slot = true;
+                }
+            }
+            if self.is_withheld(node, &device) {
+                continue;
+            }
+            if !(device.regions.is_empty() && device.interrupts.is_empty()) {
+                self.found.push(device);
+            }
+            self.below(node);
+        }
+    }
+
+    fn is_withheld(&self, node: Node<'_>, device: &Device) -> bool {
+        let board_power = BOARD_POWER.iter().any(|name| node.is_compatible(name));
+        let beyond = device
+            .regions
+            .iter()
+            .any(|region| region.end().0 > IPA_LIMIT.0);
+        let pages: Vec<PaRange> = device.pages().collect();
+        let mut own = self
+            .board
+            .ram
+            .iter()
+            .copied()
+            .chain(self.board.gic.blocks());
+        let fixed = self.machine.fixed();
+        let is_own = own.any(|range| pages.iter().any(|page| page.overlaps(range)))
+            || fixed.iter().any(|(range, _)| {
+                let touches =
+                    |page: &PaRange| page.start.0 < range.end().0 && range.start.0 < page.end().0;
+                pages.iter().any(touches)
+            });
+        let uart = u32::from(self.machine.uart_intid.0);
+        let interrupts = &device.interrupts;
+        let unfit = interrupts.iter().any(|interrupt| {
+            interrupt.kind == InterruptKind::Spi
+                && (interrupt.intid == uart
+                    || usize::try_from(interrupt.intid).is_ok_and(|intid| intid >= MAX_INTIDS))
+        });
+        board_power
+            || beyond
+            || is_own
+            || unfit
+            || self.others.iter().any(|other| shares(device, other))
+    }
+}
+
+/// Whether two devices cannot be told apart by page or by interrupt.
+fn shares(device: &Device, other: &Device) -> bool {
+    let pages = |page: PaRange| other.pages().any(|taken| taken.overlaps(page));
+    device.path == other.path
+        || device.pages().any(pages)
+        || device.interrupts.iter().any(|one| {
+            one.kind == InterruptKind::Spi
+                && other.interrupts.iter().any(|two| two.intid == one.intid)
+        })
+}
+
+/// Parts of the tree that describe no device, or what every guest's tree has written anew.
+pub(crate) fn is_no_device(node: Node<'_>) -> bool {
+    let is_memory = node
+        .property("device_type")
+        .is_some_and(|kind| kind.value == b"memory\0");
+    let is_top = node
+        .parent()
+        .is_some_and(|parent| parent.parent().is_none());
+    is_memory
+        || (is_top
+            && matches!(
+                node.base_name(),
+                "ballast"
+                    | "chosen"
+                    | "cpus"
+                    | "memory"
+                    | "psci"
+                    | "reserved-memory"
+                    | "aliases"
+                    | "__symbols__"
+                    | "__overrides__"
+                    | "__fixups__"
+                    | "__local_fixups__"
+            ))
+}
+
+/// Whether `node` is a performance monitor of the cores, which guests do not see.
+pub(crate) fn is_pmu(node: Node<'_>) -> bool {
+    let names = node
+        .property("compatible")
+        .map_or(&[][..], |names| names.value);
+    let mut names = names.split(|byte| *byte == 0);
+    names.any(|name| {
+        name == b"arm,armv8-pmuv3" || (name.starts_with(b"arm,") && name.ends_with(b"-pmu"))
+    })
+}
+
+/// Registers and interrupts of `node`. It has none of the one if its addresses are not the CPU's, as those
+/// on an I2C bus, and none of the other if they go to another controller, whose own interrupt is its parent's.
+fn read(node: Node<'_>, gic: Node<'_>) -> Device {
+    let mut regions = node.regions().unwrap_or_default();
+    regions.retain(|region| region.size != 0);
+    let mut interrupts = node.interrupts(gic).unwrap_or_default();
+    let is_pci = node
+        .property("device_type")
+        .is_some_and(|kind| kind.value == b"pci\0");
+    if is_pci {
+        regions.extend(node.windows().unwrap_or_default());
+    }
+    interrupts.extend(node.mapped_interrupts(gic));
+    interrupts.retain(|interrupt: &Interrupt| interrupt.kind == InterruptKind::Spi);
+    interrupts.sort_by_key(|interrupt| interrupt.intid);
+    interrupts.dedup_by_key(|interrupt| interrupt.intid);
+    Device {
+        path: node.path(),
+        name: node.name().to_string(),
+        regions,
+        interrupts,
+        clocks_hz: Vec::new(),
+        properties: Vec::new(),
+        is_dma_master: devices::may_do_dma(node),
+        has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
+    }
+}
+
+/// The devices that nobody else has may reach all of memory and of the board.
+fn check_trust(guest: &GuestConfig, node: Node<'_>, problems: &mut Vec<Refusal>) {
+    let mut demand = |name: &str, what: &str, is: fn(&Device) -> bool| {
+        let Some(device) = guest.devices.iter().find(|device| is(device)) else {
+            return;
+        };
+        let problem = alloc::format!("is missing: {} {what}", device.path);
+        let fix = alloc::format!("write {name} = \"trusted\" if this guest is trusted with that");
+        problems.push(node.refuse().property(name).problem(problem).fix(fix));
+    };
+    if !guest.dma_trusted {
+        let what = "may do DMA, which reaches all memory of the board, as it has no IOMMU";
+        demand("dma", what, |device| device.is_dma_master);
+    }
+    if !guest.board_trusted {
+        demand("board", "has power over the whole board", |device| {
+            device.has_board_power
+        });
+    }
+}

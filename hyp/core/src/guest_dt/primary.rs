@@ -1,0 +1,429 @@
+//! The device tree of a primary guest: the board's own, less what Ballast keeps or other guests hold.
+//!
+//! Nodes are copied as they are, with their phandles, so that what refers to them still does. A device that
+//! the guest has not got stays in the tree as disabled, for the same reason. What describes the machine
+//! itself (memory, CPUs, PSCI, the interrupt controller, the console, `/chosen`) is written anew.
+
+use alloc::vec::Vec;
+
+use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
+
+use super::{GuestMachine, LEVEL_HIGH, SPI, UART_CLOCK_PHANDLE, spi};
+use crate::addr::IpaRange;
+use crate::board::{Console, gic_node};
+use crate::config::{Device, is_no_device, is_pmu};
+use crate::dt::{DeviceTree, Node, Property, Writer};
+use crate::machine::{GICR_STRIDE, UART_CLOCK_HZ};
+use crate::plan::unbacked_ram;
+
+/// Largest piece of RAM that is described in one: a size of one cell has 32 bits.
+const PIECE: u64 = 0x8000_0000;
+
+/// The board as its own tree describes it.
+#[derive(Clone, Copy)]
+pub struct BoardTree<'a> {
+    /// The tree, partitions merged in.
+    pub tree: &'a DeviceTree<'a>,
+    /// The console, in whose place the guest has an emulated PL011.
+    pub console: Option<&'a Console>,
+}
+
+/// More bytes than the guest's tree will have: the board's and what is added.
+#[must_use]
+pub fn most_bytes(tree: &DeviceTree<'_>) -> usize {
+    /// Boot balloons, PSCI, the balloon's node, the command line.
+    const ADDED: usize = 12 << 10;
+    /// Tokens, offsets, alignment of a node or property.
+    const EACH: usize = 16;
+    tree.nodes().fold(ADDED, |sum, node| {
+        let properties = node.properties().fold(0_usize, |sum, property| {
+            let bytes = property.value.len().saturating_add(property.name.len());
+            sum.saturating_add(bytes).saturating_add(EACH)
+        });
+        let sum = sum.saturating_add(node.name().len());
+        sum.saturating_add(EACH).saturating_add(properties)
+    })
+}
+
+/// Writes the tree.
+pub(super) fn write<'n>(fdt: &mut Writer<'n>, machine: &GuestMachine<'n>, board: BoardTree<'n>) {
+    let root = board.tree.root();
+    let mut copy = Copy {
+        machine,
+        gic: gic_node(board.tree).ok(),
+        console: board.console,
+        devices: machine.devices.iter().peekable(),
+        free_phandle: free_phandle(board.tree),
+        cells: (
+            root.u32("#address-cells").ok().flatten().unwrap_or(2),
+            root.u32("#size-cells").ok().flatten().unwrap_or(1),
+        ),
+    };
+    for property in root.properties() {
+        fdt.bytes(property.name, property.value);
+    }
+    copy.chosen(fdt, root.child("chosen"));
+    copy.memory(fdt);
+    copy.reserved(fdt, root.child("reserved-memory"));
+    copy.cpus(fdt, root.child("cpus"));
+    psci(fdt, root.child("psci"));
+    for child in root.children() {
+        copy.node(fdt, child);
+    }
+    copy.balloon(fdt);
+}
+
+/// The first phandle that no node has, nor any after it.
+fn free_phandle(tree: &DeviceTree<'_>) -> u32 {
+    let phandles = tree.nodes().filter_map(|node| node.u32("phandle").ok()?);
+    phandles
+        .max()
+        .unwrap_or(0)
+        .max(UART_CLOCK_PHANDLE)
+        .saturating_add(1)
+}
+
+struct Copy<'c, 'n> {
+    machine: &'c GuestMachine<'n>,
+    gic: Option<Node<'n>>,
+    console: Option<&'n Console>,
+    /// The guest's, in the order of the tree.
+    devices: core::iter::Peekable<core::slice::Iter<'n, Device>>,
+    /// The first phandle that no node has, nor any after it: a clock's, then the boot balloons'.
+    free_phandle: u32,
+    /// `#address-cells` and `#size-cells` of the root.
+    cells: (u32, u32),
+}
+
+impl<'n> Copy<'_, 'n> {
+    /// A node of the board and everything below it.
+    fn node(&mut self, fdt: &mut Writer<'n>, node: Node<'n>) {
+        if is_no_device(node) && !is_name_table(node) {
+            return;
+        }
+        if Some(node) == self.gic {
+            return gic(fdt, node, self.machine);
+        }
+        if self
+            .console
+            .is_some_and(|console| node.path() == console.path)
+        {
+            return self.uart(fdt, node);
+        }
+        let withheld = !self.holds(node);
+        fdt.node(node.name(), |fdt| {
+            for property in node.properties() {
+                if !(withheld && property.name == "status") {
+                    fdt.bytes(property.name, property.value);
+                }
+            }
+            if withheld {
+                fdt.text("status", "disabled");
+            }
+            for child in node.children() {
+                self.node(fdt, child);
+            }
+        });
+    }
+
+    /// Whether the guest has this device, or it is none.
+    fn holds(&mut self, node: Node<'_>) -> bool {
+        let is_here = |device: &&Device| device.name == node.name() && device.path == node.path();
+        if self.devices.next_if(|device| is_here(device)).is_some() {
+            return true;
+        }
+        if is_pmu(node) {
+            return false;
+        }
+        // What the guest could have had was gathered by the same rule: registers or a wired interrupt.
+        let has_registers = node
+            .regions()
+            .is_ok_and(|regions| regions.iter().any(|region| region.size != 0));
+        let interrupts = self.gic.and_then(|gic| node.interrupts(gic).ok());
+        let has_spi = interrupts.is_some_and(|all| {
+            all.iter()
+                .any(|interrupt| interrupt.kind == crate::dt::InterruptKind::Spi)
+        });
+        !(has_registers || has_spi)
+    }
+
+    /// Numbers of the root's children: addresses and sizes.
+    fn reg(&self, ranges: &[IpaRange]) -> Vec<u32> {
+        let (address, size) = self.cells;
+        let mut words = Vec::new();
+        for range in ranges {
+            push(&mut words, range.start.0, address);
+            push(&mut words, range.size, size);
+        }
+        words
+    }
+
+    /// Without children, which describe firmware's frame buffer, in memory that is not the guest's.
+    fn chosen(&self, fdt: &mut Writer<'n>, chosen: Option<Node<'n>>) {
+        let is_kept = |property: &Property<'_>| {
+            let name = property.name;
+            !(name == "bootargs" && !self.machine.bootargs.is_empty()
+                || name.starts_with("linux,")
+                || matches!(name, "stdout-path" | "linux,stdout-path" | "stdin-path"))
+        };
+        fdt.node("chosen", |fdt| {
+            for property in chosen
+                .iter()
+                .flat_map(|node| node.properties())
+                .filter(is_kept)
+            {
+                fdt.bytes(property.name, property.value);
+            }
+            super::chosen_properties(fdt, self.machine);
+            if let Some(console) = self.console {
+                fdt.text("stdout-path", &console.path);
+            }
+        });
+    }
+
+    fn memory(&self, fdt: &mut Writer<'n>) {
+        let pieces = pieces(self.machine.ram);
+        let Some(first) = pieces.first() else { return };
+        fdt.node_at("memory", first.start.0, |fdt| {
+            fdt.text("device_type", "memory");
+            fdt.cells("reg", &self.reg(&pieces));
+        });
+    }
+
+    /// The boot balloons, and regions that the guest is asked to choose itself: those with an address are
+    /// firmware's, in memory that is not the guest's.
+    fn reserved(&self, fdt: &mut Writer<'n>, reserved: Option<Node<'n>>) {
+        let own = reserved.iter().flat_map(|node| node.children());
+        let own: Vec<_> = own.filter(|node| node.property("reg").is_none()).collect();
+        let balloons = self.balloons();
+        if own.is_empty() && balloons.is_empty() {
+            return;
+        }
+        fdt.node("reserved-memory", |fdt| {
+            fdt.cells("#address-cells", &[self.cells.0]);
+            fdt.cells("#size-cells", &[self.cells.1]);
+            fdt.flag("ranges");
+            for node in own {
+                fdt.node(node.name(), |fdt| {
+                    for property in node.properties() {
+                        fdt.bytes(property.name, property.value);
+                    }
+                });
+            }
+            for (range, phandle) in balloons.iter().zip(self.first_balloon()..) {
+                // No `no-map`, as in every guest's tree.
+                fdt.node_at("boot-balloon", range.start.0, |fdt| {
+                    fdt.text("compatible", BOOT_BALLOON_COMPATIBLE);
+                    fdt.cells("reg", &self.reg(&[*range]));
+                    fdt.cells("phandle", &[phandle]);
+                });
+            }
+        });
+    }
+
+    fn first_balloon(&self) -> u32 {
+        self.free_phandle.saturating_add(1)
+    }
+
+    fn balloons(&self) -> Vec<IpaRange> {
+        pieces(&unbacked_ram(self.machine.ram, self.machine.backed_bytes))
+    }
+
+    fn balloon(&self, fdt: &mut Writer<'n>) {
+        let phandles: Vec<u32> = (self.first_balloon()..)
+            .take(self.balloons().len())
+            .collect();
+        let gic = self.gic.and_then(|gic| gic.u32("phandle").ok()?);
+        fdt.node("balloon", |fdt| {
+            fdt.text("compatible", COMPATIBLE);
+            fdt.text("method", "hvc");
+            if let Some(gic) = gic {
+                fdt.cells("interrupt-parent", &[gic]);
+            }
+            let number = spi(self.machine.machine.balloon_intid);
+            fdt.cells("interrupts", &[SPI, number, LEVEL_HIGH]);
+            if !phandles.is_empty() {
+                fdt.cells("memory-region", &phandles);
+            }
+        });
+    }
+
+    /// As many CPUs as the guest may have, numbered as its vCPUs, each like the board's.
+    fn cpus(&self, fdt: &mut Writer<'n>, cpus: Option<Node<'n>>) {
+        let Some(cpus) = cpus else { return };
+        let width = cpus.u32("#address-cells").ok().flatten().unwrap_or(1);
+        let is_core = |node: &Node<'_>| node.base_name() == "cpu";
+        let cores: Vec<_> = cpus
+            .children()
+            .filter(|node| is_core(node) && node.is_enabled())
+            .collect();
+        fdt.node("cpus", |fdt| {
+            for property in cpus.properties().filter(|one| one.name != "enable-method") {
+                fdt.bytes(property.name, property.value);
+            }
+            for number in 0..self.machine.cpus {
+                let index = usize::try_from(number).unwrap_or(usize::MAX);
+                let Some(core) = cores.get(index).or(cores.last()) else {
+                    break;
+                };
+                fdt.node_at("cpu", number.into(), |fdt| {
+                    let mut reg = Vec::new();
+                    push(&mut reg, number.into(), width);
+                    fdt.cells("reg", &reg);
+                    fdt.text("enable-method", "psci");
+                    for property in core.properties() {
+                        let is_copy = index >= cores.len();
+                        if !(is_of_power(property.name) || is_copy && property.name == "phandle") {
+                            fdt.bytes(property.name, property.value);
+                        }
+                    }
+                    for child in core.children() {
+                        verbatim(fdt, child);
+                    }
+                });
+            }
+            for node in cpus.children().filter(|node| !is_core(node)) {
+                if !matches!(node.name(), "cpu-map" | "idle-states") {
+                    verbatim(fdt, node);
+                }
+            }
+        });
+    }
+
+    /// The emulated PL011 in the console's place. It keeps the clocks of the real one, which Ballast goes on
+    /// using: a clock without a user is turned off by Linux.
+    fn uart(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
+        let is_pl011 = node.is_compatible("arm,pl011");
+        fdt.node(node.name(), |fdt| {
+            fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
+            for property in node.properties() {
+                let is_kept = matches!(
+                    property.name,
+                    "reg" | "interrupts" | "interrupts-extended" | "interrupt-parent" | "phandle"
+                ) || is_pl011
+                    && matches!(
+                        property.name,
+                        "clocks" | "clock-names" | "arm,primecell-periphid"
+                    );
+                if is_kept {
+                    fdt.bytes(property.name, property.value);
+                }
+            }
+            if !is_pl011 {
+                let clock = self.free_phandle;
+                fdt.cells("clocks", &[clock, clock]);
+                fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
+                super::clock(fdt, "uart-clock", UART_CLOCK_HZ, clock);
+            }
+        });
+    }
+}
+
+/// Everything below `node`, as it is.
+fn verbatim<'n>(fdt: &mut Writer<'n>, node: Node<'n>) {
+    fdt.node(node.name(), |fdt| {
+        for property in node.properties() {
+            fdt.bytes(property.name, property.value);
+        }
+        for child in node.children() {
+            verbatim(fdt, child);
+        }
+    });
+}
+
+fn is_name_table(node: Node<'_>) -> bool {
+    matches!(node.name(), "aliases" | "__symbols__")
+}
+
+/// Of a core: how firmware starts and stops it.
+fn is_of_power(name: &str) -> bool {
+    matches!(
+        name,
+        "reg"
+            | "enable-method"
+            | "cpu-release-addr"
+            | "cpu-idle-states"
+            | "power-domains"
+            | "power-domain-names"
+    )
+}
+
+fn psci<'n>(fdt: &mut Writer<'n>, board: Option<Node<'n>>) {
+    fdt.node("psci", |fdt| {
+        fdt.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"]);
+        fdt.text("method", "hvc");
+        let phandle = board.and_then(|node| node.property("phandle"));
+        if let Some(phandle) = phandle {
+            fdt.bytes("phandle", phandle.value);
+        }
+    });
+}
+
+/// The interrupt controller without what a guest's has not: the virtual interface, the maintenance
+/// interrupt, message-signalled interrupts.
+fn gic<'n>(fdt: &mut Writer<'n>, node: Node<'n>, machine: &GuestMachine<'_>) {
+    let width = |name, default| {
+        let parent = node.parent().and_then(|parent| parent.u32(name).ok());
+        parent.flatten().unwrap_or(default)
+    };
+    let (address, size) = (width("#address-cells", 2), width("#size-cells", 1));
+    let cpu_side = match machine.gic_version {
+        2 => machine.machine.gicc.size,
+        _ => GICR_STRIDE.saturating_mul(machine.cpus.into()),
+    };
+    let sizes = [machine.machine.gicd.size, cpu_side];
+    let mut reg = Vec::new();
+    let blocks = node.reg().unwrap_or_default();
+    for (block, bytes) in blocks.iter().zip(sizes) {
+        push(&mut reg, block.start, address);
+        push(&mut reg, bytes, size);
+    }
+    fdt.node(node.name(), |fdt| {
+        for property in node.properties() {
+            let is_kept = !matches!(
+                property.name,
+                "reg"
+                    | "interrupts"
+                    | "interrupts-extended"
+                    | "redistributor-stride"
+                    | "#redistributor-regions"
+                    | "msi-controller"
+                    | "mbi-ranges"
+                    | "mbi-alias"
+            );
+            if is_kept {
+                fdt.bytes(property.name, property.value);
+            }
+        }
+        fdt.cells("reg", &reg);
+    });
+}
+
+/// `ranges` in pieces that a size of one cell can say.
+fn pieces(ranges: &[IpaRange]) -> Vec<IpaRange> {
+    let mut pieces = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let mut left = *range;
+        while left.size > PIECE {
+            pieces.push(IpaRange {
+                size: PIECE,
+                ..left
+            });
+            left.start.0 = left.start.0.saturating_add(PIECE);
+            left.size = left.size.saturating_sub(PIECE);
+        }
+        pieces.push(left);
+    }
+    pieces
+}
+
+/// `number` in so many cells.
+#[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
+fn push(words: &mut Vec<u32>, number: u64, cells: u32) {
+    if cells > 1 {
+        words.push((number >> 32) as u32);
+    }
+    if cells > 0 {
+        words.push(number as u32);
+    }
+}
