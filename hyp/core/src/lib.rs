@@ -39,6 +39,7 @@ pub mod mediate;
 pub mod monitor;
 pub mod pl011;
 pub mod plan;
+pub mod policy;
 pub mod psci;
 pub mod refusal;
 pub mod smccc;

@@ -1,0 +1,268 @@
+//! One decision of the automatic policy.
+
+use super::funding::{Claim, MAX_PAGES, share_out};
+use super::{BLOCK, Level, Mode, Observed, Policy, Sent, Want, sooner};
+
+/// What a decision came to, beside the changes.
+pub(super) struct Auto {
+    /// When to look again although nothing is heard.
+    pub(super) next_us: Option<u64>,
+    /// Somebody wants memory and there is not enough for everybody.
+    pub(super) competing: bool,
+}
+
+/// Pages that nobody holds.
+#[derive(Clone, Copy)]
+pub(super) struct Supply {
+    /// Free, or being given, and promised to nobody.
+    pub(super) spare: u64,
+    /// What is promised although it is not there: the operator, or a guest that gave less than it should.
+    pub(super) debt: u64,
+    /// What of it is kept for guests in trouble.
+    pub(super) reserve: u64,
+    /// How much of that is there.
+    pub(super) level: Level,
+}
+
+impl Supply {
+    /// What can be given away.
+    fn usable(self) -> u64 {
+        self.spare.saturating_sub(self.reserve)
+    }
+}
+
+impl Policy {
+    /// Decides and writes the members' changes.
+    pub(super) fn decide(&mut self, now_us: u64, observed: &[Observed], supply: Supply) -> Auto {
+        let mut auto = Auto {
+            next_us: None,
+            competing: false,
+        };
+        let wanting = self.claim(now_us, observed, &mut auto);
+        let in_trouble = |claim: &Claim| claim.cap > claim.held;
+        let mut members = self.members.iter().zip(&self.claims);
+        let supply = if members.any(|(member, claim)| member.is_urgent(now_us) && in_trouble(claim))
+        {
+            // This is what the reserve is for.
+            Supply {
+                reserve: 0,
+                ..supply
+            }
+        } else {
+            supply
+        };
+        if wanting && self.mode == Mode::External {
+            let timeout_us = self.settings.external_timeout_us;
+            let until = self.heard_us.saturating_add(timeout_us);
+            if now_us < until {
+                auto.next_us = Some(until);
+                return auto;
+            }
+        }
+        if wanting {
+            self.refilling = false;
+            auto.competing = self.serve(supply);
+        } else {
+            self.revoking = false;
+            if !self.refill(supply) {
+                return auto;
+            }
+        }
+        let changed = self.apply(now_us, observed, supply);
+        if changed || !self.is_settled(now_us) {
+            let look = now_us.saturating_add(supply.level.interval_us());
+            auto.next_us = sooner(auto.next_us, look);
+        } else if let Some(end) = self.next_reversal(now_us) {
+            auto.next_us = sooner(auto.next_us, end);
+        }
+        auto
+    }
+
+    /// Makes every guest's claim: the floor is what it can be brought down to, the cap is above what it holds
+    /// if it wants more. True if anybody does; if only a kept direction is in the way, says when it ends.
+    fn claim(&mut self, now_us: u64, observed: &[Observed], auto: &mut Auto) -> bool {
+        let settings = self.settings;
+        let mut wanting = false;
+        let members = self.members.iter().zip(observed);
+        for ((member, seen), claim) in members.zip(&mut self.claims) {
+            let entitlement = &member.entitlement;
+            let memory = seen.memory_pages.min(MAX_PAGES);
+            let can_be_asked = member.can_be_asked(seen) && member.change.is_none();
+            let held = if can_be_asked {
+                seen.target_pages.min(MAX_PAGES)
+            } else {
+                memory
+            };
+            let want = match &member.activity {
+                Some(activity) if can_be_asked => activity.want(
+                    memory,
+                    entitlement.max_pages,
+                    seen.touched,
+                    now_us,
+                    settings.half_lives,
+                ),
+                // Nothing is known: it uses what it has.
+                _ => Want {
+                    now: held,
+                    active: held,
+                },
+            };
+            let wants_more = can_be_asked && want.now >= held + BLOCK;
+            let down_until = member.kept_until(false, settings.reversal_us);
+            let may_grow = member.is_urgent(now_us) || down_until <= now_us;
+            if wants_more && !may_grow {
+                auto.next_us = sooner(auto.next_us, down_until);
+            }
+            let may_shrink =
+                can_be_asked && member.kept_until(true, settings.reversal_us) <= now_us;
+            wanting |= wants_more && may_grow;
+            *claim = Claim {
+                shares: entitlement.shares.into(),
+                held,
+                active: want.active,
+                floor: if may_shrink {
+                    entitlement.min_pages.min(held)
+                } else {
+                    held
+                },
+                cap: if wants_more && may_grow {
+                    want.now
+                } else {
+                    held
+                },
+            };
+        }
+        wanting
+    }
+
+    /// Goals when somebody wants more: what is free first, then what others pay least for. True if there is
+    /// not enough for everybody.
+    fn serve(&mut self, supply: Supply) -> bool {
+        let tax = self.settings.tax;
+        let asked: u64 = self.claims.iter().map(|claim| claim.cap - claim.held).sum();
+        let competing = asked > supply.usable();
+        let percent = if self.revoking {
+            self.settings.end_percent
+        } else {
+            self.settings.begin_percent
+        };
+        let wanting = self.claims.iter().filter(|claim| claim.cap > claim.held);
+        let payer = wanting.fold(None, |most: Option<&Claim>, claim| match most {
+            Some(most) if !claim.pays_more(most, 100, tax) => Some(most),
+            _ => Some(claim),
+        });
+        self.revoking = competing
+            && payer.is_some_and(|payer| {
+                let mut others = self.claims.iter();
+                others.any(|other| {
+                    other.held >= other.floor + BLOCK && payer.pays_more(other, percent, tax)
+                })
+            });
+        if !self.revoking {
+            for claim in &mut self.claims {
+                claim.floor = claim.held;
+            }
+        }
+        let total = (self.held() + supply.usable()).saturating_sub(supply.debt);
+        share_out(&self.claims, total, tax, &mut self.goals);
+        competing
+    }
+
+    /// Goals when nobody wants more. False if there is nothing to do.
+    fn refill(&mut self, supply: Supply) -> bool {
+        self.refilling = match supply.level {
+            Level::High => false,
+            Level::Soft => self.refilling,
+            Level::Hard | Level::Low => true,
+        };
+        if !self.refilling {
+            return false;
+        }
+        for claim in &mut self.claims {
+            // Idle memory alone: what a guest uses is not taken to lie about.
+            claim.floor = claim.floor.max(claim.active.min(claim.held));
+        }
+        let missing = supply.reserve.saturating_sub(supply.spare) + supply.debt;
+        let total = self.held().saturating_sub(missing);
+        share_out(&self.claims, total, self.settings.tax, &mut self.goals);
+        true
+    }
+
+    fn held(&self) -> u64 {
+        self.claims.iter().map(|claim| claim.held).sum()
+    }
+
+    /// Turns the goals into changes: as much at a time as a guest gives in a second, and no more promised
+    /// than is there or being given. True if there is any change.
+    fn apply(&mut self, now_us: u64, observed: &[Observed], supply: Supply) -> bool {
+        let mut freed = 0;
+        let mut asked = 0;
+        let mut changed = false;
+        let goals = self.goals.iter().zip(&self.claims);
+        for ((member, seen), (&goal, claim)) in self.members.iter_mut().zip(observed).zip(goals) {
+            let held = claim.held;
+            if goal >= held + BLOCK {
+                asked += goal - held;
+            } else if goal + BLOCK <= held {
+                let step = (member.response.speed() * supply.level.haste()).next_multiple_of(BLOCK);
+                let memory = seen.memory_pages.min(MAX_PAGES);
+                let target = goal.max(memory.saturating_sub(step));
+                if target + BLOCK <= held {
+                    member.send(target, false, now_us);
+                    freed += held - target;
+                    changed = true;
+                }
+            }
+        }
+        let budget = (supply.usable() + freed).saturating_sub(supply.debt);
+        let goals = self.goals.iter().zip(&self.claims);
+        for (member, (&goal, claim)) in self.members.iter_mut().zip(goals) {
+            if goal >= claim.held + BLOCK {
+                let wanted = goal - claim.held;
+                // In proportion: at most 2^28 * 2^28.
+                let given = wanted * budget.min(asked) / asked / BLOCK * BLOCK;
+                if given > 0 {
+                    member.send(claim.held + given, true, now_us);
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Whether time alone changes nothing.
+    fn is_settled(&self, now_us: u64) -> bool {
+        let half_lives = self.settings.half_lives;
+        let mut known = self.members.iter().filter_map(|m| m.activity.as_ref());
+        known.all(|activity| activity.is_settled(now_us, half_lives))
+    }
+
+    /// When the next guest may be sent the other way.
+    fn next_reversal(&self, now_us: u64) -> Option<u64> {
+        let reversal_us = self.settings.reversal_us;
+        let sent = self.members.iter().filter_map(|member| member.sent);
+        sent.map(|sent| sent.at_us.saturating_add(reversal_us))
+            .filter(|end| *end > now_us)
+            .min()
+    }
+}
+
+impl super::Member {
+    /// It is in trouble.
+    fn is_urgent(&self, now_us: u64) -> bool {
+        self.activity
+            .is_some_and(|activity| activity.is_urgent(now_us))
+    }
+
+    /// Until when it is not to be sent the other way, if it was sent `up` (or down) last; 0 if it was not.
+    fn kept_until(&self, up: bool, reversal_us: u64) -> u64 {
+        self.sent
+            .filter(|sent| sent.up == up)
+            .map_or(0, |sent| sent.at_us.saturating_add(reversal_us))
+    }
+
+    fn send(&mut self, target_pages: u64, up: bool, now_us: u64) {
+        self.change = Some(target_pages);
+        self.sent = Some(Sent { up, at_us: now_us });
+    }
+}

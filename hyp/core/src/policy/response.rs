@@ -1,0 +1,192 @@
+//! Whether a guest does what it is asked, how fast, and what becomes of one that does not.
+//!
+//! A guest on its way to a target has a deadline that follows from how fast it was before. Missed, it is set
+//! anew; missed three times in a row the guest is *unresponsive*: it keeps what it has and loses its claim to
+//! more until it answers. Nothing is ever taken by force.
+
+use crate::addr::PAGES_PER_BLOCK;
+
+/// Pages in a block. A guest less than that from its target has reached it: some give whole blocks only.
+const BLOCK: u64 = PAGES_PER_BLOCK as u64;
+const SECOND_US: u64 = 1_000_000;
+/// Deadlines in a row that a guest may miss.
+const MISSES: u8 = 3;
+/// Speed of a guest not yet seen moving: 64 MiB/s.
+const FIRST_SPEED: u64 = 64 << 8;
+/// No guest is taken to be slower than a block in 16 s, nor faster than 64 GiB/s.
+const SPEEDS: (u64, u64) = (BLOCK / 16, 64 << 18);
+/// What a guest has beside twice the time that the pages take at its speed.
+const GRACE_US: u64 = 2 * SECOND_US;
+/// No deadline is further away.
+const LONGEST_US: u64 = 60 * SECOND_US;
+
+/// A move of one guest's memory to its target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Move {
+    /// Pages it had when it was asked.
+    pub from_pages: u64,
+    /// Pages it shall have.
+    pub target_pages: u64,
+    /// When it was asked.
+    pub began_us: u64,
+    /// When it should be there.
+    pub deadline_us: u64,
+}
+
+impl Move {
+    /// The guest gives.
+    #[must_use]
+    pub const fn is_giving(&self) -> bool {
+        self.target_pages < self.from_pages
+    }
+
+    /// Whether a guest that has `memory` pages now has come nearer.
+    const fn has_moved(&self, memory: u64) -> bool {
+        memory.abs_diff(self.from_pages) >= BLOCK && (memory < self.from_pages) == self.is_giving()
+    }
+}
+
+/// What a look at a guest showed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It is at its target and was before.
+    Rest,
+    /// It is on its way.
+    Moving,
+    /// It has arrived.
+    Arrived(Move),
+    /// It has missed its deadline and has a new one.
+    Late,
+    /// The memory it was promised has not come.
+    InVain,
+    /// It has missed the last one: it is unresponsive from now on.
+    GivenUp,
+}
+
+/// One guest's answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Response {
+    open: Option<Move>,
+    misses: u8,
+    /// Pages a second.
+    speed: u64,
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Self {
+            open: None,
+            misses: 0,
+            speed: FIRST_SPEED,
+        }
+    }
+}
+
+impl Response {
+    /// Whether it has missed too many deadlines and not answered since.
+    pub const fn is_unresponsive(&self) -> bool {
+        self.misses >= MISSES
+    }
+
+    /// How fast it moves, in pages a second.
+    pub const fn speed(&self) -> u64 {
+        self.speed
+    }
+
+    /// The move it is in.
+    pub const fn open(&self) -> Option<Move> {
+        self.open
+    }
+
+    /// The guest has fetched its target: it is alive. One more miss and it is unresponsive again.
+    pub fn answered(&mut self) -> bool {
+        let recovers = self.is_unresponsive();
+        self.misses = self.misses.min(MISSES - 1);
+        recovers
+    }
+
+    /// Its driver is gone or has begun anew: what was asked of it is void.
+    pub fn forget(&mut self) {
+        self.open = None;
+        self.misses = 0;
+    }
+
+    /// Looks at the guest, while `free` pages lie in the pool.
+    pub fn look(&mut self, memory: u64, target: u64, free: u64, now_us: u64) -> Seen {
+        if memory.abs_diff(target) < BLOCK {
+            let Some(done) = self.open.take() else {
+                return Seen::Rest;
+            };
+            self.measure(&done, memory, now_us);
+            // A target that was withdrawn is no answer.
+            if done.has_moved(memory) {
+                self.misses = 0;
+            }
+            return Seen::Arrived(Move {
+                target_pages: memory,
+                ..done
+            });
+        }
+        let Some(open) = self.open else {
+            if !self.is_unresponsive() {
+                self.begin(memory, target, now_us);
+            }
+            return Seen::Rest;
+        };
+        let has_moved = open.has_moved(memory);
+        if open.target_pages != target {
+            self.measure(&open, memory, now_us);
+            self.begin(memory, target, now_us);
+            // A target that changes all the time is no excuse for not moving.
+            if let Some(new) = &mut self.open
+                && !has_moved
+                && new.is_giving() == open.is_giving()
+            {
+                new.deadline_us = new.deadline_us.min(open.deadline_us);
+            }
+            return Seen::Moving;
+        }
+        if now_us < open.deadline_us {
+            return Seen::Moving;
+        }
+        self.measure(&open, memory, now_us);
+        self.begin(memory, target, now_us);
+        // Whoever waits for memory that is not there is not late.
+        if !open.is_giving() && (has_moved || free < BLOCK) {
+            return if has_moved {
+                Seen::Moving
+            } else {
+                Seen::InVain
+            };
+        }
+        self.misses = self.misses.saturating_add(1);
+        if self.is_unresponsive() {
+            self.open = None;
+            Seen::GivenUp
+        } else {
+            Seen::Late
+        }
+    }
+
+    fn begin(&mut self, memory: u64, target: u64, now_us: u64) {
+        let time = memory.abs_diff(target) * 2 * SECOND_US / self.speed;
+        self.open = Some(Move {
+            from_pages: memory,
+            target_pages: target,
+            began_us: now_us,
+            deadline_us: now_us.saturating_add((GRACE_US + time).min(LONGEST_US)),
+        });
+    }
+
+    /// Learns from how far the guest has come. Only giving tells: taking may have had to wait.
+    fn measure(&mut self, open: &Move, memory: u64, now_us: u64) {
+        let done = open.from_pages.saturating_sub(memory);
+        let elapsed = now_us.saturating_sub(open.began_us);
+        if !open.is_giving() || elapsed == 0 {
+            return;
+        }
+        let seen = done.saturating_mul(SECOND_US) / elapsed;
+        let (least, most) = SPEEDS;
+        self.speed = ((self.speed + seen.min(most)) / 2).clamp(least, most);
+    }
+}

@@ -1,0 +1,6 @@
+//! The policy against simulated guests.
+
+mod funding;
+mod properties;
+mod scenarios;
+mod world;
