@@ -1,5 +1,6 @@
 //! What runs on the board: built with cargo, turned into what a boot loader takes.
 
+use std::fs;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,9 +10,10 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
 use crate::initramfs;
+use crate::modules;
 use crate::paths;
 use crate::process::Program;
-use crate::setup::{self, BARE_METAL, Consent, LINUX_GUEST, Need};
+use crate::setup::{self, BARE_METAL, Consent, Flavour, Kernel, LINUX_GUEST, Need};
 
 /// Builds the hypervisor; gives its arm64 Image.
 pub fn hypervisor() -> Result<PathBuf> {
@@ -160,7 +162,7 @@ pub fn module(kdir: Option<&Path>, consent: Consent) -> Result<PathBuf> {
         Some(dir) => dir
             .canonicalize()
             .with_context(|| format!("no kernel build tree at {}", dir.display()))?,
-        None => setup::kernel()?.headers,
+        None => setup::kernel(Flavour::Cloud)?.headers,
     };
     Program::new("make")
         .args(["--silent", "-C"])
@@ -169,6 +171,51 @@ pub fn module(kdir: Option<&Path>, consent: Consent) -> Result<PathBuf> {
         .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
         .capture()?;
     Ok(paths::root().join("guest-balloon/linux/ballast_balloon.ko"))
+}
+
+/// Builds the balloon module for a kernel other than the usual one, in a folder of its own: the two would take
+/// each other's objects for their own.
+fn module_for(kernel: &Kernel, consent: Consent) -> Result<PathBuf> {
+    setup::ensure(&[Need::BareMetalTarget, Need::CrossCompiler], consent)?;
+    let source = paths::root().join("guest-balloon/linux");
+    let make = || {
+        Program::new("make")
+            .arg("--silent")
+            .args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"])
+    };
+    make().arg("-C").arg(&source).arg("core").capture()?;
+    let dir = paths::made(format!("ballast/module-{}", kernel.release))?;
+    for entry in fs::read_dir(&source).with_context(|| format!("{}", source.display()))? {
+        let path = entry?.path();
+        let is_source = path
+            .extension()
+            .is_some_and(|e| e == "c" || e == "h" || e == "o_shipped");
+        let name = path.file_name().unwrap_or_default();
+        if is_source && !name.to_string_lossy().ends_with(".mod.c") || name == "Kbuild" {
+            copy_if_changed(&path, &dir.join(name))?;
+        }
+    }
+    make()
+        .arg("-C")
+        .arg(&kernel.headers)
+        .arg(format!("M={}", dir.display()))
+        .args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
+        .capture()?;
+    Ok(dir.join("ballast_balloon.ko"))
+}
+
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let data = paths::read(from)?;
+    if fs::read(to).is_ok_and(|old| old == data) {
+        return Ok(());
+    }
+    paths::write(to, data)
+}
+
+/// The demo's job, which runs inside Linux guests.
+fn workload() -> Result<Vec<u8>> {
+    let strip = ["--config", "profile.release.strip=\"symbols\""];
+    paths::read(&cargo_build("ballast-workload", LINUX_GUEST, &strip)?)
 }
 
 /// The two images of a Linux guest.
@@ -182,9 +229,8 @@ pub struct LinuxGuest {
 /// Debian's kernel from the cache, and an initramfs with the balloon module and the demo's job.
 pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     setup::ensure(&[Need::LinuxGuestTarget], consent)?;
-    let module = stripped(&module(None, consent)?)?;
-    let strip = ["--config", "profile.release.strip=\"symbols\""];
-    let workload = paths::read(&cargo_build("ballast-workload", LINUX_GUEST, &strip)?)?;
+    let module = stripped(&module(None, consent)?, "ballast_balloon.ko")?;
+    let workload = workload()?;
     let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
     let files = [
         initramfs::File {
@@ -200,14 +246,39 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     ];
     paths::write(&initrd, initramfs::build(&files)?)?;
     Ok(LinuxGuest {
-        kernel: setup::kernel()?.image,
+        kernel: setup::kernel(Flavour::Cloud)?.image,
         initrd,
     })
 }
 
+/// The images of a Linux that has the board's devices, and the root filesystem it switches to.
+pub struct PrimaryGuest {
+    /// Debian's full arm64 kernel.
+    pub kernel: PathBuf,
+    /// Busybox, the modules for a root filesystem on an SD card, and the balloon module.
+    pub initrd: PathBuf,
+    /// The folder of the root filesystem.
+    pub root: PathBuf,
+}
+
+/// Debian's full kernel from the cache, an initramfs that mounts its root from an SD card, and that root.
+pub fn primary_guest(consent: Consent) -> Result<PrimaryGuest> {
+    setup::ensure(&[Need::RaspberryPi, Need::LinuxGuestTarget], consent)?;
+    let kernel = setup::kernel(Flavour::Full)?;
+    let module = stripped(&module_for(&kernel, consent)?, "ballast_balloon-full.ko")?;
+    let initrd = paths::made("ballast")?.join("debian-initrd.cpio");
+    let drivers = modules::with_dependencies(&kernel.modules, modules::SD_CARD)?;
+    paths::write(&initrd, initramfs::build_switching(&drivers, &module)?)?;
+    Ok(PrimaryGuest {
+        kernel: kernel.image,
+        initrd,
+        root: initramfs::root_folder(&[("bin/workload", &workload()?)])?,
+    })
+}
+
 /// A module without its debugging information, which is most of it.
-fn stripped(module: &Path) -> Result<Vec<u8>> {
-    let path = paths::made("ballast")?.join("ballast_balloon.ko");
+fn stripped(module: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = paths::made("ballast")?.join(name);
     let strip = Program::new("aarch64-linux-gnu-strip")
         .arg("--strip-debug")
         .arg("-o");

@@ -13,7 +13,8 @@ use crate::archive::{self, Image};
 use crate::artefacts;
 use crate::paths;
 use crate::qemu::{self, Board};
-use crate::run::BoardArgs;
+use crate::rpi4;
+use crate::run::{BoardArgs, BoardName};
 use crate::setup::{self, Consent, Need};
 
 /// Where RAM starts on QEMU's virt machine.
@@ -29,21 +30,42 @@ pub struct Args {
     /// The partitions: a device-tree overlay, as source or compiled
     #[arg(value_name = "FILE")]
     partitions: PathBuf,
+    /// A guest image in the boot archive, under the name that the partitions use (repeat for each)
+    #[arg(long = "image", value_name = "NAME=PATH")]
+    images: Vec<Image>,
     #[command(flatten)]
     board: BoardArgs,
 }
 
 /// `cargo xtask check`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
-    setup::ensure(
-        &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
-        consent,
-    )?;
+    let images = &args.images;
     let dir = paths::made("ballast/check")?;
-    let board = args.board.board(Vec::new());
-    let merged = qemu::board_with_partitions(&board, &args.partitions, &dir)?;
-    let images = &args.board.images;
-    let report = judge(&board, &merged, images, &artefacts::hypervisor()?)?;
+    let report = match args.board.board {
+        BoardName::QemuVirt => {
+            setup::ensure(
+                &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
+                consent,
+            )?;
+            let board = args.board.board(Vec::new());
+            let merged = qemu::board_with_partitions(&board, &args.partitions, &dir)?;
+            judge(&board, &merged, images, &artefacts::hypervisor()?)?
+        }
+        BoardName::Rpi4 => {
+            setup::ensure(
+                &[Need::BareMetalTarget, Need::DeviceTree, Need::RaspberryPi],
+                consent,
+            )?;
+            let hypervisor = artefacts::hypervisor()?;
+            let files = rpi4::image::boot_files(&args.partitions, images, &hypervisor, &dir)?;
+            rpi4::image::judge(
+                &files,
+                !images.is_empty(),
+                u64::from(args.board.ram) << 20,
+                &dir,
+            )?
+        }
+    };
     if images.is_empty() {
         eprintln!("note: without --image NAME=PATH the images themselves are not checked");
     }
@@ -54,7 +76,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Judges a merged tree, together with the boot archive unless `images` is empty.
+/// Judges a merged tree of a QEMU virt board, together with the boot archive unless `images` is empty.
 pub fn judge(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) -> Result<Report> {
     let archive = if images.is_empty() {
         None
@@ -68,7 +90,7 @@ pub fn judge(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) 
     let archive_size = archive.as_ref().map_or(0, Vec::len) as u64;
     // What the loader and Ballast put into RAM before guests get theirs.
     let image = held_range(RAM_BASE + IMAGE_OFFSET, image.len() as u64);
-    let mut held = vec![
+    let held = vec![
         image,
         held_range(initrd, archive_size),
         held_range(
@@ -76,13 +98,23 @@ pub fn judge(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) 
             2 * tree.len() as u64,
         ),
     ];
-    let heap = own_memory(&tree, image, &held);
+    Ok(judge_tree(&tree, archive.as_deref(), image, held))
+}
+
+/// Judges the tree of any board: `image` is where Ballast's image lies, `held` all that is taken, that included.
+pub fn judge_tree(
+    tree: &[u8],
+    archive: Option<&[u8]>,
+    image: PaRange,
+    mut held: Vec<PaRange>,
+) -> Report {
+    let heap = own_memory(tree, image, &held);
     held.extend(heap.iter().flatten().map(|own| own.heap));
-    let mut report = plan::check(&tree, archive.as_deref(), &held);
+    let mut report = plan::check(tree, archive, &held);
     if let Some(Err(refusal)) = heap {
         report.refusals.push(refusal);
     }
-    Ok(report)
+    report
 }
 
 /// The heap that Ballast would take; `None` if the tree is none of a board, which the check says itself.
@@ -92,7 +124,8 @@ fn own_memory(tree: &[u8], image: PaRange, held: &[PaRange]) -> Option<Result<Ow
     Some(OwnMemory::plan(&board, &tree, image, held))
 }
 
-fn held_range(start: u64, size: u64) -> PaRange {
+/// The whole pages that `size` bytes from `start` take.
+pub fn held_range(start: u64, size: u64) -> PaRange {
     PaRange {
         start: Pa(start),
         size: size.next_multiple_of(4096),
@@ -112,9 +145,13 @@ pub fn refused(report: &Report) -> bool {
 
 /// Like [`judge`], for callers that go on only with what would boot.
 pub fn demand(board: &Board, merged: &Path, images: &[Image], hypervisor: &Path) -> Result<()> {
-    let report = judge(board, merged, images, hypervisor).context("checking the partitions")?;
+    demand_none(judge(board, merged, images, hypervisor).context("checking the partitions")?)
+}
+
+/// Fails if there is a refusal, after saying all that a report found.
+pub fn demand_none(report: Report) -> Result<()> {
     if refused(&report) {
-        bail!("these partitions would be refused at boot (--no-check boots them all the same)");
+        bail!("these partitions would be refused at boot (--no-check goes on all the same)");
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ struct Demo {
 
 /// `cargo xtask demo`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
-    setup::ensure(&Need::ALL, consent)?;
+    setup::ensure(&Need::QEMU_VIRT, consent)?;
     println!("Building Ballast, its Linux module and the guests' RAM disk");
     let linux = artefacts::linux_guest(consent)?;
     let images = [

@@ -1,13 +1,25 @@
-//! The initramfs of a Linux test guest: busybox, an init that ends in a shell, and the files a test adds.
+//! What Linux guests start with: busybox, an init that ends in a shell, and the files a test adds; or an init that
+//! goes on to a root filesystem on an SD card, and that root filesystem.
 
-use anyhow::Result;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 
 use crate::archive::Cpio;
+use crate::modules::Module;
 use crate::paths;
 use crate::setup;
 
 /// Mounts the usual file systems, loads the balloon module if it is there and leaves a shell on the console.
 const INIT: &str = include_str!("initramfs/init.sh");
+
+/// Loads modules, mounts the root filesystem and switches to it.
+const SWITCH: &str = include_str!("initramfs/switch.sh");
+/// The init of that root filesystem.
+const ROOT_INIT: &str = include_str!("initramfs/root-init.sh");
+const FOLDERS: &[&str] = &["bin", "sbin", "dev", "proc", "sys", "tmp", "lib"];
 
 /// A file for the guest.
 pub struct File<'a> {
@@ -21,16 +33,55 @@ pub struct File<'a> {
 
 /// Makes an initramfs with `files` in it.
 pub fn build(files: &[File<'_>]) -> Result<Vec<u8>> {
+    let mut cpio = with_busybox(INIT)?;
+    for file in files {
+        cpio.file(file.path, file.permissions, file.data)?;
+    }
+    cpio.finish()
+}
+
+/// Makes an initramfs that loads `drivers` in this order, and `balloon`, and switches to the root on an SD card.
+pub fn build_switching(drivers: &[Module], balloon: &[u8]) -> Result<Vec<u8>> {
+    let mut cpio = with_busybox(SWITCH)?;
+    let mut order = String::new();
+    for module in drivers {
+        cpio.file(&format!("lib/{}.ko", module.name), 0o644, &module.data)?;
+        order += &module.name;
+        order += "\n";
+    }
+    cpio.file("lib/order", 0o644, order.as_bytes())?;
+    cpio.file("lib/ballast_balloon.ko", 0o644, balloon)?;
+    cpio.finish()
+}
+
+fn with_busybox(init: &str) -> Result<Cpio> {
     let mut cpio = Cpio::default();
-    for dir in ["bin", "sbin", "dev", "proc", "sys", "tmp", "lib"] {
+    for dir in FOLDERS {
         cpio.directory(dir)?;
     }
     // The kernel opens this before any file system is mounted; without it init has no standard output.
     cpio.character_device("dev/console", 5, 1)?;
     cpio.file("bin/busybox", 0o755, &paths::read(&setup::busybox()?)?)?;
-    cpio.file("init", 0o755, INIT.as_bytes())?;
-    for file in files {
-        cpio.file(file.path, file.permissions, file.data)?;
+    cpio.file("init", 0o755, init.as_bytes())?;
+    Ok(cpio)
+}
+
+/// Lays out the folder of a root filesystem for [`build_switching`], with `programs` (path and content) in it.
+pub fn root_folder(programs: &[(&str, &[u8])]) -> Result<PathBuf> {
+    let root = paths::target().join("ballast/root");
+    let _ = fs::remove_dir_all(&root);
+    for dir in FOLDERS.iter().chain(&["root", "etc"]) {
+        fs::create_dir_all(root.join(dir)).with_context(|| format!("in {}", root.display()))?;
     }
-    cpio.finish()
+    let busybox = paths::read(&setup::busybox()?)?;
+    let own: [(&str, &[u8]); 2] = [
+        ("bin/busybox", &busybox),
+        ("sbin/init", ROOT_INIT.as_bytes()),
+    ];
+    for (path, data) in own.iter().chain(programs) {
+        let path = root.join(path);
+        paths::write(&path, data)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(root)
 }

@@ -9,11 +9,14 @@ mod bench;
 mod check;
 mod console;
 mod demo;
+mod example;
 mod initramfs;
+mod modules;
 mod paths;
 mod plot;
 mod process;
 mod qemu;
+mod rpi4;
 mod run;
 mod setup;
 mod status;
@@ -59,6 +62,8 @@ enum Command {
     },
     /// Boot guests on a board in QEMU, with the console on this terminal
     Run(run::Args),
+    /// Make an SD-card image
+    Image(rpi4::image::Args),
     /// Judge partitions on this machine as they would be at boot
     Check(check::Args),
     /// Move memory between two running Linux guests, and show it
@@ -98,6 +103,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             println!("{}", artefacts::module(kdir.as_deref(), consent)?.display());
         }
         Command::Run(args) => return run::run(&args, consent),
+        Command::Image(args) => return rpi4::image::run(&args, consent),
         Command::Check(args) => return check::run(&args, consent),
         Command::Demo(args) => return demo::run(&args, consent),
         Command::Bench(args) => return bench::run(&args, consent),

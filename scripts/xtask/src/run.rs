@@ -5,14 +5,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::archive::{self, Image};
 use crate::artefacts;
 use crate::check;
+use crate::example::Source;
 use crate::paths;
 use crate::qemu::{self, Board, Boot, Serial};
+use crate::rpi4;
 use crate::setup::{self, Consent, Need};
 
 /// Boards that QEMU can be.
@@ -20,6 +22,18 @@ use crate::setup::{self, Consent, Need};
 pub enum BoardName {
     /// QEMU's `virt` machine.
     QemuVirt,
+    /// The Raspberry Pi 4, as which QEMU stands in.
+    Rpi4,
+}
+
+impl BoardName {
+    /// Its folder in `boards/`.
+    fn folder(self) -> &'static str {
+        match self {
+            BoardName::QemuVirt => "qemu-virt",
+            BoardName::Rpi4 => rpi4::image::BOARD,
+        }
+    }
 }
 
 /// The board and what is on it, as `run` and `check` take it.
@@ -28,24 +42,20 @@ pub struct BoardArgs {
     /// The board
     #[arg(long, value_enum, default_value = "qemu-virt")]
     pub board: BoardName,
-    /// GIC architecture version
+    /// GIC architecture version (the Raspberry Pi has its own)
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
     pub gic: u8,
-    /// Physical cores
+    /// Physical cores (the Raspberry Pi has its own)
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub cores: u8,
     /// RAM of the board in MiB
     #[arg(long, default_value_t = 2048, value_name = "MIB")]
     pub ram: u32,
-    /// A guest image in the boot archive, under the name that the partitions use (repeat for each)
-    #[arg(long = "image", value_name = "NAME=PATH")]
-    pub images: Vec<Image>,
 }
 
 impl BoardArgs {
-    /// The board with further QEMU arguments.
+    /// QEMU's `virt` machine with further QEMU arguments.
     pub fn board(&self, extra: Vec<String>) -> Board {
-        let BoardName::QemuVirt = self.board;
         Board {
             gic: self.gic,
             cores: self.cores,
@@ -60,9 +70,14 @@ impl BoardArgs {
 pub struct Args {
     #[command(flatten)]
     board: BoardArgs,
-    /// The partitions: a device-tree overlay, as source or compiled
-    #[arg(long, value_name = "FILE")]
-    partitions: PathBuf,
+    #[command(flatten)]
+    source: Source,
+    /// Raspberry Pi: boot this card (default: one made of the partitions and images)
+    #[arg(long, value_name = "IMG", conflicts_with_all = ["partitions", "images", "example"])]
+    card: Option<PathBuf>,
+    /// Raspberry Pi: the root filesystem on the second partition of a card that is made
+    #[arg(long, value_name = "DIR|IMAGE", conflicts_with = "card")]
+    root: Option<PathBuf>,
     /// Show the complete QEMU command and do not run it
     #[arg(long)]
     print: bool,
@@ -95,16 +110,32 @@ pub fn prepare(
 
 /// `cargo xtask run`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
+    if args.board.board == BoardName::Rpi4 {
+        let request = rpi4::run::Request {
+            card: args.card.as_deref(),
+            source: &args.source,
+            root: args.root.as_deref(),
+            ram_mib: args.board.ram,
+            print: args.print,
+            no_check: args.no_check,
+            extra: args.extra.clone(),
+        };
+        return rpi4::run::run(&request, consent);
+    }
+    if args.card.is_some() || args.root.is_some() {
+        bail!("--card and --root are for --board rpi4: QEMU's virt machine boots without a medium");
+    }
     setup::ensure(
         &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
         consent,
     )?;
     let hypervisor = artefacts::hypervisor()?;
-    let images = &args.board.images;
+    let chosen = args.source.choose(args.board.board.folder(), consent)?;
+    let images = &chosen.images;
     let board = args.board.board(args.extra.clone());
     let boot = prepare(
         &board,
-        &args.partitions,
+        &chosen.partitions,
         images,
         hypervisor,
         &paths::made("ballast/run")?,

@@ -114,7 +114,7 @@ impl PrivateApt {
             .iter()
             .map(|suite| {
                 format!(
-                    "deb [arch={architectures}{signed}] {} {suite} main\n",
+                    "deb [arch={architectures}{signed}] {} {suite} main non-free-firmware\n",
                     source.uri
                 )
             })
@@ -178,41 +178,87 @@ impl PrivateApt {
         })
     }
 
-    /// Downloads packages into `dir`, with a progress bar, and checks their signatures' hashes as apt does.
-    pub fn download(&self, packages: &[Package], dir: &Path) -> Result<()> {
-        let total = packages.iter().map(|p| p.size).sum();
-        let bar = ProgressBar::new(total).with_style(
-            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} ({eta} left)")
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
-        bar.set_message("Downloading Debian's arm64 kernel, headers and busybox");
+    /// Downloads `packages` (called `what` on the progress bar) into `dir`; apt checks them against the signed lists.
+    pub fn download(&self, what: &str, packages: &[Package], dir: &Path) -> Result<()> {
         let names = packages.iter().map(|p| format!("{}={}", p.name, p.version));
-        let mut command = self.get(&["download"]).args(names).dir(dir).into_command();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("apt-get")?;
-        let status = loop {
-            if let Some(status) = child.try_wait().context("apt-get")? {
-                break status;
-            }
-            bar.set_position(folder_size(dir));
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        bar.finish_and_clear();
-        if !status.success() {
-            let said = child
-                .stderr
-                .take()
-                .map(std::io::read_to_string)
-                .transpose()?
-                .unwrap_or_default();
-            bail!("could not download Debian's packages:\n{}", said.trim_end());
-        }
-        Ok(())
+        let total = packages.iter().map(|p| p.size).sum();
+        watch(
+            what,
+            self.get(&["download"]).args(names).dir(dir),
+            total,
+            dir,
+        )
     }
+
+    /// Downloads a package for this machine, and everything it depends on down to the C library, into `dir`.
+    ///
+    /// The private apt has nothing installed, so its solver names the whole closure: what is unpacked from it runs
+    /// whatever this machine has.
+    pub fn download_with_dependencies(&self, name: &str, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir.join("partial")).with_context(|| format!("in {}", dir.display()))?;
+        let of_host = |arguments: &[&str]| {
+            self.get(&["--no-install-recommends", "--yes"])
+                .args(["-o", &format!("APT::Architecture={}", self.host_arch)])
+                .args(["-o", &format!("Dir::Cache::archives={}", dir.display())])
+                .args(arguments)
+                .args(["install", name])
+        };
+        // Lines of 'URI' FILE SIZE HASH.
+        let total = of_host(&["--print-uris", "--quiet=2"])
+            .capture()?
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+            .sum();
+        watch(name, of_host(&["--download-only"]), total, dir)
+    }
+}
+
+/// Unpacks every package in `dir` into `root`, running none of their scripts.
+pub fn unpack(dir: &Path, root: &Path) -> Result<()> {
+    let files = fs::read_dir(dir).with_context(|| format!("in {}", dir.display()))?;
+    for package in files.flatten().map(|entry| entry.path()) {
+        if package.extension().is_some_and(|e| e == "deb") {
+            Program::new("dpkg-deb")
+                .arg("-x")
+                .args([package.as_path(), root])
+                .capture()?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a download into `dir` with a progress bar.
+fn watch(what: &str, download: Program, total: u64, dir: &Path) -> Result<()> {
+    let bar = ProgressBar::new(total).with_style(
+        ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} ({eta} left)")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_message(format!("Downloading {what}"));
+    let mut child = download
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("apt-get")?;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("apt-get")? {
+            break status;
+        }
+        bar.set_position(folder_size(dir));
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    bar.finish_and_clear();
+    if !status.success() {
+        let said = child
+            .stderr
+            .take()
+            .map(std::io::read_to_string)
+            .transpose()?
+            .unwrap_or_default();
+        bail!("could not download {what}:\n{}", said.trim_end());
+    }
+    Ok(())
 }
 
 /// A spinner with `message`, for steps whose length is not known.

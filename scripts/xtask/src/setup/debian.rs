@@ -1,4 +1,4 @@
-//! The guests' Linux: Debian's arm64 cloud kernel, the headers to build a module for it, and a static busybox,
+//! The guests' Linux: Debian's arm64 kernels, the headers to build a module for them, and a static busybox,
 //! unpacked from packages into the cache. The version is whatever is newest in the suite on the day.
 
 use std::cmp::Ordering;
@@ -7,9 +7,34 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::{PrivateApt, spinner};
+use super::apt::{self, PrivateApt, spinner};
 use crate::paths;
-use crate::process::Program;
+
+/// Which of Debian's arm64 kernels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// `cloud-arm64`: small, for guests that have no hardware but what Ballast gives them.
+    Cloud,
+    /// `arm64`: with the drivers and device trees of boards, for a guest that has the board's devices.
+    Full,
+}
+
+impl Flavour {
+    fn metapackage(self) -> &'static str {
+        match self {
+            Flavour::Cloud => "linux-image-cloud-arm64",
+            Flavour::Full => "linux-image-arm64",
+        }
+    }
+
+    /// The folder of the cache that has its releases.
+    fn folder(self) -> Result<PathBuf> {
+        Ok(paths::cache()?.join(match self {
+            Flavour::Cloud => "linux",
+            Flavour::Full => "linux-full",
+        }))
+    }
+}
 
 /// A kernel in the cache.
 pub struct Kernel {
@@ -19,11 +44,15 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The build tree for modules.
     pub headers: PathBuf,
+    /// Its modules: what belongs at `/lib/modules/<release>`.
+    pub modules: PathBuf,
+    /// The device trees of the boards that it knows, by vendor.
+    pub device_trees: PathBuf,
 }
 
-/// The newest kernel in the cache.
-pub fn kernel() -> Result<Kernel> {
-    let dir = paths::cache()?.join("linux");
+/// The newest kernel of this flavour in the cache.
+pub fn kernel(flavour: Flavour) -> Result<Kernel> {
+    let dir = flavour.folder()?;
     let newest = fs::read_dir(&dir)
         .into_iter()
         .flatten()
@@ -32,15 +61,15 @@ pub fn kernel() -> Result<Kernel> {
         .filter(|path| path.join("vmlinuz").is_file() && path.join("headers/Makefile").is_file())
         .max_by(|a, b| by_version(name(a), name(b)));
     let Some(path) = newest else {
-        bail!(
-            "no guest kernel in {}: run `cargo xtask setup`",
-            dir.display()
-        );
+        bail!("no kernel in {}: run `cargo xtask setup`", dir.display());
     };
+    let release = name(&path).to_owned();
     Ok(Kernel {
-        release: name(&path).to_owned(),
         image: path.join("vmlinuz"),
         headers: path.join("headers"),
+        modules: path.join("lib/modules").join(&release),
+        device_trees: path.join(format!("usr/lib/linux-image-{release}")),
+        release,
     })
 }
 
@@ -53,9 +82,9 @@ pub fn busybox() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Fetches kernel, headers and busybox unless they are in the cache; with `refresh`, looks for newer ones.
-pub fn ensure(refresh: bool, mirror: Option<&str>) -> Result<()> {
-    if !refresh && kernel().is_ok() && busybox().is_ok() {
+/// Fetches a kernel with its headers, and busybox, unless they are in the cache; with `refresh`, looks for newer.
+pub fn ensure(flavour: Flavour, refresh: bool, mirror: Option<&str>) -> Result<()> {
+    if !refresh && kernel(flavour).is_ok() && busybox().is_ok() {
         return Ok(());
     }
     println!(
@@ -64,7 +93,7 @@ pub fn ensure(refresh: bool, mirror: Option<&str>) -> Result<()> {
     );
     println!("(nothing of them is installed on this machine)");
     let apt = PrivateApt::open(mirror)?;
-    let release = release_of(&apt, "linux-image-cloud-arm64", "linux-image-")?;
+    let release = release_of(&apt, flavour.metapackage(), "linux-image-")?;
     let headers = apt.show(&format!("linux-headers-{release}"))?;
     let dependency = |prefix: &str| {
         headers
@@ -96,19 +125,11 @@ pub fn ensure(refresh: bool, mirror: Option<&str>) -> Result<()> {
         .prefix("unpack-")
         .tempdir_in(&cache)
         .context("cannot write to the cache")?;
-    apt.download(&packages, work.path())?;
+    let what = "Debian's arm64 kernel, headers and busybox";
+    apt.download(what, &packages, work.path())?;
     let progress = spinner("Unpacking");
     let unpacked = work.path().join("root");
-    for archive in fs::read_dir(work.path())?.flatten().map(|e| e.path()) {
-        if archive.extension().is_some_and(|e| e == "deb") {
-            Program::new("dpkg-deb")
-                .arg("-x")
-                .arg(&archive)
-                .arg(&unpacked)
-                .capture()?;
-        }
-    }
-    install_kernel(&unpacked, &release, &cache)?;
+    apt::unpack(work.path(), &unpacked)?;
     let busybox = ["bin/busybox", "usr/bin/busybox"]
         .map(|p| unpacked.join(p))
         .into_iter()
@@ -117,6 +138,7 @@ pub fn ensure(refresh: bool, mirror: Option<&str>) -> Result<()> {
     fs::create_dir_all(cache.join("busybox"))?;
     fs::rename(busybox, cache.join("busybox/busybox"))
         .context("cannot move busybox into the cache")?;
+    install_kernel(&unpacked, &release, &flavour.folder()?)?;
     progress.finish_and_clear();
     println!("Unpacked Linux {release}");
     Ok(())
@@ -131,14 +153,14 @@ fn release_of(apt: &PrivateApt, metapackage: &str, prefix: &str) -> Result<Strin
         .to_owned())
 }
 
-/// Lays one kernel out in the cache, whole or not at all.
-fn install_kernel(unpacked: &Path, release: &str, cache: &Path) -> Result<()> {
-    let done = cache.join("linux").join(release);
+/// Lays one kernel out in `folder` of the cache, whole or not at all.
+fn install_kernel(unpacked: &Path, release: &str, folder: &Path) -> Result<()> {
+    let done = folder.join(release);
     if done.join("headers/Makefile").is_file() {
         // The newest is here already, and a build may be using it.
         return Ok(());
     }
-    let staged = cache.join(format!("linux/.{release}"));
+    let staged = folder.join(format!(".{release}"));
     let _ = fs::remove_dir_all(&staged);
     fs::create_dir_all(&staged)?;
     fs::rename(
@@ -149,6 +171,14 @@ fn install_kernel(unpacked: &Path, release: &str, cache: &Path) -> Result<()> {
         format!("Debian's linux-image-{release} has no vmlinuz where it used to be")
     })?;
     fs::rename(unpacked.join("usr"), staged.join("usr"))?;
+    // Until Debian merged /usr the modules were in /lib, since then they are below usr already.
+    let modules = if unpacked.join("lib/modules").is_dir() {
+        fs::create_dir_all(staged.join("lib"))?;
+        fs::rename(unpacked.join("lib/modules"), staged.join("lib/modules"))
+    } else {
+        std::os::unix::fs::symlink("usr/lib", staged.join("lib"))
+    };
+    modules.context("cannot lay out the kernel's modules")?;
     let headers = format!("usr/src/linux-headers-{release}");
     std::os::unix::fs::symlink(&headers, staged.join("headers"))?;
 
@@ -171,8 +201,8 @@ fn name(path: &Path) -> &str {
         .unwrap_or_default()
 }
 
-/// Orders kernel releases by their numbers, so that 6.12 comes after 6.9.
-fn by_version(a: &str, b: &str) -> Ordering {
+/// Orders releases by their numbers, so that 6.12 comes after 6.9.
+pub fn by_version(a: &str, b: &str) -> Ordering {
     let numbers = |text: &str| -> Vec<u64> {
         text.split(|c: char| !c.is_ascii_digit())
             .filter_map(|n| n.parse().ok())

@@ -6,6 +6,8 @@
 mod apt;
 mod debian;
 mod host;
+mod newer_qemu;
+mod raspberry_pi;
 mod rust;
 
 use std::env;
@@ -13,7 +15,11 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 
 use anyhow::Result;
 
-pub use debian::{busybox, kernel};
+pub use debian::{Flavour, Kernel, busybox, kernel};
+pub use newer_qemu::Qemu;
+pub use raspberry_pi::{
+    device_tree as raspberry_pi_device_tree, firmware as raspberry_pi_firmware,
+};
 pub use rust::{BARE_METAL, LINUX_GUEST};
 
 /// Something that a command cannot do without.
@@ -31,17 +37,32 @@ pub enum Need {
     CrossCompiler,
     /// Debian's arm64 kernel, its headers and busybox.
     DebianGuest,
+    /// A QEMU that can be a Raspberry Pi 4: this machine's, or one in the cache.
+    QemuRaspi4b,
+    /// The Raspberry Pi's firmware, and Debian's full arm64 kernel with the board's device tree.
+    RaspberryPi,
 }
 
 impl Need {
-    /// All of them.
-    pub const ALL: [Need; 6] = [
+    /// What every command for QEMU's `virt` machine needs between them.
+    pub const QEMU_VIRT: [Need; 6] = [
         Need::BareMetalTarget,
         Need::LinuxGuestTarget,
         Need::Qemu,
         Need::DeviceTree,
         Need::CrossCompiler,
         Need::DebianGuest,
+    ];
+    /// All of them.
+    pub const ALL: [Need; 8] = [
+        Need::BareMetalTarget,
+        Need::LinuxGuestTarget,
+        Need::Qemu,
+        Need::DeviceTree,
+        Need::CrossCompiler,
+        Need::DebianGuest,
+        Need::QemuRaspi4b,
+        Need::RaspberryPi,
     ];
 }
 
@@ -95,11 +116,10 @@ pub struct Args {
 /// `cargo xtask setup`: everything that any command needs.
 pub fn run(args: &Args, consent: Consent) -> Result<()> {
     ensure_packages(&Need::ALL, consent)?;
-    debian::ensure(args.refresh, args.debian_mirror.as_deref())?;
-    let kernel = debian::kernel()?;
+    fetch(&Need::ALL, args.refresh, args.debian_mirror.as_deref())?;
     println!(
         "Ready. Guests use Debian's Linux {} from {}",
-        kernel.release,
+        kernel(Flavour::Cloud)?.release,
         crate::paths::cache()?.display()
     );
     Ok(())
@@ -108,8 +128,20 @@ pub fn run(args: &Args, consent: Consent) -> Result<()> {
 /// Sets up what `needs` names and is not there yet.
 pub fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
     ensure_packages(needs, consent)?;
+    fetch(needs, false, None)
+}
+
+/// Fetches into the cache what `needs` names; with `refresh`, looks for newer ones of what is there.
+fn fetch(needs: &[Need], refresh: bool, mirror: Option<&str>) -> Result<()> {
     if needs.contains(&Need::DebianGuest) {
-        debian::ensure(false, None)?;
+        debian::ensure(Flavour::Cloud, refresh, mirror)?;
+    }
+    if needs.contains(&Need::QemuRaspi4b) {
+        newer_qemu::ensure(refresh, mirror)?;
+    }
+    if needs.contains(&Need::RaspberryPi) {
+        debian::ensure(Flavour::Full, refresh, mirror)?;
+        raspberry_pi::ensure(refresh, mirror)?;
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         tally.add(step(name, args.long)?);
     }
     if !chosen.is_empty() {
-        setup::ensure(&Need::ALL, consent)?;
+        setup::ensure(&Need::QEMU_VIRT, consent)?;
         let images = Images::build(consent)?;
         for scenario in &chosen {
             tally.add(run_one(scenario, &images, args.long));
