@@ -9,7 +9,7 @@
 
 /// Version of this interface: major in bits 31:16, minor in bits 15:0. A driver works with any
 /// minor of its own major.
-pub const VERSION: u32 = 1 << 16;
+pub const VERSION: u32 = (1 << 16) | 1;
 
 /// Function identifiers (x0/w0 of the HVC).
 pub mod function {
@@ -48,6 +48,34 @@ pub mod function {
     pub const QUERY: u32 = 0xc600_0009;
     /// `(epoch) -> status`: the driver leaves. Its list page is an ordinary page again; ownership stays.
     pub const GOODBYE: u32 = 0xc600_000a;
+    /// `(channel) -> status`: rings the doorbell of the channel's other guest.
+    ///
+    /// What the caller has stored before is visible to whoever fetches the event. Doorbells that are rung before the
+    /// other side has fetched are one event. [`crate::Status::PeerStopped`] if there is nobody to hear it.
+    pub const SIGNAL: u32 = 0xc600_0010;
+    /// `(channel) -> status, events since the last fetch, the other guest's life` (see [`crate::channel`]).
+    ///
+    /// Fetching clears the events, and the next one interrupts again. Never waits and never fails for an end of the
+    /// caller's own.
+    pub const CHANNEL: u32 = 0xc600_0011;
+}
+
+/// Channels: memory that two guests share, with a doorbell each.
+pub mod channel {
+    /// Channels in one configuration: their numbers are below this.
+    pub const MAX_CHANNELS: usize = 16;
+    /// Event: the other guest has rung.
+    pub const RUNG: u64 = 1 << 0;
+    /// Event: the other guest has started.
+    pub const PEER_STARTED: u64 = 1 << 1;
+    /// Event: the other guest has stopped, for a reset or for good.
+    pub const PEER_STOPPED: u64 = 1 << 2;
+    /// All events there are.
+    pub const EVENTS: u64 = RUNG | PEER_STARTED | PEER_STOPPED;
+    /// In x2 of [`CHANNEL`](crate::function::CHANNEL): the other guest runs.
+    pub const PEER_RUNNING: u64 = 1 << 32;
+    /// In x2: how often the other guest has started since power-on, modulo 2^32.
+    pub const PEER_GENERATION: u64 = 0xffff_ffff;
 }
 
 /// The UID Ballast answers to [`function::UID`], as w0..w3:
@@ -64,6 +92,8 @@ pub mod feature {
     pub const PRESSURE: u64 = 1 << 2;
     /// REPORT is evaluated.
     pub const REPORT: u64 = 1 << 3;
+    /// SIGNAL and CHANNEL exist; which channels the guest has, its device tree says.
+    pub const CHANNELS: u64 = 1 << 4;
 }
 
 /// Status of a call, in x0.
@@ -84,6 +114,8 @@ pub enum Status {
     WrongEpoch = -5,
     /// No driver has said HELLO, or the last one has said GOODBYE.
     NoDriver = -6,
+    /// SIGNAL: the other guest of the channel does not run, so nobody heard it.
+    PeerStopped = -7,
     /// The list page is not the guest's own ordinary memory.
     InvalidAddress = -9,
 }
@@ -106,6 +138,7 @@ impl Status {
             -4 => Self::Busy,
             -5 => Self::WrongEpoch,
             -6 => Self::NoDriver,
+            -7 => Self::PeerStopped,
             -9 => Self::InvalidAddress,
             _ => return None,
         })
@@ -264,6 +297,17 @@ pub mod device_tree {
     pub const BOOT_BALLOON_COMPATIBLE: &str = "ballast,boot-balloon";
     /// The SPI number (INTID less 32) of the balloon interrupt in the generic guest machine.
     pub const BALLOON_SPI: u32 = 12;
+    /// `compatible` of the node of each channel that the guest has an end of. Properties: `reg` (the shared memory),
+    /// `interrupts` (one edge-triggered SPI), `label` (the channel's name), `ballast,channel` (its number, for SIGNAL
+    /// and CHANNEL), and `read-only` if the guest cannot write the memory.
+    pub const CHANNEL_COMPATIBLE: &str = "ballast,shared-memory";
+    /// Property with the channel's number.
+    pub const CHANNEL_NUMBER: &str = "ballast,channel";
+    /// Property without value: the guest cannot write the memory.
+    pub const CHANNEL_READ_ONLY: &str = "read-only";
+    /// The SPI of channel 0 in the generic guest machine, others counting on from it: behind all that QEMU's virt
+    /// machine and the BCM2711 have.
+    pub const CHANNEL_SPI: u32 = 192;
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub mod addr;
 pub mod archive;
 pub mod balloon;
 pub mod board;
+pub mod channel;
 pub mod config;
 pub mod console;
 pub mod dt;

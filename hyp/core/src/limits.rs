@@ -16,3 +16,6 @@ pub const MAX_INTIDS: usize = 256;
 
 /// Ranges of a guest's RAM, which is one unless it lies where the board has it.
 pub const MAX_RAM_RANGES: usize = 8;
+
+/// Channels in one configuration.
+pub const MAX_CHANNELS: usize = ballast_abi::channel::MAX_CHANNELS;

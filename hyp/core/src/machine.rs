@@ -105,6 +105,12 @@ pub const UART_SPI: u32 = 1;
 /// Frequency of the emulated PL011's clock, in Hz; nothing depends on it.
 pub const UART_CLOCK_HZ: u32 = 24_000_000;
 
+/// Where memory that guests share is placed: QEMU virt has its PCIe window here, which no guest has.
+pub const SHARED: IpaRange = IpaRange {
+    start: Ipa(0x1000_0000),
+    size: 0x2f00_0000,
+};
+
 /// INTID of SPI 0.
 pub const SPI_BASE: u32 = 32;
 

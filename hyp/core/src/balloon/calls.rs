@@ -95,7 +95,11 @@ impl GuestMemory {
                 } else {
                     0
                 };
-                let features = feature::MEMORY | feature::PRESSURE | feature::REPORT | cpus;
+                let features = feature::MEMORY
+                    | feature::PRESSURE
+                    | feature::REPORT
+                    | feature::CHANNELS
+                    | cpus;
                 Outcome::new(Status::Success, [features, 0, 0])
             }
             function::UID => {

@@ -169,25 +169,29 @@ fn read_number(reader: &mut Reader<'_, '_>) -> Option<u8> {
 
 fn read_name(reader: &mut Reader<'_, '_>) -> String {
     let name = reader.node.base_name();
-    let is_letter =
-        |character: char| character.is_ascii_alphanumeric() || NAME_PUNCTUATION.contains(character);
-    let problem = if name.len() > MAX_NAME_BYTES
-        || !name.starts_with(|first: char| first.is_ascii_alphabetic())
-        || !name.chars().all(is_letter)
-    {
-        Some(format!(
-            "is no guest name: a letter first, at most {MAX_NAME_BYTES} letters, digits and {NAME_PUNCTUATION}"
-        ))
-    } else if name.eq_ignore_ascii_case(OWN_NAME) {
-        Some("has the name that Ballast's own lines carry on the console".to_string())
-    } else {
-        None
-    };
+    let problem = name_problem(name, "guest").or_else(|| {
+        name.eq_ignore_ascii_case(OWN_NAME)
+            .then(|| "has the name that Ballast's own lines carry on the console".to_string())
+    });
     if let Some(problem) = problem {
         let refusal = reader.node.refuse().problem(problem);
         reader.problems.push(refusal.fix("rename it"));
     }
     name.to_string()
+}
+
+/// Why `name` cannot be the name of a `what`.
+pub(super) fn name_problem(name: &str, what: &str) -> Option<String> {
+    let is_letter =
+        |character: char| character.is_ascii_alphanumeric() || NAME_PUNCTUATION.contains(character);
+    let is_name = name.len() <= MAX_NAME_BYTES
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(is_letter);
+    (!is_name).then(|| {
+        format!(
+            "is no {what} name: a letter first, at most {MAX_NAME_BYTES} letters, digits and {NAME_PUNCTUATION}"
+        )
+    })
 }
 
 fn read_kernel(reader: &mut Reader<'_, '_>) -> Option<String> {

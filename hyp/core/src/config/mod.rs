@@ -5,6 +5,7 @@
 //! one is a [`Refusal`]. `docs/binding.md` is the binding for users.
 
 mod amounts;
+mod channel;
 mod devices;
 mod guest;
 mod names;
@@ -18,6 +19,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub(crate) use channel::alignment as channel_alignment;
+pub use channel::{Access, ChannelConfig};
 pub(crate) use devices::neighbours;
 pub use devices::{Device, device_pages};
 pub(crate) use primary::{is_no_device, is_pmu};
@@ -35,6 +38,8 @@ use crate::refusal::Refusal;
 pub struct Partitions {
     /// The guests, by number.
     pub guests: Vec<GuestConfig>,
+    /// Memory that guests share, by name: a channel's number is its place here.
+    pub channels: Vec<ChannelConfig>,
     /// Zero memory before its first owner gets it, too.
     pub scrub_at_boot: bool,
 }
@@ -169,9 +174,14 @@ impl Partitions {
         check_header(root, &mut problems);
 
         let mut guests = Vec::new();
-        let mut nodes = root.children().filter(|node| node.is_enabled()).peekable();
-        let is_empty = nodes.peek().is_none();
-        for node in nodes {
+        let mut channels = Vec::new();
+        let mut is_empty = true;
+        for node in root.children().filter(|node| node.is_enabled()) {
+            if channel::is_channel(node) {
+                channels.extend(channel::parse(node, &mut problems).map(|channel| (channel, node)));
+                continue;
+            }
+            is_empty = false;
             if let Some(guest) = guest::parse(node, board, &mut problems) {
                 guests.push((guest, node));
             }
@@ -188,12 +198,13 @@ impl Partitions {
         check_distinct(&guests, &mut problems);
         primary::complete(&mut guests, board, &mut problems);
         devices::check_separable(&guests, &mut problems);
+        channel::check(&mut channels, &guests, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
-        let guests = guests.into_iter().map(|(guest, _)| guest).collect();
         Ok(Self {
-            guests,
+            guests: guests.into_iter().map(|(guest, _)| guest).collect(),
+            channels: channels.into_iter().map(|(channel, _)| channel).collect(),
             scrub_at_boot: root.property("scrub-at-boot").is_some(),
         })
     }

@@ -13,13 +13,16 @@ use alloc::vec::Vec;
 
 pub use primary::{BoardTree, most_bytes};
 
-use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
+use ballast_abi::device_tree::{
+    BOOT_BALLOON_COMPATIBLE, CHANNEL_COMPATIBLE, CHANNEL_NUMBER, CHANNEL_READ_ONLY, COMPATIBLE,
+};
 
 use crate::addr::IpaRange;
-use crate::config::Device;
+use crate::config::{Access, Device};
 use crate::dt::Writer;
 use crate::machine::{GICR_STRIDE, Machine, SPI_BASE, TIMER_PPIS, UART_CLOCK_HZ};
-use crate::plan::unbacked_ram;
+use crate::plan::{ChannelEnd, unbacked_ram};
+use crate::smccc::low_word;
 use crate::vgic::IntId;
 
 /// What the tree describes. Texts have no NUL.
@@ -49,6 +52,8 @@ pub struct GuestMachine<'a> {
     pub devices: &'a [Device],
     /// A primary guest's tree is the board's.
     pub board: Option<BoardTree<'a>>,
+    /// Memory that it shares with other guests.
+    pub channels: &'a [ChannelEnd],
 }
 
 const GIC_PHANDLE: u32 = 1;
@@ -87,6 +92,10 @@ pub fn build(machine: &GuestMachine<'_>, buffer: Vec<u8>) -> Vec<u8> {
         timer(fdt, machine);
         uart(fdt, machine.machine);
         balloon(fdt, machine);
+        for end in machine.channels {
+            let reg = wide_cells(end.ipa);
+            channel(fdt, end, &reg, None);
+        }
         devices(fdt, machine.devices);
     })
 }
@@ -248,6 +257,33 @@ fn balloon(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
             fdt.cells("memory-region", &phandles);
         }
     });
+}
+
+/// Memory that is shared with another guest. It is no memory node's, so no system takes it for its own.
+fn channel(fdt: &mut Writer<'_>, end: &ChannelEnd, reg: &[u32], interrupt_parent: Option<u32>) {
+    fdt.node_at("shared-memory", end.ipa.start.0, |fdt| {
+        fdt.text("compatible", CHANNEL_COMPATIBLE);
+        fdt.cells("reg", reg);
+        if let Some(gic) = interrupt_parent {
+            fdt.cells("interrupt-parent", &[gic]);
+        }
+        fdt.cells("interrupts", &[SPI, end.spi, EDGE_RISING]);
+        fdt.text("label", &end.label);
+        fdt.cells(CHANNEL_NUMBER, &[end.number]);
+        if end.access == Access::ReadOnly {
+            fdt.flag(CHANNEL_READ_ONLY);
+        }
+    });
+}
+
+/// Address and size of two cells each.
+fn wide_cells(range: IpaRange) -> [u32; 4] {
+    let [start, size] = [range.start.0, range.size];
+    [high(start), low_word(start), high(size), low_word(size)]
+}
+
+fn high(value: u64) -> u32 {
+    low_word(value >> 32)
 }
 
 /// The board's devices, where they are on the board (IPA = PA) and with their own interrupts.

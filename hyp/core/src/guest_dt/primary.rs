@@ -31,7 +31,7 @@ pub struct BoardTree<'a> {
 /// More bytes than the guest's tree will have: the board's and what is added.
 #[must_use]
 pub fn most_bytes(tree: &DeviceTree<'_>) -> usize {
-    /// Boot balloons, PSCI, the balloon's node, the command line.
+    /// Boot balloons, PSCI, the balloon's node, shared memory, the command line.
     const ADDED: usize = 12 << 10;
     /// Tokens, offsets, alignment of a node or property.
     const EACH: usize = 16;
@@ -71,6 +71,7 @@ pub(super) fn write<'n>(fdt: &mut Writer<'n>, machine: &GuestMachine<'n>, board:
         copy.node(fdt, child);
     }
     copy.balloon(fdt);
+    copy.channels(fdt);
 }
 
 /// The first phandle that no node has, nor any after it.
@@ -246,6 +247,13 @@ impl<'n> Copy<'_, 'n> {
                 fdt.cells("memory-region", &phandles);
             }
         });
+    }
+
+    fn channels(&self, fdt: &mut Writer<'n>) {
+        let gic = self.gic.and_then(|gic| gic.u32("phandle").ok()?);
+        for end in self.machine.channels {
+            super::channel(fdt, end, &self.reg(&[end.ipa]), gic);
+        }
     }
 
     /// As many CPUs as the guest may have, numbered as its vCPUs, each like the board's.

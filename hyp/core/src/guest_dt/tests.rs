@@ -28,6 +28,7 @@ fn machine(gic_version: u8) -> GuestMachine<'static> {
         }),
         devices: &[],
         board: None,
+        channels: &[],
     }
 }
 

@@ -55,7 +55,7 @@ fn check_into(
             BootPlan::new(&board, &tree, partitions, &archive, held).map(Some)
         }
         None => {
-            let refusals = admit(&board, &partitions.guests, held).problems;
+            let refusals = admit(&board, &partitions, held).problems;
             if refusals.is_empty() {
                 Ok(None)
             } else {

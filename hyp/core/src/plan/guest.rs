@@ -5,7 +5,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::memory::check_linux;
-use super::{GuestPlan, backed_ram};
+use super::{ChannelEnd, GuestPlan, backed_ram};
 use crate::addr::IpaRange;
 use crate::archive::Archive;
 use crate::board::Board;
@@ -22,6 +22,7 @@ pub(super) fn plan(
     config: GuestConfig,
     cores: Vec<usize>,
     ram: Vec<IpaRange>,
+    channels: Vec<ChannelEnd>,
     archive: &Archive<'_>,
 ) -> Result<GuestPlan, Refusal> {
     let find = |property: &str, name: &str| {
@@ -64,6 +65,7 @@ pub(super) fn plan(
         ramdisk_file,
         kernel,
         placement,
+        channels,
         dtb: Vec::new(),
     };
     let most = if guest.config.primary {

@@ -4,6 +4,7 @@
 //! Computes sizes, addresses in the guests and cores; which frames a guest gets is decided by
 //! whoever owns the frame table, from [`BootPlan::free`].
 
+mod channels;
 mod check;
 mod claims;
 mod cores;
@@ -17,6 +18,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+pub use channels::{ChannelEnd, ChannelPlan};
 pub use check::{Report, check};
 pub use own::{OwnMemory, TABLE_BYTES};
 
@@ -35,6 +37,8 @@ use crate::refusal::Refusal;
 pub struct BootPlan {
     /// The guests, by number.
     pub guests: Vec<GuestPlan>,
+    /// Memory that guests share; a channel's number is its place here.
+    pub channels: Vec<ChannelPlan>,
     /// RAM that nobody holds: what guests' RAM, banks included, comes from. Sorted, whole pages.
     pub free: Vec<PaRange>,
     /// Zero memory before its first owner gets it, too.
@@ -60,6 +64,8 @@ pub struct GuestPlan {
     pub kernel: Kernel,
     /// Where device tree and ramdisk go. The same at each start: it fits the guest's minimum.
     pub placement: Placement,
+    /// The guest's ends of channels.
+    pub channels: Vec<ChannelEnd>,
     /// The device tree for the first start, with `memory-mib` backed.
     pub dtb: Vec<u8>,
 }
@@ -97,6 +103,7 @@ impl GuestPlan {
                 tree,
                 console: board.console.as_ref(),
             }),
+            channels: &self.channels,
         };
         let dtb = guest_dt::build(&machine, buffer);
         let most = config.dtb_bytes();
@@ -127,15 +134,19 @@ impl BootPlan {
             free,
             ram,
             cores,
+            channels,
             mut problems,
-        } = admit(board, &partitions.guests, held);
+        } = admit(board, &partitions, held);
         let mut guests = Vec::with_capacity(partitions.guests.len());
-        for ((config, cores), ram) in partitions.guests.into_iter().zip(cores).zip(ram) {
+        let all = partitions.guests.into_iter().zip(cores).zip(ram);
+        for (index, ((config, cores), ram)) in all.enumerate() {
             // A guest whose RAM was refused has nowhere to be placed.
             if ram.is_empty() {
                 continue;
             }
-            match guest::plan(board, tree, config, cores, ram, archive) {
+            let ends = channels.iter().flat_map(|channel| &channel.ends);
+            let ends = ends.filter(|end| end.guest == index).cloned().collect();
+            match guest::plan(board, tree, config, cores, ram, ends, archive) {
                 Ok(guest) => guests.push(guest),
                 Err(refusal) => problems.push(refusal),
             }
@@ -143,6 +154,7 @@ impl BootPlan {
         if problems.is_empty() {
             Ok(Self {
                 guests,
+                channels,
                 free,
                 scrub_at_boot: partitions.scrub_at_boot,
             })
@@ -158,16 +170,20 @@ struct Admitted {
     /// Empty where it was refused.
     ram: Vec<Vec<IpaRange>>,
     cores: Vec<Vec<usize>>,
+    /// What they share.
+    channels: Vec<ChannelPlan>,
     problems: Vec<Refusal>,
 }
 
 /// Judges what the guests ask for against what there is.
-fn admit(board: &Board, guests: &[GuestConfig], held: &[PaRange]) -> Admitted {
+fn admit(board: &Board, partitions: &Partitions, held: &[PaRange]) -> Admitted {
+    let guests = &partitions.guests;
     let mut problems = Vec::new();
     if let Err(error) = Pool::check(&board.ram) {
         problems.push(Refusal::new("/memory").problem(error));
     }
-    let free = memory::free(board, held);
+    let mut free = memory::free(board, held);
+    let channels = channels::place(guests, &partitions.channels, &mut free, &mut problems);
     memory::admit(guests, &free, &mut problems);
     let ram = claims::ram(guests, &free, &mut problems);
     let cores = cores::assign(board, guests, &mut problems);
@@ -175,6 +191,7 @@ fn admit(board: &Board, guests: &[GuestConfig], held: &[PaRange]) -> Admitted {
         free,
         ram,
         cores,
+        channels,
         problems,
     }
 }

@@ -13,6 +13,8 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use ballast_abi::device_tree::CHANNEL_COMPATIBLE;
+
 use crate::addr::{BLOCK_SIZE, GIB, MIB, PAGE_SIZE, PAGES_PER_BLOCK, PaRange};
 use crate::balloon::RECORD_BYTES;
 use crate::board::Board;
@@ -89,7 +91,11 @@ impl Need {
         need.add_frame_table(board);
         let guests = tree.find("/ballast");
         for guest in guests.iter().flat_map(|node| node.children()) {
-            need.add_guest(guest);
+            if guest.is_compatible(CHANNEL_COMPATIBLE) {
+                need.add_channel();
+            } else {
+                need.add_guest(guest);
+            }
         }
         need.tables = need.tables.next_multiple_of(PAGE_SIZE);
         need
@@ -113,6 +119,12 @@ impl Need {
         self.add(frames * 4);
         self.add(frames / 4);
         self.add(blocks * 24);
+    }
+
+    /// Level 2, and level 3 at both ends, in each of the two guests.
+    const fn add_channel(&mut self) {
+        const TEXTS: u64 = 1 << 10;
+        self.small += TEXTS + 2 * 3 * PAGE_SIZE;
     }
 
     /// Rings and models, and what grows with the maximum and with banks: stage-2 tables

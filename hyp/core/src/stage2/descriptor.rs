@@ -10,6 +10,11 @@ pub enum Memory {
     Normal,
     /// Device-nGnRE, read and write.
     Device,
+    /// As [`Normal`](Self::Normal) but for execution: memory shared with another guest, which could put
+    /// instructions there.
+    Shared,
+    /// As [`Shared`](Self::Shared), and read only.
+    SharedReadOnly,
 }
 
 /// One entry of a stage-2 translation table (DDI 0487, D8.3.1 and D8.3.2).
@@ -24,6 +29,7 @@ const OUTPUT: u64 = 0x0000_ffff_ffff_f000;
 
 const MEMATTR_NORMAL_WB: u64 = 0b1111 << 2;
 const MEMATTR_DEVICE_NGNRE: u64 = 0b0001 << 2;
+const S2AP_READ: u64 = 0b01 << 6;
 const S2AP_READ_WRITE: u64 = 0b11 << 6;
 const SH_INNER: u64 = 0b11 << 8;
 const AF: u64 = 1 << 10;
@@ -86,6 +92,8 @@ const fn attributes(memory: Memory) -> u64 {
         Memory::Normal => MEMATTR_NORMAL_WB | S2AP_READ_WRITE | SH_INNER | AF,
         // Device memory is outer shareable whatever SH says.
         Memory::Device => MEMATTR_DEVICE_NGNRE | S2AP_READ_WRITE | AF | XN,
+        Memory::Shared => MEMATTR_NORMAL_WB | S2AP_READ_WRITE | SH_INNER | AF | XN,
+        Memory::SharedReadOnly => MEMATTR_NORMAL_WB | S2AP_READ | SH_INNER | AF | XN,
     }
 }
 

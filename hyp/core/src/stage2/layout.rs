@@ -9,7 +9,8 @@ use super::{Descriptor, IPA_BITS, Memory, Placed, Stage2, Table};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, GIB, Ipa, IpaRange, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::limits::MAX_RAM_RANGES;
 
-/// Device registers the guest may touch itself.
+/// What is mapped for as long as the guest exists and is none of its own memory: device registers that the guest
+/// may touch itself, memory that it shares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeviceMapping {
     /// Where the guest sees them; whole pages.
@@ -18,6 +19,8 @@ pub struct DeviceMapping {
     pub pa: Pa,
     /// How many bytes; whole pages.
     pub bytes: u64,
+    /// How.
+    pub memory: Memory,
 }
 
 /// What a guest's IPA space holds.
@@ -29,7 +32,7 @@ pub struct Layout<'a> {
     /// Banks of RAM beside that, in whole pages: backed as long as the guest exists, and no part of the
     /// balloon.
     pub banks: &'a [IpaRange],
-    /// Devices that are passed through.
+    /// Devices that are passed through, and memory that is shared with another guest.
     pub devices: &'a [DeviceMapping],
 }
 
@@ -196,7 +199,7 @@ impl Stage2 {
                 return Err(LayoutError::Overlap(device.ipa));
             }
             if whole {
-                entry.store(Descriptor::block(pa, Memory::Device).0, Ordering::Relaxed);
+                entry.store(Descriptor::block(pa, device.memory).0, Ordering::Relaxed);
                 ipa = Ipa(ipa.0 + BLOCK_SIZE);
                 continue;
             }
@@ -206,7 +209,7 @@ impl Stage2 {
             if entry.load(Ordering::Relaxed) != 0 {
                 return Err(LayoutError::Overlap(device.ipa));
             }
-            entry.store(Descriptor::page(pa, Memory::Device).0, Ordering::Relaxed);
+            entry.store(Descriptor::page(pa, device.memory).0, Ordering::Relaxed);
             ipa = Ipa(ipa.0 + PAGE_SIZE);
         }
         Ok(())

@@ -69,6 +69,7 @@ fn device(ipa: u64, pa: u64, bytes: u64) -> DeviceMapping {
         ipa: Ipa(ipa),
         pa: Pa(pa),
         bytes,
+        memory: Memory::Device,
     }
 }
 

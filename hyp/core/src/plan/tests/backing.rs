@@ -264,8 +264,8 @@ fn ram_in_too_many_pieces_is_refused() {
         ram: (0..17).map(|piece| range(piece << 30, 512 * MIB)).collect(),
         ..Board::from_dt(&tree).unwrap()
     };
-    let guests = Partitions::parse(&tree, &board).unwrap().guests;
-    let refusals = admit(&board, &guests, &[]).problems;
+    let partitions = Partitions::parse(&tree, &board).unwrap();
+    let refusals = admit(&board, &partitions, &[]).problems;
     assert_eq!(
         refusals.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["/memory: RAM lies in more than 16 separate regions"]
