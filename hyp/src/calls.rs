@@ -1,11 +1,13 @@
 //! HVC and SMC: what a guest asks for by function identifier.
 
+use ballast_abi::function;
 use ballast_core::addr::Ipa;
 use ballast_core::log::{Event, Origin};
 use ballast_core::psci;
 use ballast_core::smccc::{self, Action};
 use ballast_core::vgic::HostGic;
 
+use crate::channels;
 use crate::guest::Guest;
 use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::After;
@@ -44,6 +46,16 @@ fn other(cpu: &'static PerCpu, current: Current, frame: &mut Frame) {
     let [x0, x1, x2, x3, ..] = frame.x;
     match smccc::dispatch(x0, [x1, x2, x3], vcpu, &guest.psci, &cpu.workarounds, guest) {
         Action::Return(value) => frame.x[0] = value,
+        Action::Balloon(function::SIGNAL) => {
+            if let Some(system) = system::get() {
+                channels::signal(system, cpu, guest, frame);
+            }
+        }
+        Action::Balloon(function::CHANNEL) => {
+            if let Some(system) = system::get() {
+                channels::fetch(system, guest, frame);
+            }
+        }
         action => uncommon(cpu, current, frame, action),
     }
 }

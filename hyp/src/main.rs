@@ -16,6 +16,7 @@ extern crate alloc;
 mod aarch64;
 mod boot;
 mod calls;
+mod channels;
 mod console;
 mod fault;
 mod gic;

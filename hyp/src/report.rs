@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering;
 
 use ballast_core::addr::{Ipa, IpaRange};
+use ballast_core::exit::{Abort, AccessFault};
 use ballast_core::fault::FaultReport;
 use ballast_core::log::Event;
 
@@ -21,11 +22,14 @@ pub fn abort(system: &System, cpu: &PerCpu, current: Current, esr: u64, ipa: Ipa
     if current.guest.has_faulted.swap(true, Ordering::Relaxed) {
         return;
     }
+    // HPFAR_EL2 says nothing after a permission fault (DDI 0487, D23.2.65), unless it is a table walk's.
+    let abort = Abort(esr);
+    let is_unknown = abort.fault() == AccessFault::Permission && !abort.is_table_walk();
     say(
         system,
         current,
         esr,
-        Some(ipa),
+        (!is_unknown).then_some(ipa),
         "given an abort, the first since it started",
     );
     system.terminal.pump(system, cpu);

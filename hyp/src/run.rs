@@ -73,6 +73,8 @@ fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
             // No core is in the guest or on its way: every vCPU is off, every core free, and both succeed.
             let _ = (guest.psci.claim(0), guest.free_cores.take(cpu.index));
             guest.loaded();
+            // Nobody can see it stopped before: that takes this core.
+            system.tell_started(cpu, guest);
             system.record(Event::Started {
                 guest: guest.index as u8,
                 by: guest.asked_by(),

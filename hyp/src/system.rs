@@ -13,6 +13,7 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::aarch64::firmware;
+use crate::channels::Channels;
 use crate::console::Terminal;
 use crate::gic::Gic;
 use crate::guest::Guest;
@@ -31,6 +32,8 @@ pub struct System {
     pub archive: &'static [u8],
     /// The guests, by index.
     pub guests: Box<[Guest]>,
+    /// What guests share, and their doorbells.
+    pub channels: Channels,
     /// The frame table.
     pub pool: TicketMutex<Pool>,
     /// The ID registers as guests read them.
@@ -94,6 +97,7 @@ impl System {
 
     /// A guest's last core has left it.
     pub fn guest_stopped(&self, guest: &Guest, cpu: &PerCpu) {
+        self.tell_stopped(cpu, guest);
         let index = guest.index as u8;
         let name = &guest.plan.config.name;
         match guest.after_stop() {

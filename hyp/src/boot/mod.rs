@@ -25,6 +25,7 @@ use ballast_core::vgic;
 use spin::mutex::TicketMutex;
 
 use crate::aarch64::{firmware, registers};
+use crate::channels::Channels;
 use crate::console::{self, Terminal, say};
 use crate::gic::Gic;
 use crate::guest::Guest;
@@ -79,6 +80,7 @@ fn bring_up(
     let system = partition(board, tree, plan, &map).map_err(one)?;
     let core = smp::start_all(&system.board, system.gic, image.start).map_err(one)?;
     let cpu = percpu::current();
+    system.channels.zero(cpu);
     if let Some(console) = system
         .board
         .console
@@ -112,8 +114,11 @@ fn partition(
     } else {
         BootFrames::Fresh
     };
-    let mut pool = Pool::new(&board.ram, &map.taken(&board), frames)
+    let mut taken = map.taken(&board);
+    taken.extend(plan.channels.iter().map(|channel| channel.pa));
+    let mut pool = Pool::new(&board.ram, &taken, frames)
         .map_err(|error| Refusal::new("/memory").problem(error))?;
+    let channels = Channels::new(&plan.channels);
     let mut guests = Vec::with_capacity(plan.guests.len());
     let mut labels = Labels::new();
     let mut holders = [None; MAX_CORES];
@@ -153,6 +158,7 @@ fn partition(
         gic,
         archive: map.archive,
         guests: guests.into_boxed_slice(),
+        channels,
         pool: TicketMutex::new(pool),
         vtcr,
         ids: IdRegisters::new(vgic_version, registers::read_id),

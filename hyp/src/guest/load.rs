@@ -71,6 +71,7 @@ impl Guest {
         cache::invalidate_instructions();
 
         self.vgic.lock().guest_reset(&mut self.host(cpu));
+        system.channels.reset(self);
         self.has_faulted.store(false, Ordering::Relaxed);
         self.with_uart(cpu, Pl011::reset);
         let boot_pages = plan.config.memory.boot_bytes / PAGE_SIZE;

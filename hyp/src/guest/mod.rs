@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use ballast_core::addr::PAGE_SIZE;
 use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
-use ballast_core::config::device_pages;
+use ballast_core::config::{Access, device_pages};
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
 use ballast_core::machine::Machine;
@@ -22,7 +22,7 @@ use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
 use ballast_core::psci::{FreeCores, Psci};
 use ballast_core::refusal::Refusal;
-use ballast_core::stage2::{DeviceMapping, Layout};
+use ballast_core::stage2::{DeviceMapping, Layout, Memory};
 use ballast_core::vgic::{self, IntId, Kicks, Line, Vgic};
 use spin::mutex::TicketMutex;
 
@@ -191,6 +191,7 @@ impl Guest {
                     ipa: own.gicc.start,
                     pa: gicv.start,
                     bytes: own.gicc.size,
+                    memory: Memory::Device,
                 });
                 vgic::Version::V2
             }
@@ -200,6 +201,16 @@ impl Guest {
             ipa: ballast_core::addr::Ipa(range.start.0),
             pa: range.start,
             bytes: range.size,
+            memory: Memory::Device,
+        }));
+        devices.extend(plan.channels.iter().map(|end| DeviceMapping {
+            ipa: end.ipa.start,
+            pa: end.pa,
+            bytes: end.ipa.size,
+            memory: match end.access {
+                Access::ReadWrite => Memory::Shared,
+                Access::ReadOnly => Memory::SharedReadOnly,
+            },
         }));
         let layout = Layout {
             ram: &plan.ram,

@@ -179,8 +179,9 @@ fn check_address(reader: &mut Reader<'_, '_>, address: Option<Ipa>, bytes: u64) 
         let problem = format!("is not aligned for {bytes:#x} bytes");
         reader.refuse(property, problem, format!("use a multiple of {align:#x}"));
     }
-    if address.checked_add(bytes).is_none_or(|end| end > IPA_LIMIT) {
-        let problem = "is beyond the guest's address space";
+    // That it begins within has been checked.
+    if address < IPA_LIMIT && address.checked_add(bytes).is_none_or(|end| end > IPA_LIMIT) {
+        let problem = "ends beyond the guest's address space";
         reader.refuse(property, problem, format!("choose one below {IPA_LIMIT}"));
     }
 }

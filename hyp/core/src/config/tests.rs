@@ -727,7 +727,10 @@ mod files {
 #[test]
 fn documented() {
     let binding = include_str!("../../../../docs/binding.md");
-    let guest = guest::PROPERTIES.iter().chain(&GLOBAL_PROPERTIES);
+    let guest = guest::PROPERTIES
+        .iter()
+        .chain(&GLOBAL_PROPERTIES)
+        .chain(&channel::PROPERTIES);
     for name in guest.map(names::Known::name) {
         assert!(
             binding.contains(&format!("`{name}`")),

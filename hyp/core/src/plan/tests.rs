@@ -1,4 +1,5 @@
 mod backing;
+mod channels;
 mod own;
 
 use super::*;
