@@ -8,32 +8,115 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ballast_core::board::Console as Description;
+use ballast_core::addr::Pa;
+use ballast_core::board::{self, Console as Description};
 use ballast_core::console::{Console, Labels, Messages, Sources};
 use ballast_core::pl011::Pl011 as GuestUart;
 use spin::mutex::TicketMutex;
 
 use crate::aarch64::mmu;
 use crate::guest::Guest;
+use crate::mmio::gpio::Gpio;
+use crate::mmio::mini_uart::MiniUart;
 use crate::mmio::pl011::Pl011;
 use crate::percpu::PerCpu;
 use crate::system::System;
 
-/// The UART, once it is known.
-static UART: TicketMutex<Option<Pl011>> = TicketMutex::new(None);
+/// The console UART, whichever it is.
+enum Uart {
+    Pl011(Pl011),
+    Mini(MiniUart),
+}
 
-/// Maps and starts the console UART.
-pub fn init(description: &Description) {
-    let base = mmu::map_device(description.registers.start, Pl011::SIZE);
-    if let Some(base) = NonNull::new(base) {
-        // SAFETY: the device tree says that a PL011 is there; this is the only driver of it.
-        let mut uart = unsafe { Pl011::new(base) };
-        uart.init();
-        *UART.lock() = Some(uart);
+impl Uart {
+    fn try_send(&mut self, byte: u8) -> bool {
+        match self {
+            Self::Pl011(uart) => uart.try_send(byte),
+            Self::Mini(uart) => uart.try_send(byte),
+        }
+    }
+
+    fn receive(&mut self) -> Option<u8> {
+        match self {
+            Self::Pl011(uart) => uart.receive(),
+            Self::Mini(uart) => uart.receive(),
+        }
+    }
+
+    /// Lets received bytes interrupt, and room for more to send if `transmit`.
+    fn set_interrupts(&mut self, transmit: bool) {
+        match self {
+            Self::Pl011(uart) => uart.set_interrupts(transmit),
+            Self::Mini(uart) => uart.set_interrupts(transmit),
+        }
+    }
+
+    /// Takes note of an interrupt. False if it is not the UART's but of another that shares it.
+    fn acknowledge(&mut self) -> bool {
+        match self {
+            Self::Pl011(uart) => {
+                uart.clear_interrupts();
+                true
+            }
+            Self::Mini(uart) => uart.interrupts(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Pl011(uart) => uart.is_idle(),
+            Self::Mini(uart) => uart.is_idle(),
+        }
     }
 }
 
-struct Waiting<'a>(&'a mut Pl011);
+/// The UART, once it is known.
+static UART: TicketMutex<Option<Uart>> = TicketMutex::new(None);
+
+fn device(start: Pa, size: u64) -> NonNull<u8> {
+    NonNull::new(mmu::map_device(start, size)).unwrap_or(NonNull::dangling())
+}
+
+/// Maps and starts the console UART, and routes its pins.
+pub fn init(description: &Description) {
+    if let Some(pins) = &description.pins {
+        // SAFETY: the device tree says that the block is there; no guest runs yet that could use it.
+        let mut gpio = unsafe { Gpio::new(device(pins.gpio.start, Gpio::SIZE)) };
+        for pin in &pins.pins {
+            gpio.route(*pin);
+        }
+    }
+    let start = description.registers.start;
+    let uart = match description.uart {
+        board::Uart::Pl011 => {
+            // SAFETY: the device tree says that a PL011 is there; this is the only driver of it.
+            let mut uart = unsafe { Pl011::new(device(start, Pl011::SIZE)) };
+            uart.init(description.pl011_divisor());
+            Uart::Pl011(uart)
+        }
+        board::Uart::Mini { aux } => {
+            let aux = device(aux.start, MiniUart::AUXILIARY_SIZE);
+            // SAFETY: as above, for a mini-UART and its block.
+            let mut uart = unsafe { MiniUart::new(aux, device(start, MiniUart::SIZE)) };
+            uart.init(description.mini_divisor());
+            Uart::Mini(uart)
+        }
+    };
+    *UART.lock() = Some(uart);
+}
+
+/// Waits until the UART has sent what it holds, a tenth of a second at most.
+pub fn flush() {
+    let start = crate::boot::counter();
+    let limit = crate::boot::frequency() / 10;
+    while crate::boot::counter().wrapping_sub(start) < limit
+        && UART.lock().as_ref().is_some_and(|uart| !uart.is_idle())
+    {
+        core::hint::spin_loop();
+    }
+}
+
+struct Waiting<'a>(&'a mut Uart);
 
 impl Write for Waiting<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -175,7 +258,9 @@ impl Terminal {
         let mut typed = [0; CHUNK * ROUNDS];
         let mut count = 0;
         if let Some(uart) = UART.lock().as_mut() {
-            uart.clear_interrupts();
+            if !uart.acknowledge() {
+                return;
+            }
             while let Some(slot) = typed.get_mut(count) {
                 let Some(byte) = uart.receive() else { break };
                 *slot = byte;

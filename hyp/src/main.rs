@@ -27,6 +27,7 @@ mod layout;
 mod mmio;
 mod operator;
 mod percpu;
+mod power;
 mod report;
 mod run;
 mod system;

@@ -12,13 +12,13 @@ use ballast_core::sysreg::IdRegisters;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::aarch64::firmware;
 use crate::channels::Channels;
 use crate::console::Terminal;
 use crate::gic::Gic;
 use crate::guest::Guest;
 use crate::guest::lifecycle::{After, Phase};
 use crate::percpu::{self, PerCpu, request};
+use crate::power;
 
 /// The board and its guests.
 pub struct System {
@@ -143,9 +143,6 @@ impl System {
         }
         self.terminal.say(format_args!("every guest is off"));
         self.terminal.drain(self);
-        if self.board.psci.is_some_and(|psci| psci.smc) {
-            // SAFETY: the device tree says that firmware's PSCI listens to SMC.
-            unsafe { firmware::smc(firmware::SYSTEM_OFF, [0; 3]) };
-        }
+        power::perform(power::Action::Off);
     }
 }

@@ -29,3 +29,5 @@ pub unsafe fn smc(function: u32, args: [u64; 3]) -> i64 {
 
 /// PSCI SYSTEM_OFF (DEN0022, 5.1.9).
 pub const SYSTEM_OFF: u32 = 0x8400_0008;
+/// PSCI SYSTEM_RESET (DEN0022, 5.1.10).
+pub const SYSTEM_RESET: u32 = 0x8400_0009;

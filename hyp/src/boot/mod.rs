@@ -24,12 +24,13 @@ use ballast_core::sysreg::IdRegisters;
 use ballast_core::vgic;
 use spin::mutex::TicketMutex;
 
-use crate::aarch64::{firmware, registers};
+use crate::aarch64::registers;
 use crate::channels::Channels;
 use crate::console::{self, Terminal, say};
 use crate::gic::Gic;
 use crate::guest::Guest;
 use crate::percpu;
+use crate::power;
 use crate::system::{self, System};
 
 pub use smp::{counter, frequency};
@@ -39,20 +40,27 @@ pub use smp::{counter, frequency};
 extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
     let image = memory::image(Pa(image));
     let blob = memory::map_device_tree(Pa(dtb));
-    // Without a device tree there is no console to complain on.
-    let Ok(tree) = DeviceTree::new(blob) else {
-        park()
+    let tree = DeviceTree::new(blob);
+    let description = match &tree {
+        Ok(tree) => board::find_console(tree),
+        Err(_) => board::last_resort_console(blob),
     };
-    // A primary guest's device tree is made of it at each start.
-    let tree: &'static DeviceTree<'static> = Box::leak(Box::new(tree));
-    if let Some(description) = board::find_console(tree) {
+    if let Some(description) = description {
         console::init(&description);
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
+    let tree = match tree {
+        // A primary guest's device tree is made of it at each start.
+        Ok(tree) => &*Box::leak(Box::new(tree)),
+        Err(error) => refuse(&[error.into()]),
+    };
+    if let Some(power) = board::find_power(tree) {
+        power::init(power);
+    }
     match bring_up(tree, blob, image) {
         // Core 0 becomes a core like any other.
         Ok(core) => crate::run::start_core(core),
-        Err(refusals) => refuse(tree, &refusals),
+        Err(refusals) => refuse(&refusals),
     }
 }
 
@@ -214,19 +222,12 @@ fn housekeeper(system: &'static System) -> usize {
 }
 
 /// Says why and turns the board off, if it can be.
-fn refuse(tree: &DeviceTree<'_>, refusals: &[Refusal]) -> ! {
+fn refuse(refusals: &[Refusal]) -> ! {
     for refusal in refusals {
         say!("refused: {refusal}");
     }
     say!("no guest was started");
-    let smc = Board::from_dt(tree)
-        .ok()
-        .and_then(|board| board.psci)
-        .is_some_and(|psci| psci.smc);
-    if smc {
-        // SAFETY: the device tree says that firmware's PSCI listens to SMC.
-        unsafe { firmware::smc(firmware::SYSTEM_OFF, [0; 3]) };
-    }
+    power::perform(power::Action::Off);
     park()
 }
 

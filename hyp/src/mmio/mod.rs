@@ -2,4 +2,7 @@
 
 pub mod gicv2;
 pub mod gicv3;
+pub mod gpio;
+pub mod mini_uart;
 pub mod pl011;
+pub mod pm;

@@ -9,7 +9,7 @@ use tock_registers::{register_bitfields, register_structs};
 register_bitfields! {
     u32,
     /// Flag register, 3.3.3.
-    Flags [ RXFE OFFSET(4) NUMBITS(1) [], TXFF OFFSET(5) NUMBITS(1) [] ],
+    Flags [ BUSY OFFSET(3) NUMBITS(1) [], RXFE OFFSET(4) NUMBITS(1) [], TXFF OFFSET(5) NUMBITS(1) [] ],
     /// Line control, 3.3.7.
     LineControl [ FEN OFFSET(4) NUMBITS(1) [], WLEN OFFSET(5) NUMBITS(2) [ Eight = 3 ] ],
     /// Control, 3.3.8.
@@ -24,6 +24,8 @@ register_structs! {
         (0x004 => _r0),
         (0x018 => flags: ReadOnly<u32, Flags::Register>),
         (0x01c => _r1),
+        (0x024 => integer_divisor: ReadWrite<u32>),
+        (0x028 => fraction: ReadWrite<u32>),
         (0x02c => line_control: ReadWrite<u32, LineControl::Register>),
         (0x030 => control: ReadWrite<u32, Control::Register>),
         (0x034 => fifo_level: ReadWrite<u32>),
@@ -43,8 +45,8 @@ pub struct Pl011 {
 unsafe impl Send for Pl011 {}
 
 impl Pl011 {
-    /// Bytes of the register block.
-    pub const SIZE: u64 = 0x1000;
+    /// Bytes of the registers used.
+    pub const SIZE: u64 = 0x48;
 
     /// # Safety
     /// `base` must be the mapped register block of a PL011 that nothing else in EL2 drives.
@@ -59,16 +61,28 @@ impl Pl011 {
         unsafe { self.registers.as_ref() }
     }
 
-    /// Turns transmit and receive on; the firmware's baud rate stays. Interrupts off.
-    pub fn init(&mut self) {
+    /// Turns transmit and receive on, interrupts off. A rate that firmware has set stays; else it becomes
+    /// that of `divisor` (UARTIBRD, UARTFBRD).
+    pub fn init(&mut self, divisor: (u32, u32)) {
         let uart = self.registers();
         uart.mask.set(0);
+        if !uart.control.is_set(Control::UARTEN) || uart.integer_divisor.get() == 0 {
+            // Off while it changes (3.3.8); writing the line control takes the divisor over (3.3.6).
+            uart.control.set(0);
+            uart.integer_divisor.set(divisor.0);
+            uart.fraction.set(divisor.1);
+        }
         uart.line_control
             .modify(LineControl::FEN::SET + LineControl::WLEN::Eight);
         // Transmit at 1/8 full, receive at 1/8 full: few, large transmit bursts and prompt input.
         uart.fifo_level.set(0);
         uart.control
             .modify(Control::UARTEN::SET + Control::TXE::SET + Control::RXE::SET);
+    }
+
+    /// Whether everything has left, the FIFO and the shift register.
+    pub fn is_idle(&self) -> bool {
+        !self.registers().flags.is_set(Flags::BUSY)
     }
 
     /// Sends `byte` if the FIFO has room.

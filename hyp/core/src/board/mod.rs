@@ -5,6 +5,7 @@
 mod console;
 mod gic;
 mod memory;
+mod power;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +17,11 @@ use crate::dt::{DeviceTree, Node};
 use crate::limits::MAX_CORES;
 use crate::refusal::Refusal;
 
-pub use console::find_console;
+pub use console::{Console, Pin, Pins, Uart, find_console, last_resort_console};
 pub use gic::gic_node;
 use memory::PA_LIMIT;
 pub use memory::subtract;
+pub use power::{Power, find_power};
 
 /// Everything Ballast needs to know of the board.
 #[derive(Clone, Debug)]
@@ -38,8 +40,10 @@ pub struct Board {
     pub psci: Option<Psci>,
     /// The interrupt controller.
     pub gic: Gic,
-    /// The console, if `stdout-path` leads to a PL011 or the board has one.
+    /// The console, if `stdout-path` leads to a UART that Ballast drives or the board has one.
     pub console: Option<Console>,
+    /// How it is turned off and reset, if it can be.
+    pub power: Option<Power>,
     /// The generic timer's interrupts.
     pub timer: Timer,
     /// The initramfs, which is the boot archive. May end in padding.
@@ -138,19 +142,6 @@ impl Gic {
     }
 }
 
-/// The console UART, a PL011.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Console {
-    /// Path of its node.
-    pub path: String,
-    /// Registers.
-    pub registers: PaRange,
-    /// INTID of its interrupt, if it is wired.
-    pub intid: Option<u32>,
-    /// UARTCLK in Hz, if the tree says.
-    pub clock_hz: Option<u32>,
-}
-
 /// INTIDs of the generic timer (Arm ARM DDI 0487, D12.2; usual values in brackets).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timer {
@@ -185,6 +176,7 @@ impl Board {
             psci: read_psci(tree)?,
             gic: gic::read_gic(gic_node)?,
             console: find_console(tree),
+            power: find_power(tree),
             timer: gic::read_timer(tree, gic_node)?,
             initrd: memory::initrd(tree)?,
         })

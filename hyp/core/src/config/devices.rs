@@ -9,7 +9,7 @@ use ballast_abi::device_tree::BALLOON_SPI;
 
 use super::GuestConfig;
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
-use crate::board::{Board, gic_node, subtract};
+use crate::board::{Board, Power, gic_node, subtract};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
@@ -310,6 +310,12 @@ fn check_against_ballast(
             .is_some_and(|console| pages(console.registers).overlaps(page))
         {
             let problem = "shares a page with the console UART, which Ballast drives";
+            return Err(refuse(property, path, problem, fix));
+        }
+        if let Some(Power::Pm(registers)) = board.power
+            && pages(registers).overlaps(page)
+        {
+            let problem = "turns the whole board off, which only Ballast may";
             return Err(refuse(property, path, problem, fix));
         }
     }
