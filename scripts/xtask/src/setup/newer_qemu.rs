@@ -166,9 +166,19 @@ fn program_in(root: &Path) -> Option<Qemu> {
         }
         path.push(dir);
     }
+    // Its modules are looked for in the machine's own folder first, where those of another version may lie.
+    let modules = libraries
+        .iter()
+        .map(|dir| dir.join("qemu"))
+        .find(|dir| dir.is_dir())
+        .unwrap_or_else(|| root.to_owned());
+    let mut setting = OsString::from("QEMU_MODULE_DIR=");
+    setting.push(modules);
     Some(Qemu {
-        program: loader.into(),
+        program: "env".into(),
         arguments: vec![
+            setting,
+            loader.into(),
             "--library-path".into(),
             path,
             program.into(),
