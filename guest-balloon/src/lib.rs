@@ -10,9 +10,12 @@
 //! [`Clock`]. It calls [`Driver::hello`] once, [`Driver::on_interrupt`] at each balloon interrupt, and
 //! [`Driver::step`] as long as that says [`Next::Again`] or at the time it says. One call at a time: the front
 //! holds a lock that may sleep.
+//!
+//! [`channel`] is apart from all this: memory shared with another guest.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod channel;
 mod driver;
 mod exchange;
 mod front;
