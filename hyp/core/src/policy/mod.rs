@@ -18,7 +18,7 @@
 //! * **Pace.** A guest is asked for as much at a time as it gives in a second at the speed it has shown.
 //! * **Reserve.** A part of memory is kept free for guests in trouble; how far it is used up is the
 //!   [`Level`], and the fuller the faster idle memory is called in.
-//! * **Trouble.** A guest that misses its deadline three times is unresponsive: see [`Response`].
+//! * **Trouble.** A guest that misses its deadline three times is unresponsive: see [`Seen`].
 //! * `fixed` guests (`realtime;`) are never asked, looked at or counted.
 //!
 //! Bounded: a step costs about 55 passes over the guests and allocates nothing.
@@ -34,10 +34,12 @@
 mod activity;
 mod auto;
 mod average;
+pub mod cpu;
 pub mod funding;
 mod response;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 mod types;
 
 use alloc::boxed::Box;

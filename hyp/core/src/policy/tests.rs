@@ -3,4 +3,5 @@
 mod funding;
 mod properties;
 mod scenarios;
+mod transfer;
 mod world;
