@@ -139,7 +139,7 @@ impl<'t> Gatherer<'_, 't> {
     /// Everything in use below `bus` that a guest can have.
     fn below(&mut self, bus: Node<'t>) {
         for node in bus.children().filter(|node| node.is_enabled()) {
-            if node == self.gic || is_no_device(node) {
+            if node == self.gic || is_no_device(node) || is_pmu(node) {
                 continue;
             }
             let device = read(node, self.gic);

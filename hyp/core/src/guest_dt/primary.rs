@@ -133,9 +133,6 @@ impl<'n> Copy<'_, 'n> {
         if self.devices.next_if(|device| is_here(device)).is_some() {
             return true;
         }
-        if is_pmu(node) {
-            return false;
-        }
         // What the guest could have had was gathered by the same rule: registers or a wired interrupt.
         let has_registers = node
             .regions()
@@ -145,7 +142,7 @@ impl<'n> Copy<'_, 'n> {
             all.iter()
                 .any(|interrupt| interrupt.kind == crate::dt::InterruptKind::Spi)
         });
-        !(has_registers || has_spi)
+        !(has_registers || has_spi || is_pmu(node))
     }
 
     /// Numbers of the root's children: addresses and sizes.
