@@ -139,7 +139,11 @@ fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: 
     let Current { guest, vcpu } = current;
     let offset = offset as u32;
     if access.is_write() {
-        return write_gic(cpu, current, frame, block, offset, access);
+        return if vgic::may_poke(offset) {
+            poke_gic(cpu, current, frame, block, offset, access)
+        } else {
+            write_gic(cpu, current, frame, block, offset, access)
+        };
     }
     let glance = guest.vgic.lock().glance(vcpu, block, offset);
     match glance.filter(|_| access.width() == Width::Word) {
@@ -170,6 +174,27 @@ fn read_gic(
     guest.counts_of(vcpu).count(ExitCause::MmioGic);
     registers::step(exit::instruction_bytes(access.abort().0));
     guest.kick(cpu, read.kicks);
+}
+
+/// The short way of [`write_gic`], which has the rest.
+#[inline(never)]
+fn poke_gic(
+    cpu: &'static PerCpu,
+    current: Current,
+    frame: &mut Frame,
+    block: vgic::Frame,
+    offset: u32,
+    access: DataAccess,
+) {
+    let Current { guest, vcpu } = current;
+    let value = frame.get(access.register()) as u32;
+    let is_done =
+        access.width() == Width::Word && guest.vgic.lock().poke(vcpu, block, offset, value);
+    if !is_done {
+        return write_gic(cpu, current, frame, block, offset, access);
+    }
+    guest.counts_of(vcpu).count(ExitCause::MmioGic);
+    registers::step(exit::instruction_bytes(access.abort().0));
 }
 
 #[inline(never)]

@@ -24,6 +24,20 @@
     str     x30, [sp, #240]
 .endm
 
+.macro restore_caller
+    ldr     x30, [sp, #240]
+    ldr     x18, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+.endm
+
 // Nothing behind it is executed speculatively (straight-line speculation, CVE-2020-13844).
 .macro return_to_guest
     eret
@@ -59,48 +73,41 @@ guest_sync:
     save_caller
     mrs     x1, ESR_EL2
     mov     x0, sp
-    lsr     x2, x1, #26
-    cmp     x2, #0x16                           // HVC from AArch64
+    lsr     x2, x1, #27
+    cmp     x2, #(0x16 >> 1)                    // HVC or SMC from AArch64: 0x16, 0x17
     b.ne    1f
+    tbnz    x1, #26, 4f
     bl      rust_hypercall
-    b       resume_caller
-1:  cmp     x2, #0x24                           // data abort: register in ISS.SRT
+resume_caller:
+    restore_caller
+    return_to_guest
+1:  lsr     x2, x1, #26
+    cmp     x2, #0x24                           // data abort: register in ISS.SRT
     b.ne    2f
     ubfx    x3, x1, #16, #5
     sub     w3, w3, #19
     cmp     w3, #29 - 19
     b.ls    guest_sync_full
     bl      rust_data_abort
-    b       resume_caller
+    restore_caller
+    return_to_guest
 2:  cmp     x2, #0x18                           // system register: register in ISS.Rt
-    b.ne    3f
+    b.ne    guest_sync_full
     ubfx    x3, x1, #5, #5
     sub     w3, w3, #19
     cmp     w3, #29 - 19
     b.ls    guest_sync_full
     bl      rust_system_register
-    b       resume_caller
-3:  cmp     x2, #0x17                           // SMC from AArch64
-    b.ne    guest_sync_full
-    bl      rust_smc
+    restore_caller
+    return_to_guest
+4:  bl      rust_smc
     b       resume_caller
 
 guest_irq:
     save_caller
     mov     x0, sp
     bl      rust_interrupt
-resume_caller:
-    ldr     x30, [sp, #240]
-    ldr     x18, [sp, #144]
-    ldp     x16, x17, [sp, #128]
-    ldp     x14, x15, [sp, #112]
-    ldp     x12, x13, [sp, #96]
-    ldp     x10, x11, [sp, #80]
-    ldp     x8, x9, [sp, #64]
-    ldp     x6, x7, [sp, #48]
-    ldp     x4, x5, [sp, #32]
-    ldp     x2, x3, [sp, #16]
-    ldp     x0, x1, [sp, #0]
+    restore_caller
     return_to_guest
 
 guest_serror:

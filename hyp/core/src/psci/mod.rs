@@ -90,26 +90,16 @@ impl Function {
             Some(decoded)
         }
     }
-
-    /// What one of the queries of [`query`] answers.
-    #[inline]
-    const fn answer(self, argument: u64) -> u64 {
-        match self {
-            Self::Version => VERSION,
-            // Trusted OS is either absent or does not need migrating (5.9).
-            Self::MigrateInfoType => 2,
-            _ => features(low_word(argument)),
-        }
-    }
 }
 
 /// The answer to a function that depends on its argument alone; `None` for all others.
 #[inline]
 pub(crate) const fn query(function: u32, argument: u64) -> Option<u64> {
-    match Function::decode(function) {
-        Some(query @ (Function::Version | Function::Features | Function::MigrateInfoType)) => {
-            Some(query.answer(argument))
-        }
+    match function ^ FUNCTION_BASE {
+        0x00 => Some(VERSION),
+        // Trusted OS is either absent or does not need migrating (5.9).
+        0x06 => Some(2),
+        0x0a => Some(features(low_word(argument))),
         _ => None,
     }
 }
@@ -165,7 +155,7 @@ impl Psci {
         let [first, second, third] = arguments.map(|argument| argument & mask);
         match decoded {
             Function::Version | Function::Features | Function::MigrateInfoType => {
-                Action::Return(decoded.answer(first))
+                Action::Return(query(function, first).unwrap_or(NOT_SUPPORTED))
             }
             Function::CpuOn => self.cpu_on(first, Ipa(second), third, guest),
             Function::CpuOff => {

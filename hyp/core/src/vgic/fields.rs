@@ -65,6 +65,39 @@ impl Vgic {
         }
     }
 
+    /// What of this can be written without looking at any list register; whether it was.
+    #[inline(always)]
+    pub(super) const fn poke_fields(&mut self, view: View, offset: u32, value: u32) -> bool {
+        let index = offset >> 2 & 31;
+        let of = view.of();
+        match offset >> 7 {
+            family @ (2 | 3) if view.shows(index) => {
+                let always = self.always_enabled(index);
+                let bank = self.bank_mut(of, index);
+                let change = match family {
+                    2 => value & !bank.enabled,
+                    _ => value & bank.enabled & !always,
+                };
+                if change & (bank.in_lr | bank.asserted() | bank.linked) != 0 {
+                    return false;
+                }
+                bank.enabled ^= change;
+                self.reopen(of, index);
+                true
+            }
+            8..=15 if view.shows(offset >> 5 & 31) => {
+                let bank = self.bank_mut(of, offset >> 5 & 31);
+                let four = 0xf_u32.wrapping_shl(index.wrapping_shl(2));
+                if four & (bank.in_lr | bank.asserted()) != 0 {
+                    return false;
+                }
+                bank.set_priorities(index, u32::MAX, value);
+                true
+            }
+            _ => false,
+        }
+    }
+
     #[inline(never)]
     fn read_rare<H: HostGic>(&mut self, view: View, family: u32, offset: u32, host: &H) -> u32 {
         let word = if family < 8 {

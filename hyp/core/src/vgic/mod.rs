@@ -131,6 +131,15 @@ pub enum Frame {
     Redistributors,
 }
 
+/// Whether a register at `offset` of a frame may be one that [`Vgic::poke`] knows.
+#[inline(always)]
+#[must_use]
+pub const fn may_poke(offset: u32) -> bool {
+    // ISENABLER, ICENABLER, IPRIORITYR, in units of 128 bytes.
+    const KNOWN: u32 = 1 << 2 | 1 << 3 | 0xff << 8;
+    offset & 0xf000 == 0 && KNOWN.wrapping_shr(offset >> 7 & 31) & 1 != 0
+}
+
 /// How a guest's controller is built.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -173,18 +182,41 @@ impl Vgic {
     #[inline(always)]
     #[must_use]
     pub fn glance(&self, vcpu: usize, frame: Frame, offset: u32) -> Option<u32> {
-        let (view, offset) = match (self.version, frame) {
-            (_, Frame::Distributor) if offset == fields::TYPER => return Some(self.typer),
+        match frame {
+            Frame::Distributor if offset == fields::TYPER => Some(self.typer),
+            Frame::Distributor if offset == v2::ISENABLER0 && self.version == Version::V2 => {
+                Some(self.bank(vcpu, 0).enabled)
+            }
+            Frame::Redistributors if offset == v3::own_isenabler0(vcpu) => {
+                Some(self.bank(vcpu, 0).enabled)
+            }
+            _ => {
+                let (view, offset) = self.fields_at(vcpu, frame, offset)?;
+                self.glance_fields(view, offset)
+            }
+        }
+    }
+
+    /// The short way of [`write`](Self::write), for words of ISENABLER, ICENABLER and IPRIORITYR: done if it concerns
+    /// nothing but the state, because what changes is neither pending nor in a list register nor linked. Whether it
+    /// was done; if not, nothing was. Only [`may_poke`] tells where it is worth the try.
+    #[inline(always)]
+    #[must_use]
+    pub fn poke(&mut self, vcpu: usize, frame: Frame, offset: u32, value: u32) -> bool {
+        self.fields_at(vcpu, frame, offset)
+            .is_some_and(|(view, offset)| self.poke_fields(view, offset, value))
+    }
+
+    /// The word of fields at `offset`, if there may be one.
+    #[inline(always)]
+    fn fields_at(&self, vcpu: usize, frame: Frame, offset: u32) -> Option<(fields::View, u32)> {
+        let at = match (self.version, frame) {
             (Version::V2, Frame::Distributor) => (self.view_v2(vcpu), offset),
             (Version::V3, Frame::Distributor) => (self.view_gicd(vcpu), offset),
             (Version::V3, Frame::Redistributors) => v3::own_sgi_frame(vcpu, offset)?,
             (Version::V2, Frame::Redistributors) => return None,
         };
-        if offset & 3 == 0 {
-            self.glance_fields(view, offset)
-        } else {
-            None
-        }
+        (offset & 3 == 0).then_some(at)
     }
 
     /// A trapped write by `vcpu`, which runs on this core. Sizes and offsets that the architecture

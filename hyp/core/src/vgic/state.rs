@@ -203,6 +203,7 @@ impl Vgic {
     }
 
     /// Works out `open` of bank `word` (bank 0: of `vcpu`) after a change to what it depends on.
+    #[inline]
     pub(super) const fn reopen(&mut self, vcpu: usize, word: u32) {
         let group0 = if self.control & 1 != 0 { u32::MAX } else { 0 };
         let group1 = if self.control & 2 != 0 { u32::MAX } else { 0 };
@@ -234,6 +235,7 @@ impl Vgic {
         &mut self.banks[bank_index(vcpu, word)]
     }
 
+    #[inline]
     pub(super) const fn cold(&self, vcpu: usize, word: u32) -> &Cold {
         &self.cold[bank_index(vcpu, word)]
     }

@@ -11,6 +11,8 @@ use super::{IntId, Vgic};
 use crate::exit::Width;
 
 /// `GICD_IIDR`/`GICR_IIDR`: implementer Arm (JEP106), product 'B', so that no driver takes the model
+/// Offset of the first ISENABLER in a frame that has one.
+pub(super) const ISENABLER0: u32 = 0x100;
 /// for a chip whose errata it knows.
 pub(super) const IIDR: u32 = 0x4200_043b;
 

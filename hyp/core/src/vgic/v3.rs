@@ -9,7 +9,7 @@ use super::bank::Bits;
 use super::fields::View;
 use super::host::HostGic;
 use super::state::vcpu_bit;
-use super::v2::{IIDR, low_word};
+use super::v2::{IIDR, ISENABLER0, low_word};
 use super::{IntId, Kicks, Version, Vgic};
 use crate::exit::Width;
 use crate::limits::MAX_INTIDS;
@@ -297,6 +297,13 @@ impl Vgic {
             _ => {}
         }
     }
+}
+
+/// Where `vcpu` finds its own `GICR_ISENABLER0` among the redistributors.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "below 8")]
+pub(super) const fn own_isenabler0(vcpu: usize) -> u32 {
+    (vcpu as u32).wrapping_mul(REDISTRIBUTOR_STRIDE) | SGI_BASE | ISENABLER0
 }
 
 /// The SGI frame of `vcpu`'s own redistributor, and the offset in it, if it is that which `offset` is in.

@@ -244,6 +244,11 @@ impl Machine {
 
     pub fn write(&mut self, vcpu: usize, frame: Frame, offset: u32, width: Width, value: u64) {
         self.on_core(vcpu, |vgic, core| {
+            // As the hypervisor does: the short way first.
+            let is_short = width == Width::Word && may_poke(offset);
+            if is_short && vgic.poke(vcpu, frame, offset, value as u32) {
+                return Kicks::NONE;
+            }
             vgic.write(vcpu, frame, offset, width, value, core)
         });
     }
