@@ -59,7 +59,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
             let hypervisor = artefacts::hypervisor()?;
             let files = rpi4::image::boot_files(&args.partitions, images, &hypervisor, &dir)?;
             rpi4::image::judge(
-                &files,
+                &rpi4::image::reader(&files),
                 !images.is_empty(),
                 u64::from(args.board.ram) << 20,
                 &dir,

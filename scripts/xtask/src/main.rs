@@ -64,6 +64,8 @@ enum Command {
     Run(run::Args),
     /// Make an SD-card image
     Image(rpi4::image::Args),
+    /// Add Ballast to a Raspberry Pi OS card, or take it off again
+    Install(rpi4::install::Args),
     /// Judge partitions on this machine as they would be at boot
     Check(check::Args),
     /// Move memory between two running Linux guests, and show it
@@ -104,6 +106,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         }
         Command::Run(args) => return run::run(&args, consent),
         Command::Image(args) => return rpi4::image::run(&args, consent),
+        Command::Install(args) => return rpi4::install::run(&args, consent),
         Command::Check(args) => return check::run(&args, consent),
         Command::Demo(args) => return demo::run(&args, consent),
         Command::Bench(args) => return bench::run(&args, consent),

@@ -23,6 +23,8 @@ pub struct ConfigTxt {
     pub overlays: Vec<Overlay>,
     /// The initramfs, loaded where the firmware likes (`followkernel`).
     pub initramfs: Option<String>,
+    /// Whether the initramfs beside the kernel is loaded where none is named.
+    pub auto_initramfs: bool,
     /// The kernel's command line is in this file.
     pub cmdline: String,
     /// Where overlays are, and everything else: `os_prefix` before every name, with its slash if it has one.
@@ -52,6 +54,7 @@ impl ConfigTxt {
             device_tree: None,
             overlays: Vec::new(),
             initramfs: None,
+            auto_initramfs: false,
             cmdline: "cmdline.txt".to_owned(),
             os_prefix: String::new(),
         };
@@ -78,6 +81,17 @@ impl ConfigTxt {
         Ok(config)
     }
 
+    /// The initramfs that is loaded: the named one, else with `auto_initramfs` the kernel's if it is `there`.
+    pub fn initramfs_for(&self, there: impl Fn(&str) -> bool) -> Option<String> {
+        if let Some(name) = &self.initramfs {
+            return Some(name.clone());
+        }
+        // kernel8.img has initramfs8: the kernel's name without what is around the number.
+        let number = self.kernel.strip_prefix("kernel")?.strip_suffix(".img")?;
+        let name = format!("initramfs{number}");
+        (self.auto_initramfs && there(&name)).then_some(name)
+    }
+
     fn line(&mut self, line: &str) -> Result<()> {
         if let Some(rest) = line.strip_prefix("initramfs ") {
             let (file, place) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
@@ -102,6 +116,7 @@ impl ConfigTxt {
             "device_tree" => self.device_tree = Some(value.to_owned()),
             "cmdline" => value.clone_into(&mut self.cmdline),
             "os_prefix" => value.clone_into(&mut self.os_prefix),
+            "auto_initramfs" => self.auto_initramfs = value != "0",
             "ramfsfile" => self.initramfs = Some(value.to_owned()),
             "dtoverlay" => {
                 // `dtoverlay=` alone ends the parameters of the one before.
@@ -162,6 +177,19 @@ mod tests {
         assert_eq!(names, ["vc4-kms-v3d", "w1-gpio"]);
         assert_eq!(config.overlays[1].parameters, ["gpiopin=4", "pullup"]);
         assert_eq!(config.initramfs.as_deref(), Some("ballast/boot.cpio"));
+    }
+
+    #[test]
+    fn the_initramfs_of_a_kernel_is_found_when_asked_for() {
+        let name = |text: &str| {
+            ConfigTxt::parse(text)
+                .unwrap()
+                .initramfs_for(|n| n == "initramfs8")
+        };
+        assert_eq!(name(""), None);
+        assert_eq!(name("auto_initramfs=1\n").as_deref(), Some("initramfs8"));
+        assert_eq!(name("auto_initramfs=1\nkernel=x.img\n"), None);
+        assert_eq!(name("initramfs a followkernel\n").as_deref(), Some("a"));
     }
 
     #[test]

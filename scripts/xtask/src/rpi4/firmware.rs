@@ -90,9 +90,9 @@ pub fn load(
         kernel.len()
     ));
 
-    let initramfs = match &config.initramfs {
+    let initramfs = match config.initramfs_for(|name| named(name).is_ok()) {
         Some(name) => {
-            let data = named(name)?;
+            let data = named(&name)?;
             let at = INITRAMFS_END
                 .checked_sub(data.len() as u64)
                 .context("the initramfs is larger than the memory that the firmware has for it")?

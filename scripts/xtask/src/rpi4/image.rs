@@ -86,7 +86,7 @@ pub fn write(
         &dir,
     )?;
     if let Some(ram) = check_ram {
-        check::demand_none(judge(&files, true, ram, &dir)?)?;
+        check::demand_none(judge(&reader(&files), true, ram, &dir)?)?;
     }
     let firmware = setup::raspberry_pi_firmware()?;
     for (name, path) in [
@@ -121,16 +121,26 @@ pub fn boot_files(
     ]))
 }
 
-/// What Ballast would say at boot of these files on a board with `ram` bytes; `with_images` judges the archive too.
-pub fn judge(files: &Files, with_images: bool, ram: u64, dir: &Path) -> Result<Report> {
-    let read = |path: &str| {
+/// Reads a file of a boot partition that is not on a card yet.
+pub fn reader(files: &Files) -> impl Fn(&str) -> Result<Vec<u8>> {
+    |path| {
         files
             .get(path)
             .cloned()
             .with_context(|| format!("no file {path}"))
-    };
+    }
+}
+
+/// What Ballast would say at boot of a boot partition's files on a board with `ram` bytes; `with_images` judges the
+/// archive too.
+pub fn judge(
+    file: &dyn Fn(&str) -> Result<Vec<u8>>,
+    with_images: bool,
+    ram: u64,
+    dir: &Path,
+) -> Result<Report> {
     judge_loaded(
-        &firmware::load(&read, ram, firmware::VIDEOCORE, dir)?,
+        &firmware::load(file, ram, firmware::VIDEOCORE, dir)?,
         with_images,
     )
 }

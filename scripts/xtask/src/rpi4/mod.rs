@@ -5,6 +5,7 @@ pub mod config_txt;
 pub mod emulator;
 pub mod firmware;
 pub mod image;
+pub mod install;
 pub mod root;
 pub mod run;
 pub mod tree;
