@@ -72,6 +72,9 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     if refused(&report) {
         return Ok(ExitCode::FAILURE);
     }
+    for note in &report.notes {
+        println!("{note}");
+    }
     println!("{}: nothing to refuse", args.partitions.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 
 use ballast_abi::device_tree::BALLOON_SPI;
 
-use super::GuestConfig;
+use super::primary::BOARD_POWER;
+use super::{GuestConfig, sharing};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
-use crate::board::{Board, Power, gic_node, subtract};
+use crate::board::{Board, Power, gic_node};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
@@ -36,22 +37,6 @@ pub struct Device {
     pub has_board_power: bool,
 }
 
-/// What a guest has mapped of its devices: whole pages, sorted and disjoint, less what Ballast emulates there.
-#[must_use]
-pub fn device_pages(guest: &GuestConfig) -> Vec<PaRange> {
-    let pages: Vec<PaRange> = guest.devices.iter().flat_map(Device::pages).collect();
-    let fixed: Vec<PaRange> = guest
-        .machine
-        .fixed()
-        .into_iter()
-        .map(|(range, _)| PaRange {
-            start: Pa(range.start.0),
-            size: range.size,
-        })
-        .collect();
-    subtract(&pages, &fixed)
-}
-
 impl Device {
     /// The whole pages that the registers touch: what is mapped.
     pub fn pages(&self) -> impl Iterator<Item = PaRange> {
@@ -69,7 +54,7 @@ pub(super) fn pages(range: PaRange) -> PaRange {
 }
 
 /// Devices known to have no DMA of their own. All others are taken to be masters.
-const NO_DMA: [&str; 10] = [
+const NO_DMA: [&str; 18] = [
     "arm,pl010",
     "arm,pl011",
     "arm,pl031",
@@ -78,8 +63,17 @@ const NO_DMA: [&str; 10] = [
     "arm,sp805",
     "arm,sbsa-uart",
     "cfi-flash",
+    // These ask the DMA controller for transfers, at most, and a guest has not got that.
+    "brcm,bcm2711-gpio",
+    "brcm,bcm2711-i2c",
+    "brcm,bcm2711-rng200",
+    "brcm,bcm2835-aux",
+    "brcm,bcm2835-aux-spi",
     "brcm,bcm2835-aux-uart",
+    "brcm,bcm2835-i2c",
+    "brcm,bcm2835-pwm",
     "brcm,bcm2835-rng",
+    "brcm,bcm2835-spi",
 ];
 
 /// Devices that act on what others use, too: the firmware's mailbox, clocks, DMA controllers, the
@@ -211,10 +205,15 @@ fn read_one(property: Property<'_>, path: &str, board: &Board) -> Result<Device,
         ));
     }
     check_trust(property, path, node)?;
-    let gic = gic_node(tree)?;
-    let interrupts = node.interrupts(gic).map_err(wrap)?;
-    check_against_ballast(property, path, &regions, &interrupts, board)?;
+    let device = describe(node, gic_node(tree)?).map_err(wrap)?;
+    check_against_ballast(property, path, &regions, &device.interrupts, board)?;
+    Ok(device)
+}
 
+/// What the board's tree says of a device.
+pub(super) fn describe(node: Node<'_>, gic: Node<'_>) -> Result<Device, Refusal> {
+    let regions = node.regions()?;
+    let interrupts = node.interrupts(gic)?;
     let copied = node
         .properties()
         .filter(|property| is_copied(property.name));
@@ -242,6 +241,10 @@ pub(super) fn may_do_dma(node: Node<'_>) -> bool {
 /// What reaches beyond the guest needs the configuration's word for it.
 fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(), Refusal> {
     let holder = property.node;
+    if BOARD_POWER.iter().any(|name| node.is_compatible(name)) {
+        let problem = "resets the board and turns it off, which is Ballast's";
+        return Err(refuse(property, path, problem, "remove it"));
+    }
     if may_do_dma(node) && holder.property("dma").is_none() {
         let problem = "may do DMA, which reaches all memory of the board, as it has no IOMMU";
         let fix = "write dma = \"trusted\" if the guest is trusted with that, or name a device without DMA";
@@ -286,6 +289,14 @@ fn check_against_ballast(
     board: &Board,
 ) -> Result<(), Refusal> {
     let fix = "remove it";
+    if board
+        .console
+        .as_ref()
+        .is_some_and(|console| console.path == path)
+    {
+        let problem = "is the console UART, which Ballast drives";
+        return Err(refuse(property, path, problem, fix));
+    }
     for region in regions {
         let page = pages(*region);
         if board.ram.iter().any(|ram| ram.overlaps(page)) {
@@ -303,14 +314,6 @@ fn check_against_ballast(
                 "is the interrupt controller, which Ballast drives",
                 fix,
             ));
-        }
-        if board
-            .console
-            .as_ref()
-            .is_some_and(|console| pages(console.registers).overlaps(page))
-        {
-            let problem = "shares a page with the console UART, which Ballast drives";
-            return Err(refuse(property, path, problem, fix));
         }
         if let Some(Power::Pm(registers)) = board.power
             && pages(registers).overlaps(page)
@@ -335,15 +338,6 @@ fn check_against_ballast(
             );
             return Err(refuse(property, path, problem, fix));
         }
-        if board
-            .console
-            .as_ref()
-            .is_some_and(|console| console.intid == Some(intid))
-        {
-            let problem =
-                format!("shares interrupt {intid} with the console UART, which Ballast drives");
-            return Err(refuse(property, path, problem, fix));
-        }
         let own = [UART_SPI, BALLOON_SPI].map(|spi| spi.saturating_add(SPI_BASE));
         if own.contains(&intid) {
             let problem =
@@ -354,59 +348,16 @@ fn check_against_ballast(
     Ok(())
 }
 
-/// No two guests hold devices that share a page or an interrupt.
-pub(super) fn check_separable(guests: &[(GuestConfig, Node<'_>)], problems: &mut Vec<Refusal>) {
-    for (index, (guest, node)) in guests.iter().enumerate() {
-        let Some(property) = node.property("devices") else {
-            continue;
-        };
-        for device in &guest.devices {
-            for (holder, other) in guests
-                .iter()
-                .take(index)
-                .flat_map(|(holder, _)| holder.devices.iter().map(move |other| (holder, other)))
-            {
-                let fix = "give both to one guest, or only one of them away";
-                if other.path == device.path {
-                    problems.push(refuse(
-                        property,
-                        &device.path,
-                        format!("is already given to {}", holder.node),
-                        "give it to one guest",
-                    ));
-                } else if device
-                    .pages()
-                    .any(|page| other.pages().any(|taken| taken.overlaps(page)))
-                {
-                    let problem = format!(
-                        "cannot be separated from {} of {}: they share a 4 KiB page",
-                        other.path, holder.node
-                    );
-                    problems.push(refuse(property, &device.path, problem, fix));
-                } else if let Some(shared) = device
-                    .interrupts
-                    .iter()
-                    .find(|one| other.interrupts.iter().any(|two| two.intid == one.intid))
-                {
-                    let problem = format!(
-                        "cannot be separated from {} of {}: they share interrupt {}",
-                        other.path, holder.node, shared.intid
-                    );
-                    problems.push(refuse(property, &device.path, problem, fix));
-                }
-            }
-        }
-    }
-}
-
 /// What else of the board is in a page that a guest gets with its device.
 pub(crate) fn neighbours(guests: &[GuestConfig], tree: &DeviceTree<'_>) -> Vec<Refusal> {
     let mut warnings = Vec::new();
     for guest in guests {
         for device in &guest.devices {
+            let pages: Vec<PaRange> = device.pages().collect();
+            let mapped = sharing::without_trapped(guest, &pages);
             let shares = |node: &Node<'_>| {
                 let held = guest.devices.iter().any(|other| other.path == node.path());
-                let overlaps = |region: PaRange| device.pages().any(|page| page.overlaps(region));
+                let overlaps = |region: PaRange| mapped.iter().any(|page| page.overlaps(region));
                 !held
                     && node.is_enabled()
                     && node

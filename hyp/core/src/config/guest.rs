@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 
 use super::names::{self, Known};
 use super::reader::Reader;
-use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices, trust};
+use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices, pins, trust};
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::console::OWN_NAME;
 use crate::dt::Node;
 use crate::limits::MAX_GUESTS;
 use crate::machine::{Machine, RAM_BASE};
+use crate::mediate::Mediated;
 use crate::refusal::Refusal;
 
 const GUEST_COMPATIBLE: &str = "ballast,guest";
@@ -25,7 +26,7 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-pub(super) const PROPERTIES: [Known; 30] = [
+pub(super) const PROPERTIES: [Known; 31] = [
     Known::now("compatible"),
     Known::now("reg"),
     Known::now("status"),
@@ -41,6 +42,7 @@ pub(super) const PROPERTIES: [Known; 30] = [
     Known::now("cpu-list"),
     Known::now("shares"),
     Known::now("devices"),
+    Known::now("gpios"),
     Known::now("load-address"),
     Known::now("entry"),
     Known::now("dtb-address"),
@@ -122,6 +124,10 @@ pub(super) fn parse(
         board_trusted: trust::is_trusted(&mut reader, "board"),
         on_reset: trust::read_on_reset(&mut reader),
         machine: Machine::VIRT,
+        mediated: Mediated {
+            gpio: pins::read(node, reader.problems),
+            ..Mediated::default()
+        },
     };
     check_addresses(&mut reader, &guest);
     trust::check(&mut reader, &guest);

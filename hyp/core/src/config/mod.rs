@@ -9,8 +9,11 @@ mod channel;
 mod devices;
 mod guest;
 mod names;
+mod pins;
 mod primary;
 mod reader;
+mod separable;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -21,9 +24,11 @@ use alloc::vec::Vec;
 
 pub(crate) use channel::alignment as channel_alignment;
 pub use channel::{Access, ChannelConfig};
+pub use devices::Device;
 pub(crate) use devices::neighbours;
-pub use devices::{Device, device_pages};
 pub(crate) use primary::{is_no_device, is_pmu};
+pub use sharing::device_pages;
+pub(crate) use sharing::notes;
 
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
@@ -31,6 +36,7 @@ use crate::dt::{DeviceTree, Node};
 use crate::image::{BOARD_DTB_SLOT_BYTES, DTB_SLOT_BYTES};
 use crate::limits::MAX_GUESTS;
 use crate::machine::Machine;
+use crate::mediate::Mediated;
 use crate::refusal::Refusal;
 
 /// Everything `/ballast` says.
@@ -89,6 +95,8 @@ pub struct GuestConfig {
     pub on_reset: OnReset,
     /// Where it has what Ballast emulates.
     pub machine: Machine,
+    /// What it shares with other holders, page by page, pin by pin.
+    pub mediated: Mediated,
 }
 
 impl GuestConfig {
@@ -197,7 +205,7 @@ impl Partitions {
         guests.sort_by_key(|(guest, _)| guest.number);
         check_distinct(&guests, &mut problems);
         primary::complete(&mut guests, board, &mut problems);
-        devices::check_separable(&guests, &mut problems);
+        sharing::divide(&mut guests, tree, board, &mut problems);
         channel::check(&mut channels, &guests, &mut problems);
         if !problems.is_empty() {
             return Err(problems);

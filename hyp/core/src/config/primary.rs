@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 use crate::vgic::IntId;
 
 /// Devices with which Ballast resets the board and turns it off: never a guest's.
-const BOARD_POWER: [&str; 4] = [
+pub(super) const BOARD_POWER: [&str; 4] = [
     "brcm,bcm2835-pm-wdt",
     "brcm,bcm2835-pm",
     "brcm,bcm2711-pm",
@@ -174,21 +174,29 @@ impl<'t> Gatherer<'_, 't> {
             .iter()
             .copied()
             .chain(self.board.gic.blocks());
-        let fixed = self.machine.fixed();
+        // The console's page and interrupt can be divided, its registers cannot.
+        let console = self.board.console.as_ref();
+        let mut fixed = self.machine.fixed();
+        fixed.retain(|(range, _)| *range != self.machine.uart || console.is_none());
         let is_own = own.any(|range| pages.iter().any(|page| page.overlaps(range)))
             || fixed.iter().any(|(range, _)| {
                 let touches =
                     |page: &PaRange| page.start.0 < range.end().0 && range.start.0 < page.end().0;
                 pages.iter().any(touches)
             });
-        let uart = u32::from(self.machine.uart_intid.0);
-        let interrupts = &device.interrupts;
-        let unfit = interrupts.iter().any(|interrupt| {
+        let is_console = console.is_some_and(|console| {
+            let mut regions = device.regions.iter();
+            regions.any(|region| region.overlaps(console.registers))
+        });
+        let unfit = device.interrupts.iter().any(|interrupt| {
+            let is_edge_of_console =
+                !interrupt.level && console.and_then(|c| c.intid) == Some(interrupt.intid);
             interrupt.kind == InterruptKind::Spi
-                && (interrupt.intid == uart
+                && (is_edge_of_console
                     || usize::try_from(interrupt.intid).is_ok_and(|intid| intid >= MAX_INTIDS))
         });
         board_power
+            || is_console
             || beyond
             || is_own
             || unfit
@@ -196,14 +204,14 @@ impl<'t> Gatherer<'_, 't> {
     }
 }
 
-/// Whether two devices cannot be told apart by page or by interrupt.
+/// Whether two devices cannot be divided: see [`super::separable`].
 fn shares(device: &Device, other: &Device) -> bool {
-    let pages = |page: PaRange| other.pages().any(|taken| taken.overlaps(page));
+    let overlaps = |region: &PaRange| other.regions.iter().any(|taken| taken.overlaps(*region));
     device.path == other.path
-        || device.pages().any(pages)
+        || device.regions.iter().any(overlaps)
         || device.interrupts.iter().any(|one| {
-            one.kind == InterruptKind::Spi
-                && other.interrupts.iter().any(|two| two.intid == one.intid)
+            let same = |two: &Interrupt| two.intid == one.intid && !(one.level && two.level);
+            other.interrupts.iter().any(same)
         })
 }
 

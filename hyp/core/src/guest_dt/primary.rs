@@ -111,12 +111,18 @@ impl<'n> Copy<'_, 'n> {
         {
             return self.uart(fdt, node);
         }
-        let withheld = !self.holds(node);
+        let own = self.own(node);
+        let withheld = own.is_none() && !self.is_no_device(node);
+        let added = own.map_or(&[][..], |device| &device.properties);
         fdt.node(node.name(), |fdt| {
             for property in node.properties() {
-                if !(withheld && property.name == "status") {
+                let is_replaced = added.iter().any(|(name, _)| name == property.name);
+                if !(withheld && property.name == "status" || is_replaced) {
                     fdt.bytes(property.name, property.value);
                 }
+            }
+            for (name, value) in added {
+                fdt.bytes(name, value);
             }
             if withheld {
                 fdt.text("status", "disabled");
@@ -127,12 +133,14 @@ impl<'n> Copy<'_, 'n> {
         });
     }
 
-    /// Whether the guest has this device, or it is none.
-    fn holds(&mut self, node: Node<'_>) -> bool {
+    /// The guest's device that this is.
+    fn own(&mut self, node: Node<'_>) -> Option<&'n Device> {
         let is_here = |device: &&Device| device.name == node.name() && device.path == node.path();
-        if self.devices.next_if(|device| is_here(device)).is_some() {
-            return true;
-        }
+        self.devices.next_if(|device| is_here(device))
+    }
+
+    /// Whether this is none that a guest could have.
+    fn is_no_device(&self, node: Node<'_>) -> bool {
         // What the guest could have had was gathered by the same rule: registers or a wired interrupt.
         let has_registers = node
             .regions()

@@ -1,5 +1,6 @@
 //! The host's check: the boot's own code over files.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{BootPlan, admit, memory};
@@ -17,6 +18,8 @@ pub struct Report {
     pub refusals: Vec<Refusal>,
     /// What it would start with but was hardly meant.
     pub warnings: Vec<Refusal>,
+    /// What is trapped or shared, and what that costs.
+    pub notes: Vec<String>,
     /// What would be started, if nothing is refused and an archive was given.
     pub plan: Option<BootPlan>,
 }
@@ -43,6 +46,7 @@ fn check_into(
     let tree = DeviceTree::new(dtb).map_err(|error| one(error.into()))?;
     let board = Board::from_dt(&tree).map_err(one)?;
     let partitions = Partitions::parse(&tree, &board)?;
+    report.notes = crate::config::notes(&partitions.guests, &board);
     report.warnings = crate::config::neighbours(&partitions.guests, &tree);
     report.warnings.extend(memory::warnings(
         &board,

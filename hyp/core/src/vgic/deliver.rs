@@ -90,7 +90,7 @@ impl Vgic {
         self.take_kicks(NOBODY)
     }
 
-    /// The line of SPI `id`, which is not linked, is driven high or low by a device that is
+    /// The line of SPI `id`, which is not linked in hardware, is driven high or low by a device that is
     /// emulated on this core, which runs `vcpu`.
     pub fn set_line<H: HostGic>(
         &mut self,
@@ -113,10 +113,16 @@ impl Vgic {
         self.take_kicks(NOBODY)
     }
 
-    /// Changes the line's state; whether it did change.
+    /// Changes the line's state; whether it did change. A shared one has a line, too: the emulated console's
+    /// in the place of the board's.
     const fn drive(&mut self, id: IntId, line: Line) -> bool {
+        let is_shared = self.is_shared(id);
         let bank = self.bank_mut(0, id.word());
-        let mask = id.mask() & !bank.linked;
+        let mask = if is_shared {
+            id.mask()
+        } else {
+            id.mask() & !bank.linked
+        };
         let before = bank.level;
         match line {
             Line::High => {
