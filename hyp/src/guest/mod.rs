@@ -224,7 +224,9 @@ impl Guest {
         let vcpus = config.cpus.max as usize;
         let mut vgic = boxed_vgic(version, vcpus);
         let mut spis = [0; MAX_INTIDS / 64];
-        for interrupt in config.devices.iter().flat_map(|device| &device.interrupts) {
+        let interrupts = config.devices.iter().flat_map(|device| &device.interrupts);
+        let is_shared = |intid: u32| config.mediated.interrupts.binary_search(&intid).is_ok();
+        for interrupt in interrupts.filter(|interrupt| !is_shared(interrupt.intid)) {
             let linked = u8::try_from(interrupt.intid)
                 .is_ok_and(|intid| vgic.get_mut().link_spi(IntId(intid), u16::from(intid)));
             if let Some(word) = spis.get_mut(interrupt.intid as usize / 64) {
