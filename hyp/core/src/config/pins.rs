@@ -14,8 +14,6 @@ use crate::refusal::Refusal;
 
 /// Controllers whose registers [`crate::mediate::gpio`] knows.
 const COMPATIBLE: &str = "brcm,bcm2711-gpio";
-/// Where the console's UARTs, PL011 or mini-UART, come out of the board: its pins 14 and 15.
-const CONSOLE_PINS: u64 = 0b11 << 14;
 
 /// The board's GPIO controller, if it is one that can be split.
 pub(super) fn find(tree: &DeviceTree<'_>) -> Option<Device> {
@@ -76,11 +74,10 @@ pub(super) fn divide(
     board: &Board,
     problems: &mut Vec<Refusal>,
 ) {
-    let kept = if board.console.is_some() {
-        CONSOLE_PINS
-    } else {
-        0
-    };
+    let console = board.console.iter().flat_map(|console| &console.pins);
+    let kept = console.flat_map(|pins| &pins.pins).fold(0, |kept, pin| {
+        kept | 1_u64.wrapping_shl(u32::from(pin.number))
+    });
     let mut taken = kept;
     for index in 0..guests.len() {
         let (before, rest) = guests.split_at_mut(index);
@@ -219,11 +216,17 @@ fn is_state(name: &str) -> bool {
 
 /// A group of pins with a function, in the BCM2835's own words or in the generic ones.
 fn allow_group(share: &mut Share, group: Node<'_>) {
-    if let (Some(pins), Ok(Some(function))) =
-        (group.property("brcm,pins"), group.u32("brcm,function"))
-        && let (Ok(pins), Ok(function)) = (pins.cells(), u8::try_from(function))
-    {
-        for pin in pins.filter_map(|pin| u8::try_from(pin).ok()) {
+    let cells = |name| -> Vec<u32> {
+        let cells = group.property(name).and_then(|list| list.cells().ok());
+        cells.into_iter().flatten().collect()
+    };
+    let functions = cells("brcm,function");
+    for (place, pin) in cells("brcm,pins").into_iter().enumerate() {
+        // One value serves all pins of the group.
+        let function = functions.get(place).or(functions.first()).copied();
+        if let (Ok(pin), Some(Ok(function @ 0..=7))) =
+            (u8::try_from(pin), function.map(u8::try_from))
+        {
             share.allow(pin, function);
         }
     }
