@@ -97,4 +97,10 @@ void ballast_pages_adopting(bool adopting);
 extern bool ballast_verify;
 extern atomic_long_t ballast_pages_not_zero;
 
+/* --- The monitor's calls (control.c). --- */
+
+/* Makes the device if this guest has the right to them. */
+int ballast_control_init(void);
+void ballast_control_exit(void);
+
 #endif

@@ -256,8 +256,13 @@ static int ballast_probe(struct platform_device *pdev)
 	error = register_oom_notifier(&ballast->oom);
 	if (error)
 		goto irq;
+	error = ballast_control_init();
+	if (error)
+		goto oom;
 	return 0;
 
+oom:
+	unregister_oom_notifier(&ballast->oom);
 irq:
 	free_irq(ballast->irq, ballast);
 worker:
@@ -276,6 +281,7 @@ static void ballast_leave(struct platform_device *pdev)
 	struct ballast_status status;
 	u64 wait_ns;
 
+	ballast_control_exit();
 	unregister_oom_notifier(&ballast->oom);
 	free_irq(ballast->irq, ballast);
 	kthread_stop(ballast->worker);

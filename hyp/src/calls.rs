@@ -8,6 +8,7 @@ use ballast_core::smccc::{self, Action};
 use ballast_core::vgic::HostGic;
 
 use crate::channels;
+use crate::control;
 use crate::guest::Guest;
 use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::After;
@@ -70,6 +71,9 @@ fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: A
             for (register, word) in frame.x.iter_mut().zip(words) {
                 *register = u64::from(word);
             }
+        }
+        Action::Balloon(function) if control::is_call(function) => {
+            control::call(system, cpu, guest, frame, function);
         }
         Action::Balloon(function) => balloon(system, cpu, guest, frame, function),
         Action::Standby => {

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use ballast_core::addr::Pa;
 use ballast_core::board::{self, Console as Description};
 use ballast_core::console::{Console, Labels, Messages, Sources};
+use ballast_core::log::Origin;
 use ballast_core::pl011::Pl011 as GuestUart;
 use spin::mutex::TicketMutex;
 
@@ -220,11 +221,7 @@ impl Terminal {
     }
 
     fn show(&self, line: &mut Line, system: &System, cpu: &PerCpu) {
-        let shell = Shell {
-            system,
-            cpu,
-            terminal: self,
-        };
+        let shell = Shell::new(system, cpu, Origin::Monitor);
         let mut uart = UART.lock();
         let Some(uart) = uart.as_mut() else { return };
         for _ in 0..ROUNDS {
@@ -267,11 +264,7 @@ impl Terminal {
                 count += 1;
             }
         }
-        let shell = Shell {
-            system,
-            cpu,
-            terminal: self,
-        };
+        let shell = Shell::new(system, cpu, Origin::Monitor);
         let now = crate::boot::counter();
         if count != 0 {
             let mut line = self.line.lock();
@@ -292,11 +285,7 @@ impl Terminal {
     /// Shows everything, waiting for the FIFO: when the board is about to be turned off.
     pub fn drain(&self, system: &System) {
         let cpu = crate::percpu::current();
-        let shell = Shell {
-            system,
-            cpu,
-            terminal: self,
-        };
+        let shell = Shell::new(system, cpu, Origin::Monitor);
         let mut line = self.line.lock();
         let deadline = crate::boot::counter().wrapping_add(system.frequency);
         while crate::boot::counter() < deadline {
@@ -322,10 +311,16 @@ pub struct Shell<'a> {
     pub system: &'a System,
     /// The calling core.
     pub cpu: &'a PerCpu,
-    terminal: &'a Terminal,
+    /// Who asks.
+    pub by: Origin,
 }
 
-impl Shell<'_> {
+impl<'a> Shell<'a> {
+    /// For what `by` asks on this core.
+    pub const fn new(system: &'a System, cpu: &'a PerCpu, by: Origin) -> Self {
+        Self { system, cpu, by }
+    }
+
     /// The guest that the console means by its number `guest`.
     #[expect(
         clippy::indexing_slicing,
@@ -342,6 +337,6 @@ impl Sources for Shell<'_> {
     }
 
     fn messages<R>(&self, f: impl FnOnce(&mut Messages) -> R) -> R {
-        f(&mut self.terminal.messages.lock())
+        f(&mut self.system.terminal.messages.lock())
     }
 }

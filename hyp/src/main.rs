@@ -18,6 +18,7 @@ mod boot;
 mod calls;
 mod channels;
 mod console;
+mod control;
 mod fault;
 mod gic;
 mod guest;

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use ballast_core::addr::{MIB, PAGE_SIZE};
 use ballast_core::balloon::{Calls, Counter};
-use ballast_core::log::{Entry, Event, Origin};
+use ballast_core::log::{Entry, Event};
 use ballast_core::monitor::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus, Operator,
     PowerAction, Refused, TransferCounts,
@@ -133,7 +133,7 @@ impl Operator for Shell<'_> {
         self.system.record(Event::Target {
             guest: guest.index as u8,
             memory_kib: mib * KIB,
-            by: Origin::Monitor,
+            by: self.by,
         });
         guest.update_balloon(self.cpu);
         Ok(())
@@ -142,11 +142,10 @@ impl Operator for Shell<'_> {
     fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused> {
         let guest = self.named(guest);
         let done = match action {
-            PowerAction::Start => guest.start(self.cpu, Origin::Monitor),
-            PowerAction::Stop => guest.stop(self.cpu, After::Operator, Origin::Monitor),
+            PowerAction::Start => guest.start(self.cpu, self.by),
+            PowerAction::Stop => guest.stop(self.cpu, After::Operator, self.by),
             PowerAction::Reset => {
-                guest.stop(self.cpu, After::Reset, Origin::Monitor)
-                    || guest.start(self.cpu, Origin::Monitor)
+                guest.stop(self.cpu, After::Reset, self.by) || guest.start(self.cpu, self.by)
             }
         };
         if done {

@@ -8,6 +8,7 @@ use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{GuestSet, Pool};
 use ballast_core::limits::MAX_CORES;
 use ballast_core::log::{Event, EventLog, Origin};
+use ballast_core::monitor::Session;
 use ballast_core::sysreg::IdRegisters;
 use spin::Once;
 use spin::mutex::TicketMutex;
@@ -42,6 +43,8 @@ pub struct System {
     pub vtcr: u64,
     /// The multiplexed console.
     pub terminal: Terminal,
+    /// Each guest's conversation with the monitor, if it may have one.
+    pub sessions: Box<[Option<TicketMutex<Session>>]>,
     /// What happened.
     pub log: TicketMutex<EventLog>,
     /// Bytes of RAM that Ballast keeps, the boot archive apart.

@@ -58,6 +58,14 @@ pub mod function {
     /// Fetching clears the events, and the next one interrupts again. Never waits and never fails for an end of the
     /// caller's own.
     pub const CHANNEL: u32 = 0xc600_0011;
+    /// `(n, n bytes in x2..x16) -> status`: carries out one line of the monitor's language, without its end of line.
+    ///
+    /// n is at most [`crate::control::LINE_BYTES`]; with n = 0 the call only tells whether the guest may. The bytes of
+    /// a register count from bit 0 up. [`crate::Status::Denied`] without `control;` in the guest's configuration,
+    /// [`crate::Status::Busy`] before the last answer was read to its end.
+    pub const CONTROL: u32 = 0xc600_0020;
+    /// `() -> status, n, n bytes in x2..x17`: the next piece of the answer; n = 0 at its end. Lines end with LF.
+    pub const CONTROL_ANSWER: u32 = 0xc600_0021;
 }
 
 /// Channels: memory that two guests share, with a doorbell each.
@@ -81,6 +89,14 @@ pub mod channel {
 /// The UID Ballast answers to [`function::UID`], as w0..w3:
 /// `b4b8a5c2-6f0e-4d5b-9c3a-42616c6c7374` (the last bytes spell "Ballst").
 pub const UID: [u32; 4] = [0xc2a5_b8b4, 0x5b4d_0e6f, 0x6142_3a9c, 0x7473_6c6c];
+
+/// The monitor's calls, for a guest that has the right to them.
+pub mod control {
+    /// Longest line of [`CONTROL`](crate::function::CONTROL).
+    pub const LINE_BYTES: usize = 120;
+    /// Longest piece of [`CONTROL_ANSWER`](crate::function::CONTROL_ANSWER).
+    pub const ANSWER_BYTES: usize = 128;
+}
 
 /// Feature bits that [`function::FEATURES`] returns in x1.
 pub mod feature {

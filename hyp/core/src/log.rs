@@ -21,6 +21,8 @@ pub enum Origin {
     Monitor,
     /// The guest itself.
     Guest,
+    /// A guest with `control;`.
+    Control,
     /// The hypervisor, because of a fault or its policy.
     Ballast,
 }
@@ -33,6 +35,7 @@ impl Origin {
             Self::Boot => "boot",
             Self::Monitor => "monitor",
             Self::Guest => "guest",
+            Self::Control => "control",
             Self::Ballast => "ballast",
         }
     }

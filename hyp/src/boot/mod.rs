@@ -17,6 +17,7 @@ use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{BootFrames, Pool};
 use ballast_core::limits::MAX_CORES;
 use ballast_core::log::{Event, EventLog, Origin};
+use ballast_core::monitor::Session;
 use ballast_core::plan::BootPlan;
 use ballast_core::refusal::Refusal;
 use ballast_core::stage2;
@@ -143,6 +144,13 @@ fn partition(
             plan.cores,
             config.kernel
         );
+        if config.control {
+            say!(
+                "guest {} {} may stop and resize every guest (control)",
+                config.number,
+                config.name
+            );
+        }
         labels.push(Label::new(config.number, &config.name));
         for core in &plan.cores {
             if let Some(holder) = holders.get_mut(*core) {
@@ -162,7 +170,12 @@ fn partition(
     let vtcr = stage2::vtcr(pa_range).ok_or_else(|| {
         Refusal::new("/cpus").problem("have a core whose physical address range is unknown")
     })?;
+    let sessions = guests.iter().map(|guest| {
+        let session = || TicketMutex::new(Session::new(labels.clone(), frequency()));
+        guest.plan.config.control.then(session)
+    });
     let system = system::install(System {
+        sessions: sessions.collect(),
         gic,
         archive: map.archive,
         guests: guests.into_boxed_slice(),

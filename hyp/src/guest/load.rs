@@ -46,6 +46,9 @@ impl Guest {
     /// Puts memory and images in place and every model into its reset state.
     pub fn load(&self, system: &System, cpu: &PerCpu) -> Result<(), LoadError> {
         registers::load_guest(self.vttbr(), system.vtcr, 0);
+        if let Some(Some(session)) = system.sessions.get(self.index) {
+            session.lock().reset();
+        }
         let backed = self.build_memory(system, cpu)?;
         self.clear_caches(cpu, backed)?;
         let plan = &self.plan;

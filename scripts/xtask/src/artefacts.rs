@@ -231,6 +231,8 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     setup::ensure(&[Need::LinuxGuestTarget], consent)?;
     let module = stripped(&module(None, consent)?, "ballast_balloon.ko")?;
     let workload = workload()?;
+    let strip = ["--config", "profile.release.strip=\"symbols\""];
+    let control = paths::read(&cargo_build("ballastctl", LINUX_GUEST, &strip)?)?;
     let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
     let files = [
         initramfs::File {
@@ -242,6 +244,11 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
             path: "bin/workload",
             permissions: 0o755,
             data: &workload,
+        },
+        initramfs::File {
+            path: "bin/ballastctl",
+            permissions: 0o755,
+            data: &control,
         },
     ];
     paths::write(&initrd, initramfs::build(&files)?)?;

@@ -85,6 +85,8 @@ pub struct GuestConfig {
     pub raz_windows: Vec<IpaRange>,
     /// Its memory and cores never change while it runs.
     pub realtime: bool,
+    /// It may do what the monitor does, by hypercall.
+    pub control: bool,
     /// It sees the board itself: the board's device tree and every device nobody else was given.
     pub primary: bool,
     /// `dma = "trusted"`: its devices may write any memory of the board.

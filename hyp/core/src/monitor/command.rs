@@ -12,7 +12,7 @@ pub const USAGE: [(&str, &str); 8] = [
     ("stop GUEST", "stop a guest at once"),
     ("reset GUEST", "start a guest anew with pristine images"),
     ("stats GUEST", "exits, interrupts, transfers, console"),
-    ("log", "what happened"),
+    ("log [FROM]", "what happened, from this entry on"),
     ("help", "this list"),
 ];
 
@@ -63,8 +63,11 @@ pub enum Command {
         /// Index of the guest.
         guest: usize,
     },
-    /// `log`.
-    Log,
+    /// `log [FROM]`.
+    Log {
+        /// Number of the first entry to show, if it is still kept.
+        from: u64,
+    },
     /// `help`.
     Help,
 }
@@ -80,6 +83,8 @@ pub enum ParseError<'a> {
     UnknownGuest(&'a str),
     /// This is not a whole number of MiB.
     NotMib(&'a str),
+    /// This is not the number of a log entry.
+    NotEntry(&'a str),
 }
 
 impl ParseError<'_> {
@@ -114,6 +119,9 @@ impl fmt::Display for Described<'_> {
             ParseError::UnknownGuest(word) => {
                 write!(f, "no guest '{word}'; guests: {}", self.labels)
             }
+            ParseError::NotEntry(word) => {
+                write!(f, "'{word}' is no number of a log entry; usage: log [FROM]")
+            }
             ParseError::NotMib(word) => {
                 write!(
                     f,
@@ -136,8 +144,12 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
     let Some(usage) = usage_of(name) else {
         return Err(ParseError::UnknownCommand(name));
     };
-    let wanted = usage.split(' ').skip(1).count();
-    if words.clone().count() != wanted {
+    let optional = usage
+        .split(' ')
+        .filter(|word| word.starts_with('['))
+        .count();
+    let most = usage.split(' ').skip(1).count();
+    if !(most.saturating_sub(optional)..=most).contains(&words.clone().count()) {
         return Err(ParseError::Usage(usage));
     }
     let mut guest = || {
@@ -156,7 +168,12 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
         "stop" => power(guest()?, PowerAction::Stop),
         "reset" => power(guest()?, PowerAction::Reset),
         "stats" => Command::Stats { guest: guest()? },
-        "log" => Command::Log,
+        "log" => Command::Log {
+            from: match words.next() {
+                Some(word) => word.parse().map_err(|_| ParseError::NotEntry(word))?,
+                None => 0,
+            },
+        },
         _ => Command::Help,
     };
     Ok(Some(command))
@@ -213,7 +230,8 @@ mod tests {
             assert_eq!(command, Some(Command::Power { guest: 0, action }));
         }
         assert_eq!(parse("stats 1"), Some(Command::Stats { guest: 0 }));
-        assert_eq!(parse("log"), Some(Command::Log));
+        assert_eq!(parse("log"), Some(Command::Log { from: 0 }));
+        assert_eq!(parse("log 17"), Some(Command::Log { from: 17 }));
         assert_eq!(parse("help"), Some(Command::Help));
     }
 
@@ -225,6 +243,11 @@ mod tests {
         );
         assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
         assert_eq!(error("status now"), "usage: status");
+        assert_eq!(error("log 1 2"), "usage: log [FROM]");
+        assert_eq!(
+            error("log all"),
+            "'all' is no number of a log entry; usage: log [FROM]"
+        );
         assert_eq!(error("stop 2"), "no guest '2'; guests: 1 linux-a, 4 rtos");
         for mib in ["-1", "1.5", "256M", "99999999999999999999999"] {
             assert_eq!(

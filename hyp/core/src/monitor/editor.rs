@@ -3,7 +3,7 @@
 use crate::console::Stage;
 
 /// Longest command line.
-pub const LINE_BYTES: usize = 120;
+pub const LINE_BYTES: usize = ballast_abi::control::LINE_BYTES;
 
 /// What a byte did to the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

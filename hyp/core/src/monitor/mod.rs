@@ -1,12 +1,14 @@
-//! The monitor: the operator's command line on the console.
+//! The monitor: the operator's command line on the console, and the same words for a guest that has the
+//! right to them ([`Session`]).
 //!
 //! It decides nothing about guests. It understands a line, asks the shell through [`Operator`], and
 //! puts the answer into words, one line at a time: a command whose output is long keeps its place in
-//! a [`Job`] and goes on when the terminal has taken the line before.
+//! a [`Runner`] and goes on when the terminal has taken the line before.
 
 mod command;
 mod editor;
 mod report;
+mod session;
 
 use core::fmt;
 
@@ -16,6 +18,7 @@ pub use report::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus,
     StatsGroup, TransferCounts,
 };
+pub use session::{BeginError, Session};
 
 use crate::console::{InputRing, Labels, Stage};
 use crate::log::Entry;
@@ -103,13 +106,19 @@ pub enum Step {
     Lines,
 }
 
+/// The command that runs, and what its words need.
+#[derive(Debug)]
+struct Runner {
+    job: Job,
+    ticks_per_second: u64,
+}
+
 /// The monitor's state: the line being typed, what was typed ahead, and the command that runs.
 #[derive(Debug)]
 pub struct Monitor {
     typed: InputRing,
     editor: Editor,
-    job: Job,
-    ticks_per_second: u64,
+    runner: Runner,
 }
 
 impl Monitor {
@@ -119,8 +128,7 @@ impl Monitor {
         Self {
             typed: InputRing::new(INPUT_BYTES),
             editor: Editor::default(),
-            job: Job::Idle,
-            ticks_per_second: ticks_per_second.max(1),
+            runner: Runner::new(ticks_per_second),
         }
     }
 
@@ -139,7 +147,7 @@ impl Monitor {
     /// A command's output is not complete.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.job != Job::Idle
+        self.runner.is_running()
     }
 
     /// Stages the prompt and the line typed so far, at the start of a row.
@@ -152,7 +160,7 @@ impl Monitor {
     /// one line. The prompt must be on the row when no command runs.
     pub fn step(&mut self, labels: &Labels, shell: &impl Operator, stage: &mut Stage) -> Step {
         if self.is_running() {
-            self.run(labels, shell, stage);
+            self.runner.run(labels, shell, stage);
             return Step::Lines;
         }
         let waits = self.typed.is_empty();
@@ -167,7 +175,7 @@ impl Monitor {
                 }
                 Edit::Entered => {
                     stage.end_line();
-                    self.enter(labels, shell, stage);
+                    self.runner.enter(self.editor.line(), labels, shell, stage);
                 }
             }
             self.editor.clear();
@@ -175,9 +183,24 @@ impl Monitor {
         }
         if waits { Step::Waits } else { Step::Echoed }
     }
+}
 
-    fn enter(&mut self, labels: &Labels, shell: &impl Operator, stage: &mut Stage) {
-        let command = match parse(self.editor.line(), labels) {
+impl Runner {
+    fn new(ticks_per_second: u64) -> Self {
+        Self {
+            job: Job::Idle,
+            ticks_per_second: ticks_per_second.max(1),
+        }
+    }
+
+    /// The command's output is not complete.
+    fn is_running(&self) -> bool {
+        self.job != Job::Idle
+    }
+
+    /// Begins what `line` says; stages the answer if it is one line.
+    fn enter(&mut self, line: &str, labels: &Labels, shell: &impl Operator, stage: &mut Stage) {
+        let command = match parse(line, labels) {
             Ok(Some(command)) => command,
             Ok(None) => return,
             Err(wrong) => return error(stage, format_args!("{}", wrong.describe(labels))),
@@ -185,7 +208,7 @@ impl Monitor {
         match command {
             Command::Status => self.job = Job::Status { line: 0 },
             Command::Stats { guest } => self.job = Job::Stats { guest, line: 0 },
-            Command::Log => self.job = Job::Log { sequence: 0 },
+            Command::Log { from } => self.job = Job::Log { sequence: from },
             Command::Help => self.job = Job::Help { line: 0 },
             Command::Memory { guest, mib } => {
                 let result = shell.set_memory(guest, mib);

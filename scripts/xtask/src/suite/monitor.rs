@@ -6,7 +6,7 @@ use super::{Guest, Scenario};
 
 /// Commands, typed and pasted, and the views.
 pub fn scenarios() -> Vec<Scenario> {
-    vec![commands(), stop_and_start()]
+    vec![commands(), stop_and_start(), control(2), control(3)]
 }
 
 fn two(scenario: Scenario) -> Scenario {
@@ -70,4 +70,49 @@ fn stop_and_start() -> Scenario {
         console.shell(2, "grep -q mine /tmp/mark")?;
         Ok(())
     }))
+}
+
+/// A guest with the right does from inside what the operator does; one without it may not.
+fn control(gic: u8) -> Scenario {
+    Scenario::new(format!("monitor-from-a-guest-gic{gic}"), gic, |console| {
+        console.patience(180);
+        for guest in [1, 2] {
+            console.expect_up(guest)?;
+        }
+        let mut ctl = |arguments: &str| console.shell_status(1, &format!("ballastctl {arguments}"));
+        let (code, said) = ctl("status")?;
+        ensure!(code == 0 && said.contains("host free-mib="), "{said}");
+        let (code, said) = ctl("mem linux-b 192 --wait")?;
+        ensure!(
+            code == 0 && said.contains("name=linux-b") && said.contains("memory-mib=192"),
+            "the move was not seen through: {said}"
+        );
+        let (code, said) = ctl("--json status")?;
+        let host = said
+            .lines()
+            .find_map(|line| serde_json::from_str::<serde_json::Value>(line.trim()).ok());
+        ensure!(
+            code == 0 && host.is_some_and(|host| host["free-mib"].is_u64()),
+            "no JSON: {said}"
+        );
+        let (code, said) = ctl("mem linux-b 1")?;
+        ensure!(code == 1 && said.contains("memory-min-mib"), "{said}");
+        let (code, said) = ctl("log")?;
+        ensure!(code == 0 && said.contains("by=control"), "{said}");
+        let (code, said) = ctl("top --count 1")?;
+        ensure!(code == 0 && said.contains("linux-b"), "{said}");
+        let (code, said) = ctl("completion bash")?;
+        ensure!(code == 0 && said.contains("complete -F"), "no completion");
+        let (code, said) = ctl("reset 2")?;
+        ensure!(code == 0 && said.contains("ok guest=2"), "{said}");
+        console.expect_up(2)?;
+        let (code, said) = console.shell_status(2, "ballastctl status")?;
+        ensure!(
+            code == 2 && said.contains("no /dev/ballast-control"),
+            "a guest without the right has a way: {said}"
+        );
+        Ok(())
+    })
+    .guest(Guest::linux("linux-a").memory(256).property("control"))
+    .guest(Guest::linux("linux-b").memory(256).memory_bounds(128, 512))
 }

@@ -72,7 +72,13 @@ pub fn h1(machine: &Machine) -> Outcome {
             let is_balloon = matches!(before.x[0] as u32, 0xc600_0000..=0xc600_00ff);
             if matches!(before.x[0] as u32 >> 24, 0x80 | 0x86)
                 || is_balloon && before.x[0] as u32 <= function::GOODBYE
-                || matches!(before.x[0] as u32, function::SIGNAL | function::CHANNEL)
+                || matches!(
+                    before.x[0] as u32,
+                    function::SIGNAL
+                        | function::CHANNEL
+                        | function::CONTROL
+                        | function::CONTROL_ANSWER
+                )
             {
                 continue;
             }
