@@ -141,6 +141,9 @@ impl Operator for Shell<'_> {
 
     fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused> {
         let guest = self.named(guest);
+        if guest.phase() == Phase::Stopped && action != PowerAction::Stop && !guest.is_quiet() {
+            return Err(Refused::Devices);
+        }
         let done = match action {
             PowerAction::Start => guest.start(self.cpu, self.by),
             PowerAction::Stop => guest.stop(self.cpu, After::Operator, self.by),

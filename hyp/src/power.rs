@@ -15,7 +15,6 @@ pub enum Action {
     /// Turn it off.
     Off,
     /// Start it anew.
-    #[expect(dead_code, reason = "no policy asks for it yet")]
     Reset,
 }
 

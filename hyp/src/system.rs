@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_core::board::Board;
+use ballast_core::config::OnReset;
 use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{GuestSet, Pool};
 use ballast_core::limits::MAX_CORES;
@@ -56,7 +57,7 @@ pub struct System {
 }
 
 static SYSTEM: Once<System> = Once::new();
-static POWERING_OFF: AtomicBool = AtomicBool::new(false);
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Makes `system` the system; once, before any guest starts.
 pub fn install(system: System) -> &'static System {
@@ -130,22 +131,36 @@ impl System {
                 by: Origin::Ballast,
             }),
         }
+        if let Some(device) = guest.quiesce(cpu) {
+            self.terminal.say(format_args!(
+                "{name}: stays stopped and keeps its memory: {device} may still write to it"
+            ));
+        }
+        if guest.plan.config.on_reset == OnReset::Board && guest.asked_by() == Origin::Guest {
+            match guest.after_stop() {
+                After::Reset => self.end(power::Action::Reset, "on-reset: the board is reset"),
+                After::PoweredOff => {
+                    self.end(power::Action::Off, "on-reset: the board is turned off")
+                }
+                After::Operator | After::Fault => {}
+            }
+        }
         let all_off = self.guests.iter().all(|guest| {
             guest.phase() == Phase::Stopped && guest.after_stop() == After::PoweredOff
         });
         if all_off {
-            self.power_off();
+            self.end(power::Action::Off, "every guest is off");
         }
         self.terminal.pump(self, cpu);
     }
 
-    /// Turns the board off, once the console is drained; without a way to do it, says so.
-    pub fn power_off(&self) {
-        if POWERING_OFF.swap(true, Ordering::AcqRel) {
+    /// Turns the board off or resets it, once the console is drained; without a way to do it, says so.
+    fn end(&self, action: power::Action, why: &str) {
+        if ENDING.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.terminal.say(format_args!("every guest is off"));
+        self.terminal.say(format_args!("{why}"));
         self.terminal.drain(self);
-        power::perform(power::Action::Off);
+        power::perform(action);
     }
 }

@@ -42,6 +42,7 @@ pub mod pl011;
 pub mod plan;
 pub mod policy;
 pub mod psci;
+pub mod quiesce;
 pub mod refusal;
 pub mod smccc;
 pub mod stage2;

@@ -151,6 +151,9 @@ fn partition(
                 config.name
             );
         }
+        if let Some(trust) = config.trust() {
+            say!("{trust}");
+        }
         labels.push(Label::new(config.number, &config.name));
         for core in &plan.cores {
             if let Some(holder) = holders.get_mut(*core) {

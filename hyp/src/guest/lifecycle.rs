@@ -140,9 +140,10 @@ impl Guest {
         self.phase() == Phase::Stopping
     }
 
-    /// Asks for a stopped guest to be loaded and started. False if it is not stopped.
+    /// Asks for a stopped guest to be loaded and started. False if it is not stopped, or its devices are not
+    /// quiet.
     pub fn start(&self, cpu: &PerCpu, by: Origin) -> bool {
-        let Some(core) = self.cores.first() else {
+        let Some(core) = self.cores.first().filter(|_| self.is_quiet()) else {
             return false;
         };
         let loading = |now: Life| Life::new(Phase::Loading, now.after(), by);

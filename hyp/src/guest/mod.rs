@@ -6,6 +6,7 @@
 pub mod hardware;
 pub mod lifecycle;
 pub mod load;
+mod quiesce;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -165,6 +166,7 @@ pub struct Guest {
     logged_at: AtomicU64,
     /// An abort was reported since it started.
     pub has_faulted: AtomicBool,
+    masters: quiesce::Masters,
     state: lifecycle::State,
 }
 
@@ -245,6 +247,7 @@ impl Guest {
         });
         Ok(Self {
             index,
+            masters: quiesce::Masters::new(config),
             spis,
             dtb,
             cores: plan.cores.iter().copied().collect(),

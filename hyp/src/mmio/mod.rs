@@ -6,3 +6,4 @@ pub mod gpio;
 pub mod mini_uart;
 pub mod pl011;
 pub mod pm;
+pub mod words;

@@ -14,6 +14,7 @@ use crate::board::{Board, Power, gic_node};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
+use crate::quiesce::{Procedure, procedure};
 use crate::refusal::Refusal;
 
 /// A device of the board in a guest's hands.
@@ -35,6 +36,8 @@ pub struct Device {
     pub is_dma_master: bool,
     /// It acts on what others use, too.
     pub has_board_power: bool,
+    /// How it is made to stop doing DMA, if that is known.
+    pub quiesce: Option<&'static Procedure>,
 }
 
 impl Device {
@@ -230,6 +233,7 @@ pub(super) fn describe(node: Node<'_>, gic: Node<'_>) -> Result<Device, Refusal>
         clocks_hz,
         is_dma_master: may_do_dma(node),
         has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
+        quiesce: procedure(node),
     })
 }
 

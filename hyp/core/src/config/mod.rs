@@ -109,6 +109,35 @@ impl GuestConfig {
         self.primary || self.dma_trusted
     }
 
+    /// The device that keeps the guest from being started again, once it was: one that does DMA and that
+    /// nobody knows how to stop.
+    #[must_use]
+    pub fn unstoppable(&self) -> Option<&Device> {
+        let mut devices = self.devices.iter();
+        devices.find(|device| device.is_dma_master && device.quiesce.is_none())
+    }
+
+    /// With which of its devices the guest could reach what is not its own, if with any.
+    #[must_use]
+    pub fn trust(&self) -> Option<String> {
+        let count =
+            |is: fn(&Device) -> bool| self.devices.iter().filter(|device| is(device)).count();
+        let masters = count(|device| device.is_dma_master);
+        let powers = count(|device| device.has_board_power);
+        let text = match (masters, powers) {
+            (0, 0) => return None,
+            (_, 0) => format!("{masters} devices that may write any memory"),
+            (0, _) => format!("{powers} devices with power over the board"),
+            _ => format!(
+                "{masters} devices that may write any memory and {powers} with power over the board"
+            ),
+        };
+        Some(format!(
+            "{} is trusted and could break isolation: it has {text}",
+            self.name
+        ))
+    }
+
     /// Bytes kept in its memory for its device tree.
     #[must_use]
     pub const fn dtb_bytes(&self) -> u64 {

@@ -11,6 +11,7 @@ use crate::board::{Board, Gic, gic_node};
 use crate::dt::{Interrupt, InterruptKind, Node};
 use crate::limits::{MAX_INTIDS, MAX_VCPUS};
 use crate::machine::{GICC, GICR_STRIDE, IPA_LIMIT, Machine, SPI_BASE, UART};
+use crate::quiesce::procedure;
 use crate::refusal::Refusal;
 use crate::vgic::IntId;
 
@@ -277,6 +278,7 @@ fn read(node: Node<'_>, gic: Node<'_>) -> Device {
         properties: Vec::new(),
         is_dma_master: devices::may_do_dma(node),
         has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
+        quiesce: procedure(node),
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Refused {
     Busy,
     /// The guest cannot have its guaranteed memory: this much is free, in MiB.
     NoMemory(u64),
+    /// A device of the guest may still be writing to its memory.
+    Devices,
 }
 
 impl fmt::Display for Refused {
@@ -58,6 +60,9 @@ impl fmt::Display for Refused {
             Self::State(state) => write!(f, "the guest is {}", state.name()),
             Self::Busy => f.write_str("another change of this guest is under way, try again"),
             Self::NoMemory(mib) => write!(f, "not enough memory, free-mib={mib}"),
+            Self::Devices => f.write_str(
+                "a device of the guest may still write to its memory: only a reset of the board ends that",
+            ),
         }
     }
 }

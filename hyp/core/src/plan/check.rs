@@ -7,7 +7,7 @@ use super::{BootPlan, admit, memory};
 use crate::addr::PaRange;
 use crate::archive::Archive;
 use crate::board::Board;
-use crate::config::Partitions;
+use crate::config::{GuestConfig, OnReset, Partitions};
 use crate::dt::DeviceTree;
 use crate::refusal::Refusal;
 
@@ -47,7 +47,10 @@ fn check_into(
     let board = Board::from_dt(&tree).map_err(one)?;
     let partitions = Partitions::parse(&tree, &board)?;
     report.notes = crate::config::notes(&partitions.guests, &board);
+    let trusted = partitions.guests.iter().filter_map(GuestConfig::trust);
+    report.notes.extend(trusted);
     report.warnings = crate::config::neighbours(&partitions.guests, &tree);
+    report.warnings.extend(unstoppable(&partitions.guests));
     report.warnings.extend(memory::warnings(
         &board,
         &partitions.guests,
@@ -67,4 +70,20 @@ fn check_into(
             }
         }
     }
+}
+
+/// Guests that are started once and then not again before the board is reset.
+fn unstoppable(guests: &[GuestConfig]) -> impl Iterator<Item = Refusal> {
+    let alone = guests
+        .iter()
+        .filter(|guest| guest.on_reset == OnReset::Guest);
+    alone.filter_map(|guest| {
+        let device = guest.unstoppable()?;
+        let problem = alloc::format!(
+            "resets the guest, which then stays stopped: nobody knows how to make {} stop writing to memory",
+            device.path
+        );
+        let refusal = Refusal::new(&guest.node).property("on-reset").value("\"guest\"");
+        Some(refusal.problem(problem).fix("write on-reset = \"board\" if its reset may be everybody's"))
+    })
 }
