@@ -12,7 +12,7 @@ use crate::aarch64::mmu;
 use crate::{heap, layout};
 
 /// Heap inside the image, until the memory map is known: enough for a device tree's index.
-const EARLY_HEAP: usize = 0x8000;
+const EARLY_HEAP: usize = 0x10000;
 
 #[repr(align(4096))]
 struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
