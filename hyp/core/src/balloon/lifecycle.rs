@@ -55,10 +55,12 @@ pub fn scrub_step(pool: &TicketMutex<Pool>, hw: &mut impl Hardware, most_pages: 
     };
     let zero = dirty.scrub(hw);
     let mut pool = pool.lock();
+    let before = pool.available();
     pool.put_zero(zero);
+    let more = pool.available() - before;
     Scrubbed {
         worked: true,
-        wake: pool.take_wanting(),
+        wake: pool.take_wanting_after(more, false),
     }
 }
 

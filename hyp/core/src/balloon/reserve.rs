@@ -44,6 +44,8 @@ impl GuestMemory {
         backed_pages: &mut u64,
     ) -> (usize, GuestSet) {
         const { assert!(LIST_ENTRIES <= u16::MAX as usize) }
+        let target_pages = self.max_pages.saturating_sub(self.target.reserve_pages());
+        let before = *backed_pages;
         let unmapped = Unmapped::new(self.guest(), batch);
         let mut work = Reserve {
             memory: self,
@@ -69,7 +71,12 @@ impl GuestMemory {
             }
         }
         work.flush();
-        (consumed, pool.lock().take_wanting())
+        let after = *work.backed_pages;
+        let is_complete = before > target_pages && after <= target_pages;
+        let wake = pool
+            .lock()
+            .take_wanting_after((before - after) as u32, is_complete);
+        (consumed, wake)
     }
 }
 

@@ -101,6 +101,8 @@ impl Pool {
             },
             claimed: 0,
             wanting: GuestSet::EMPTY,
+            untold_pages: 0,
+            tell_at_once: false,
         };
         pool.carve_holes(&ranges);
         for range in held {

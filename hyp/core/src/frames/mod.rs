@@ -54,6 +54,9 @@ use crate::limits::MAX_GUESTS;
 /// RAM regions (runs of touching 2 MiB blocks) the pool can keep apart.
 pub const MAX_REGIONS: usize = 16;
 
+/// Pages that become free before those who want some are told, unless a transfer ends with fewer.
+pub const TELL_PAGES: u32 = PAGES_PER_BLOCK as u32;
+
 /// Pages in a block, in the width the counters use.
 const BLOCK_PAGES: u16 = PAGES_PER_BLOCK as u16;
 
@@ -282,6 +285,10 @@ pub struct Pool {
     claimed: u32,
     /// Guests that found nothing free and want to hear when that changes.
     wanting: GuestSet,
+    /// Pages that have become free since they were last told.
+    untold_pages: u32,
+    /// They are told of the next ones, however few.
+    tell_at_once: bool,
 }
 
 impl Pool {
@@ -344,6 +351,8 @@ impl Pool {
     /// Remembers that `guest` found too little; it is in a later [`Pool::take_wanting`].
     pub const fn set_wanting(&mut self, guest: GuestId) {
         self.wanting.insert(guest);
+        // What it missed may be no more than frames that are being scrubbed at this moment.
+        self.tell_at_once |= self.claimed != 0;
     }
 
     /// Whether `guest` found too little and has not been told of more since.
@@ -362,7 +371,25 @@ impl Pool {
         if self.available() == 0 {
             return GuestSet::EMPTY;
         }
+        self.untold_pages = 0;
+        self.tell_at_once = false;
         core::mem::replace(&mut self.wanting, GuestSet::EMPTY)
+    }
+
+    /// The same after `pages` have become free, but not for every few of them: a guest that gives a page
+    /// and takes it back, over and over, would make the others run for it each time. They are told once
+    /// [`TELL_PAGES`] have come together, or when `is_complete`: a transfer has reached its target.
+    pub fn take_wanting_after(&mut self, pages: u32, is_complete: bool) -> GuestSet {
+        if self.wanting.is_empty() {
+            self.untold_pages = 0;
+            return GuestSet::EMPTY;
+        }
+        self.untold_pages = self.untold_pages.saturating_add(pages);
+        if is_complete || self.tell_at_once || self.untold_pages >= TELL_PAGES {
+            self.take_wanting()
+        } else {
+            GuestSet::EMPTY
+        }
     }
 
     /// The number of the block at `pa`.

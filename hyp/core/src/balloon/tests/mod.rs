@@ -14,4 +14,5 @@ mod hostile;
 mod properties;
 #[cfg(not(miri))]
 mod races;
+mod wake;
 pub(crate) mod world;
