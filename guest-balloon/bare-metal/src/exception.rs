@@ -4,9 +4,13 @@
 //! by the code that waits. Synchronous exceptions are either expected by a test, counted and stepped over, or the end.
 
 use core::arch::global_asm;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, ESR_EL1, FAR_EL1, Readable, Writeable};
+
+use ballast_balloon::abi::channel::MAX_CHANNELS;
+use ballast_balloon::abi::device_tree::CHANNEL_SPI;
 
 use crate::{cpu, gic};
 
@@ -92,6 +96,11 @@ pub static BALLOON_INTERRUPT: AtomicU64 = AtomicU64::new(0);
 /// Set by the balloon's interrupt, which is disabled until the target has been fetched.
 pub static BALLOON_CALLS: AtomicBool = AtomicBool::new(false);
 
+/// The doorbells of channels, which are edges.
+const CHANNEL_INTIDS: Range<u32> = CHANNEL_SPI + 32..CHANNEL_SPI + 32 + MAX_CHANNELS as u32;
+/// Interrupts of each channel so far.
+pub static RUNG: [AtomicU64; MAX_CHANNELS] = [const { AtomicU64::new(0) }; MAX_CHANNELS];
+
 /// Vector of an interrupt from the current EL with its own stack.
 const IRQ_HERE: u64 = 5;
 /// Vector of a synchronous exception from there.
@@ -128,6 +137,9 @@ fn interrupt() {
         other if u64::from(other) == BALLOON_INTERRUPT.load(Ordering::Relaxed) => {
             gic.disable(other);
             BALLOON_CALLS.store(true, Ordering::Release);
+        }
+        other if CHANNEL_INTIDS.contains(&other) => {
+            RUNG[(other - CHANNEL_INTIDS.start) as usize].fetch_add(1, Ordering::AcqRel);
         }
         // A level nobody lowers would come for ever.
         other => gic.disable(other),

@@ -6,6 +6,8 @@
 use core::fmt::Write;
 use core::ops::Range;
 
+use ballast_abi::channel::MAX_CHANNELS;
+use ballast_abi::device_tree;
 use fdt::{Fdt, node::FdtNode};
 use heapless::{String, Vec};
 
@@ -37,6 +39,21 @@ pub struct Balloon {
     pub boot_region: Option<Range<u64>>,
 }
 
+/// A channel to another guest.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Its name.
+    pub label: String<32>,
+    /// Its number, for the calls.
+    pub number: u32,
+    /// The memory.
+    pub memory: Range<u64>,
+    /// INTID of the doorbell.
+    pub interrupt: u32,
+    /// This guest cannot write the memory.
+    pub read_only: bool,
+}
+
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -54,6 +71,8 @@ pub struct Machine {
     pub psci_by_smc: bool,
     /// Ballast's node, if this is a guest of Ballast.
     pub balloon: Option<Balloon>,
+    /// Channels to other guests.
+    pub channels: Vec<Shared, MAX_CHANNELS>,
     /// Where the device tree lies.
     pub dtb: u64,
     /// `/chosen/bootargs`.
@@ -77,6 +96,7 @@ impl Machine {
                 .and_then(|psci| psci.property("method"))
                 .is_some_and(|method| method.as_str() == Some("smc")),
             balloon: None,
+            channels: fdt.all_nodes().filter_map(shared).collect(),
             dtb,
             bootargs: String::new(),
         };
@@ -183,6 +203,21 @@ fn gic(fdt: &Fdt) -> Result<GicKind, &'static str> {
     Ok(GicKind::V2 {
         distributor: reg(node, 0).ok_or(NO_REG)?.start,
         cpu: reg(node, 1).ok_or(NO_REG)?.start,
+    })
+}
+
+fn shared(node: FdtNode) -> Option<Shared> {
+    let is_shared = |compatible: fdt::node::NodeProperty| {
+        compatible.as_str() == Some(device_tree::CHANNEL_COMPATIBLE)
+    };
+    node.property("compatible").filter(|c| is_shared(*c))?;
+    let spi = big_endian(node.property("interrupts")?.value.get(4..8)?) as u32;
+    Some(Shared {
+        label: node.property("label")?.as_str()?.try_into().ok()?,
+        number: node.property(device_tree::CHANNEL_NUMBER)?.as_usize()? as u32,
+        memory: reg(node, 0)?,
+        interrupt: spi + 32,
+        read_only: node.property(device_tree::CHANNEL_READ_ONLY).is_some(),
     })
 }
 

@@ -3,6 +3,8 @@
 //! The pages it is asked about belong to no Rust object: they are the allocator's, between the image and the end
 //! of RAM.
 
+use core::sync::atomic::AtomicU32;
+
 use ballast_balloon::abi::PAGE_SIZE;
 
 const WORDS: u64 = PAGE_SIZE / 8;
@@ -82,6 +84,16 @@ pub unsafe fn carve<T: Copy>(address: u64, len: usize, value: T) -> &'static mut
     }
     // SAFETY: written above; nobody else uses it.
     unsafe { core::slice::from_raw_parts_mut(start, len) }
+}
+
+/// Memory shared with another guest, as words.
+///
+/// # Safety
+/// The memory is mapped as RAM is, for ever, aligned to a word, and no other Rust object lies there.
+pub unsafe fn shared(address: u64, bytes: u64) -> &'static [AtomicU32] {
+    // SAFETY: the caller's promise. Whoever writes it, here or there, does so by single aligned stores; of memory that
+    // this guest may not write only loads are made.
+    unsafe { core::slice::from_raw_parts(address as *const AtomicU32, bytes as usize / 4) }
 }
 
 unsafe extern "C" {

@@ -96,6 +96,21 @@ pub unsafe fn write(address: u64, width: u32, value: u64) -> Result<(), u64> {
     })
 }
 
+/// Stores by LDXR and STXR what is there already; the syndrome if that faults.
+pub fn store_exclusive(address: u64) -> Result<(), u64> {
+    // SAFETY: memory keeps its content, if the store succeeds at all.
+    catching(|| unsafe {
+        asm!("ldxr {v}, [{a}]", "stxr {s:w}, {v}, [{a}]", v = out(reg) _, s = out(reg) _, a = in(reg) address,
+            options(nostack))
+    })
+}
+
+/// Zeroes the block of `address` by DC ZVA; the syndrome if that faults. For memory that cannot be written.
+pub fn zero_line(address: u64) -> Result<(), u64> {
+    // SAFETY: the tests' own promise: no Rust object lies in memory that cannot be written.
+    catching(|| unsafe { asm!("dc zva, {a}", a = in(reg) address, options(nostack)) })
+}
+
 /// Calls the code at `address`; the syndrome if fetching it faults.
 ///
 /// # Safety

@@ -2,6 +2,7 @@
 
 pub mod balloon;
 mod basic;
+mod channel;
 mod hostile;
 
 use core::fmt::Write;
@@ -47,6 +48,13 @@ pub fn run(machine: &'static Machine) -> ! {
         "bench" => bench::run(machine),
         "bench-memory" => bench::run_memory(machine),
         "epoch" => balloon::epoch(machine),
+        "ping" => channel::ping(machine),
+        "pong" => channel::pong(machine),
+        "flood" => channel::flood(machine),
+        "hear" => channel::hear(machine),
+        "reborn" => channel::reborn(machine),
+        "witness" => channel::witness(machine),
+        "hostile-channel" => hostile::channel::all(machine),
         "fault" => hostile::map::fault(machine),
         "hostile-h1" => hostile::calls::h1(machine),
         "hostile-h2" => hostile::calls::h2(),

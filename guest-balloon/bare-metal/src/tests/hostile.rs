@@ -1,6 +1,7 @@
 //! The guest as an attacker: each test tries one thing that must not work, and says so if it does.
 
 pub mod calls;
+pub mod channel;
 pub mod list;
 pub mod map;
 pub mod race;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the project, on the host and then in QEMU, one at a time.
 
 mod bare_metal;
+mod channels;
 mod host;
 mod hostile;
 mod kernels;
@@ -57,6 +58,7 @@ fn scenarios() -> Vec<Scenario> {
     let groups = [
         bare_metal::scenarios(),
         kernels::scenarios(),
+        channels::scenarios(),
         hostile::scenarios(),
         refusals::scenarios(),
         linux::scenarios(),

@@ -130,6 +130,11 @@ impl Guest {
 
 /// The overlay for some guests, numbered from 1 in this order.
 pub fn partitions(guests: &[Guest]) -> String {
+    partitions_and(guests, "")
+}
+
+/// The same with further nodes beside the guests.
+fn partitions_and(guests: &[Guest], more: &str) -> String {
     let nodes: String = guests
         .iter()
         .enumerate()
@@ -137,7 +142,7 @@ pub fn partitions(guests: &[Guest]) -> String {
         .collect();
     format!(
         "/dts-v1/; /plugin/;\n&{{/}} {{\n    ballast {{\n        compatible = \"ballast,partitions\";\n        \
-         #address-cells = <1>; #size-cells = <0>;\n{nodes}    }};\n}};\n"
+         #address-cells = <1>; #size-cells = <0>;\n{nodes}{more}    }};\n}};\n"
     )
 }
 
@@ -154,6 +159,7 @@ pub struct Scenario {
     cores: u8,
     ram_mib: u32,
     guests: Vec<Guest>,
+    shared: String,
     refusal: Option<&'static str>,
     script: Script,
 }
@@ -172,6 +178,7 @@ impl Scenario {
             cores: 2,
             ram_mib: 1024,
             guests: Vec::new(),
+            shared: String::new(),
             refusal: None,
             script: Box::new(script),
         }
@@ -192,6 +199,17 @@ impl Scenario {
     /// Adds a guest; the first has console number 1.
     pub fn guest(mut self, guest: Guest) -> Self {
         self.guests.push(guest);
+        self
+    }
+
+    /// Adds memory that two guests share, of this many bytes, with the rights of each.
+    pub fn shared(mut self, name: &str, bytes: u32, ends: [(u8, &str); 2]) -> Self {
+        let [(one, one_may), (two, two_may)] = ends;
+        let _ = writeln!(
+            self.shared,
+            "        {name} {{\n            compatible = \"ballast,shared-memory\"; size = <{bytes}>;\n            \
+             guests = <{one} {two}>; access = \"{one_may}\", \"{two_may}\";\n        }};"
+        );
         self
     }
 
@@ -217,7 +235,7 @@ impl Scenario {
         let dir = self.dir();
         fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        let overlay = partitions(&self.guests);
+        let overlay = partitions_and(&self.guests, &self.shared);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
 

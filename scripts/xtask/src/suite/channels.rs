@@ -1,0 +1,56 @@
+//! Guests that talk: shared memory and doorbells between two of them.
+
+use anyhow::{Result, ensure};
+
+use super::{Guest, Scenario};
+use crate::console::Console;
+
+/// Bare metal with bare metal, on both interrupt controllers; one that attacks.
+pub fn scenarios() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for gic in [2, 3] {
+        all.push(talk("ping-pong", gic, "ping", "pong"));
+        all.push(talk("flood", gic, "flood", "hear"));
+        all.push(talk("reset", gic, "reborn", "witness"));
+        all.push(attack(gic));
+    }
+    all
+}
+
+/// Both ends say that they passed and power off, and so does the board.
+fn both_pass(console: &mut Console, one: &str, two: &str) -> Result<()> {
+    let said = console.patience(120).expect("every guest is off")?;
+    for needed in [format!("[a] PASS {one}"), format!("[b] PASS {two}")] {
+        ensure!(said.contains(&needed), "no \"{needed}\" in:\n{said}");
+    }
+    Ok(())
+}
+
+/// "there" is written by the first and read by the second, "back" the other way round.
+fn with_lines(scenario: Scenario) -> Scenario {
+    scenario
+        .shared("there", 0x2000, [(1, "read-write"), (2, "read-only")])
+        .shared("back", 0x1000, [(1, "read-only"), (2, "read-write")])
+}
+
+fn talk(name: &str, gic: u8, one: &'static str, two: &'static str) -> Scenario {
+    let scenario = Scenario::new(format!("channel-{name}-gic{gic}"), gic, move |console| {
+        both_pass(console, one, two)
+    });
+    with_lines(scenario.ram(512))
+        .guest(Guest::bare_metal("a", one))
+        .guest(Guest::bare_metal("b", two))
+}
+
+/// The second guest attacks, for whom "there" is read-only, while the first checks its own memory.
+fn attack(gic: u8) -> Scenario {
+    let scenario = Scenario::new(format!("channel-hostile-gic{gic}"), gic, |console| {
+        both_pass(console, "counter", "hostile-channel")
+    });
+    let attacker = Guest::bare_metal("b", "hostile-channel")
+        .memory_bounds(32, 128)
+        .cpus(3);
+    with_lines(scenario.cores(4).ram(512))
+        .guest(Guest::bare_metal("a", "counter").args("seconds=2"))
+        .guest(attacker)
+}
