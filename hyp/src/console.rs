@@ -52,14 +52,18 @@ impl Uart {
         }
     }
 
-    /// Takes note of an interrupt. False if it is not the UART's but of another that shares it.
-    fn acknowledge(&mut self) -> bool {
+    /// Whether an interrupt may be the UART's, and not another's that shares it.
+    fn may_interrupt(&self) -> bool {
         match self {
-            Self::Pl011(uart) => {
-                uart.clear_interrupts();
-                true
-            }
+            Self::Pl011(_) => true,
             Self::Mini(uart) => uart.interrupts(),
+        }
+    }
+
+    /// Drops what it has latched.
+    fn clear_interrupts(&mut self) {
+        if let Self::Pl011(uart) = self {
+            uart.clear_interrupts();
         }
     }
 
@@ -255,13 +259,21 @@ impl Terminal {
         let mut typed = [0; CHUNK * ROUNDS];
         let mut count = 0;
         if let Some(uart) = UART.lock().as_mut() {
-            if !uart.acknowledge() {
+            if !uart.may_interrupt() {
                 return;
             }
+            let mut is_cleared = false;
+            // What does not fit is left, and the interrupt with it: it comes again.
             while let Some(slot) = typed.get_mut(count) {
-                let Some(byte) = uart.receive() else { break };
-                *slot = byte;
-                count += 1;
+                if let Some(byte) = uart.receive() {
+                    *slot = byte;
+                    count += 1;
+                } else if is_cleared {
+                    break;
+                } else {
+                    uart.clear_interrupts();
+                    is_cleared = true;
+                }
             }
         }
         let shell = Shell::new(system, cpu, Origin::Monitor);

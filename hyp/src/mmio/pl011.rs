@@ -74,6 +74,8 @@ impl Pl011 {
         }
         uart.line_control
             .modify(LineControl::FEN::SET + LineControl::WLEN::Eight);
+        // Empty now, whatever came before; QEMU looks for more input only when it is read.
+        uart.data.get();
         // Transmit at 1/8 full, receive at 1/8 full: few, large transmit bursts and prompt input.
         uart.fifo_level.set(0);
         uart.control
@@ -113,7 +115,8 @@ impl Pl011 {
         self.registers().mask.write(mask);
     }
 
-    /// Drops latched interrupts.
+    /// Drops latched interrupts. Only with nothing left to receive, and what comes meanwhile must be looked
+    /// for afterwards: a FIFO that stays above its trigger level does not interrupt anew (2.8.2).
     pub fn clear_interrupts(&mut self) {
         self.registers()
             .clear

@@ -125,8 +125,15 @@ impl Console {
         Ok(line)
     }
 
-    /// Types `text` as it is.
+    /// Types `text` as it is, once the board listens.
     pub fn send(&mut self, text: &str) -> Result<()> {
+        // A UART that is not set up yet loses what comes.
+        while self.seen.is_empty() {
+            match self.output.recv_timeout(self.patience) {
+                Ok(bytes) => self.take(&bytes)?,
+                Err(_) => bail!("the board says nothing"),
+            }
+        }
         self.input
             .write_all(text.as_bytes())
             .and_then(|()| self.input.flush())

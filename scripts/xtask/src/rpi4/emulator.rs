@@ -230,7 +230,7 @@ impl Raspi4b {
 }
 
 /// Writes what QEMU loads into files.
-fn lay_out(loaded: &Loaded, card: Option<&Path>, dir: &Path) -> Result<Boot> {
+pub fn lay_out(loaded: &Loaded, card: Option<&Path>, dir: &Path) -> Result<Boot> {
     let [kernel, dtb, initramfs] =
         ["kernel.img", "board.dtb", "initramfs"].map(|name| dir.join(name));
     paths::write(&kernel, &loaded.kernel)?;

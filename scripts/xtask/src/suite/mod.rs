@@ -9,6 +9,7 @@ mod linux;
 mod memory;
 mod monitor;
 mod refusals;
+mod rpi4;
 mod scenario;
 
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ fn scenarios() -> Vec<Scenario> {
         linux::scenarios(),
         monitor::scenarios(),
         memory::scenarios(),
+        rpi4::scenarios(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -103,6 +105,9 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     }
     if !chosen.is_empty() {
         setup::ensure(&Need::QEMU_VIRT, consent)?;
+        if chosen.iter().any(Scenario::is_rpi4) {
+            setup::ensure(&[Need::QemuRaspi4b, Need::RaspberryPi], consent)?;
+        }
         let images = Images::build(consent)?;
         for scenario in &chosen {
             tally.add(run_one(scenario, &images, args.long));

@@ -2,16 +2,21 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ballast_core::plan::Report;
 
 use crate::archive::Image;
 use crate::artefacts;
 use crate::check;
 use crate::console::Console;
 use crate::paths;
+use crate::process::Program;
 use crate::qemu::{Board, Serial};
+use crate::rpi4::emulator::{self, Raspi4b};
+use crate::rpi4::image;
+use crate::rpi4::tree::Tree;
 use crate::run;
 use crate::setup::Consent;
 
@@ -149,13 +154,27 @@ fn partitions_and(guests: &[Guest], more: &str) -> String {
 /// The script of a scenario.
 pub type Script = Box<dyn Fn(&mut Console) -> Result<()>>;
 
+/// What a scenario runs on.
+#[derive(Clone, Copy)]
+enum Machine {
+    /// QEMU's `virt` with this GIC.
+    Virt { gic: u8 },
+    /// QEMU's Raspberry Pi 4.
+    Rpi4 {
+        /// Which UART the script is connected to: 0 the PL011, 1 the mini-UART.
+        uart: u8,
+        /// What the board's tree says otherwise.
+        edit: fn(&mut Tree),
+    },
+}
+
 /// A test in QEMU.
 pub struct Scenario {
     /// Its name: what it shows, then what it runs on.
     pub name: String,
     /// Whether it is only run with `--long`.
     pub long: bool,
-    gic: u8,
+    machine: Machine,
     cores: u8,
     ram_mib: u32,
     guests: Vec<Guest>,
@@ -174,7 +193,7 @@ impl Scenario {
         Self {
             name: name.into(),
             long: false,
-            gic,
+            machine: Machine::Virt { gic },
             cores: 2,
             ram_mib: 1024,
             guests: Vec::new(),
@@ -182,6 +201,29 @@ impl Scenario {
             refusal: None,
             script: Box::new(script),
         }
+    }
+
+    /// A test called `name` on a Raspberry Pi 4 with 2 GiB of RAM.
+    pub fn rpi4(
+        name: impl Into<String>,
+        script: impl Fn(&mut Console) -> Result<()> + 'static,
+    ) -> Self {
+        let machine = Machine::Rpi4 {
+            uart: 0,
+            edit: |_| {},
+        };
+        Self {
+            machine,
+            cores: 4,
+            ram_mib: 2048,
+            ..Self::new(name, 2, script)
+        }
+    }
+
+    /// The board's tree is changed by `edit` at the end, and the script is connected to the Pi's UART `uart`.
+    pub fn tree(mut self, uart: u8, edit: fn(&mut Tree)) -> Self {
+        self.machine = Machine::Rpi4 { uart, edit };
+        self
     }
 
     /// Physical cores.
@@ -238,16 +280,13 @@ impl Scenario {
         let overlay = partitions_and(&self.guests, &self.shared);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
-
-        let board = Board {
-            gic: self.gic,
-            cores: self.cores,
-            ram_mib: self.ram_mib,
-            extra: vec!["-no-reboot".to_owned()],
-        };
         let used = images.used_by(&overlay);
-        let boot = run::prepare(&board, &source, &used, images.hypervisor.clone(), &dir)?;
-        let report = check::judge(&board, &boot.dtb, &used, &boot.kernel)?;
+        let (command, report) = match self.machine {
+            Machine::Virt { gic } => self.on_virt(gic, &source, &used, images, &dir)?,
+            Machine::Rpi4 { uart, edit } => {
+                self.on_rpi4(uart, edit, &source, &used, images, &dir)?
+            }
+        };
         let said: Vec<String> = report.refusals.iter().map(ToString::to_string).collect();
         match self.refusal {
             None => ensure!(
@@ -260,10 +299,61 @@ impl Scenario {
                 "the host's check should have refused these partitions naming {word}, but said: {said:?}"
             ),
         }
-        let command = board.command(&boot, Serial::Pipe);
         paths::write(&dir.join("command"), command.line() + "\n")?;
         let mut console = Console::start(command, &dir.join("console.log"))?;
         (self.script)(&mut console)
+    }
+
+    fn on_virt(
+        &self,
+        gic: u8,
+        partitions: &Path,
+        used: &[Image],
+        images: &Images,
+        dir: &Path,
+    ) -> Result<(Program, Report)> {
+        let board = Board {
+            gic,
+            cores: self.cores,
+            ram_mib: self.ram_mib,
+            extra: vec!["-no-reboot".to_owned()],
+        };
+        let boot = run::prepare(&board, partitions, used, images.hypervisor.clone(), dir)?;
+        let report = check::judge(&board, &boot.dtb, used, &boot.kernel)?;
+        Ok((board.command(&boot, Serial::Pipe), report))
+    }
+
+    fn on_rpi4(
+        &self,
+        uart: u8,
+        edit: fn(&mut Tree),
+        partitions: &Path,
+        used: &[Image],
+        images: &Images,
+        dir: &Path,
+    ) -> Result<(Program, Report)> {
+        let mut extra = vec!["-no-reboot".to_owned()];
+        if uart == 1 {
+            extra.extend(
+                ["-serial", "null", "-serial", "stdio", "-monitor", "none"].map(Into::into),
+            );
+        }
+        let board = Raspi4b::new(self.ram_mib, extra)?;
+        let files = image::boot_files(partitions, used, &images.hypervisor, dir)?;
+        let read = |path: &str| {
+            let data = files.get(path).cloned();
+            data.with_context(|| format!("no file {path}"))
+        };
+        let mut loaded = board.load(&read, dir)?;
+        edit(&mut loaded.tree);
+        let report = image::judge_loaded(&loaded, true)?;
+        let boot = emulator::lay_out(&loaded, None, dir)?;
+        Ok((board.command(&boot, Serial::Pipe)?, report))
+    }
+
+    /// Whether it needs the Raspberry Pi's files and a QEMU that has the board.
+    pub const fn is_rpi4(&self) -> bool {
+        matches!(self.machine, Machine::Rpi4 { .. })
     }
 }
 
