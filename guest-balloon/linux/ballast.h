@@ -103,4 +103,22 @@ extern atomic_long_t ballast_pages_not_zero;
 int ballast_control_init(void);
 void ballast_control_exit(void);
 
+/* --- Channels (channel.c), apart from the balloon. --- */
+
+/* Of guest-balloon/abi, in which they are kept the same by guest-balloon/tests/header.rs. */
+#define BALLAST_FN_SIGNAL 0xc6000010u
+#define BALLAST_FN_CHANNEL 0xc6000011u
+#define BALLAST_PEER_STOPPED (-7)
+#define BALLAST_PEER_RUNNING ((uint64_t)1 << 32)
+
+/* What read() on /dev/ballast-LABEL gives. */
+struct ballast_channel_event {
+	u32 events;		/* bit 0: rung; 1: the other guest has started; 2: it has stopped; 31: it runs now */
+	u32 generation;		/* how often the other guest has started */
+};
+#define BALLAST_EVENT_RUNNING (1u << 31)
+
+struct platform_driver;
+extern struct platform_driver ballast_channel_driver;
+
 #endif

@@ -325,7 +325,20 @@ static struct platform_driver ballast_driver = {
 		.dev_groups = ballast_groups,
 	},
 };
-module_platform_driver(ballast_driver);
+
+static struct platform_driver *const drivers[] = { &ballast_driver, &ballast_channel_driver };
+
+static int __init ballast_init(void)
+{
+	return platform_register_drivers(drivers, ARRAY_SIZE(drivers));
+}
+module_init(ballast_init);
+
+static void __exit ballast_exit(void)
+{
+	platform_unregister_drivers(drivers, ARRAY_SIZE(drivers));
+}
+module_exit(ballast_exit);
 
 MODULE_DESCRIPTION("Balloon of the Ballast hypervisor");
 MODULE_AUTHOR("The Ballast authors");

@@ -117,6 +117,21 @@ fn the_numbers_are_the_same() {
     let source = assertions() + "int main(void) { return !texts(); }\n";
     compile("cc", &dir, &source, &["-o", program.to_str().unwrap()]);
     assert!(Command::new(&program).status().unwrap().success());
+    // The Linux module has some of its own, in a folder that stands alone.
+    let module = include().join("../linux/ballast.h");
+    let module = std::fs::read_to_string(module).unwrap();
+    let ours = std::fs::read_to_string(include().join("ballast.h")).unwrap();
+    let shared = module.lines().filter(|line| {
+        let name = line
+            .strip_prefix("#define ")
+            .and_then(|rest| rest.split_whitespace().next());
+        numbers().iter().any(|(known, _)| Some(*known) == name)
+    });
+    let shared: Vec<&str> = shared.collect();
+    assert_eq!(shared.len(), 4, "{shared:?}");
+    for line in shared {
+        assert!(ours.lines().any(|other| other == line), "{line}");
+    }
     // And no macro with a number was forgotten here.
     let header = std::fs::read_to_string(include().join("ballast.h")).unwrap();
     let known = numbers();
