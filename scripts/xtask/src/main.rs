@@ -19,6 +19,7 @@ mod qemu;
 mod rpi4;
 mod run;
 mod setup;
+mod simulate;
 mod status;
 mod suite;
 
@@ -72,6 +73,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure what Ballast costs, in instructions
     Bench(bench::Args),
+    /// Run the resource scheduler against simulated guests, and plot what it does
+    Simulate(simulate::Args),
     /// Run every test: on the host, then in QEMU
     Test(suite::Args),
 }
@@ -110,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => return check::run(&args, consent),
         Command::Demo(args) => return demo::run(&args, consent),
         Command::Bench(args) => return bench::run(&args, consent),
+        Command::Simulate(args) => simulate::run(&args)?,
         Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)

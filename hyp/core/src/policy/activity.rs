@@ -14,8 +14,8 @@ const REFAULTING: u64 = 64;
 const HEADROOM: u64 = 2048;
 /// And one page for so many that it uses.
 const HEADROOM_PART: u64 = 16;
-/// A guest short of memory asks for at least this much at a time: 16 MiB.
-const LEAST_GROWTH: u64 = 4096;
+/// A guest short of memory asks for at least this much at a time: 4 MiB.
+const LEAST_GROWTH: u64 = 1024;
 /// How long a call of PRESSURE goes before everything else.
 const URGENT_US: u64 = 5_000_000;
 
@@ -54,9 +54,14 @@ impl Activity {
         self.used.set(used, now_us, half_lives);
         self.urgent_until_us = 0;
         let short = said.pressure >= PRESSED || said.refaults >= REFAULTING;
-        // Two seconds of refaults, but not more than to double.
-        let missed = said.refaults.saturating_mul(2).min(memory);
-        let growth = missed.max(memory / 4).max(LEAST_GROWTH);
+        // What was missed in two seconds, but not more than to double: what is given in excess is taken from
+        // others, and to give once more is cheap.
+        let growth = if said.refaults > 0 {
+            said.refaults.saturating_mul(2).min(memory)
+        } else {
+            memory / HEADROOM_PART
+        };
+        let growth = growth.max(LEAST_GROWTH);
         self.pressed = short.then(|| memory.saturating_add(growth));
     }
 

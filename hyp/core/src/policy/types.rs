@@ -138,7 +138,7 @@ impl Default for Settings {
             tax: Tax::DEFAULT,
             half_lives: HalfLives {
                 fast_us: 250_000,
-                slow_us: 1_500_000,
+                slow_us: 1_000_000,
             },
             begin_percent: 110,
             end_percent: 102,
