@@ -127,7 +127,12 @@ pub fn with_nodes(board: &[u8], nodes: &[Branch]) -> Vec<u8> {
 /// `board` with `/ballast` having these properties and guests.
 pub fn merge_into(board: &[u8], global: &[(&str, Value)], guests: &[Guest]) -> Vec<u8> {
     let tree = DeviceTree::new(board).unwrap();
-    let mut fdt = FdtWriter::new().unwrap();
+    let reservations: Vec<_> = tree
+        .reservations()
+        .iter()
+        .map(|range| vm_fdt::FdtReserveEntry::new(range.start.0, range.size).unwrap())
+        .collect();
+    let mut fdt = FdtWriter::new_with_mem_reserv(&reservations).unwrap();
     copy(&mut fdt, tree.root(), guests, global);
     fdt.finish().unwrap()
 }

@@ -1,3 +1,5 @@
+mod rpi4;
+
 use super::*;
 use crate::addr::{MIB, Pa};
 use crate::testing::{Branch, VIRT_V2, VIRT_V3, blob, cells, flag, text};
