@@ -10,6 +10,7 @@ mod memory;
 mod monitor;
 mod refusals;
 mod rpi4;
+mod rpi4_card;
 mod scenario;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn scenarios() -> Vec<Scenario> {
         monitor::scenarios(),
         memory::scenarios(),
         rpi4::scenarios(),
+        rpi4_card::scenarios(),
     ];
     groups.into_iter().flatten().collect()
 }

@@ -166,7 +166,15 @@ enum Machine {
         /// What the board's tree says otherwise.
         edit: fn(&mut Tree),
     },
+    /// QEMU's Raspberry Pi 4 with a card, from which everything is booted.
+    Card {
+        /// Makes the card.
+        make: CardMaker,
+    },
 }
+
+/// Makes a card in the folder given, and says where.
+pub type CardMaker = fn(&Path, Consent) -> Result<PathBuf>;
 
 /// A test in QEMU.
 pub struct Scenario {
@@ -217,6 +225,18 @@ impl Scenario {
             cores: 4,
             ram_mib: 2048,
             ..Self::new(name, 2, script)
+        }
+    }
+
+    /// A test called `name` on a Raspberry Pi 4 with 2 GiB of RAM that boots from the card that `make` makes.
+    pub fn card(
+        name: impl Into<String>,
+        make: CardMaker,
+        script: impl Fn(&mut Console) -> Result<()> + 'static,
+    ) -> Self {
+        Self {
+            machine: Machine::Card { make },
+            ..Self::rpi4(name, script)
         }
     }
 
@@ -286,6 +306,7 @@ impl Scenario {
             Machine::Rpi4 { uart, edit } => {
                 self.on_rpi4(uart, edit, &source, &used, images, &dir)?
             }
+            Machine::Card { make } => self.on_card(&make(&dir, images.consent)?, &dir)?,
         };
         let said: Vec<String> = report.refusals.iter().map(ToString::to_string).collect();
         match self.refusal {
@@ -351,9 +372,17 @@ impl Scenario {
         Ok((board.command(&boot, Serial::Pipe)?, report))
     }
 
+    fn on_card(&self, card: &Path, dir: &Path) -> Result<(Program, Report)> {
+        let board = Raspi4b::new(self.ram_mib, vec!["-no-reboot".to_owned()])?;
+        let (boot, loaded) = board.boot_card(card, dir)?;
+        paths::write(&dir.join("firmware.log"), loaded.log.join("\n") + "\n")?;
+        let report = image::judge_loaded(&loaded, true)?;
+        Ok((board.command(&boot, Serial::Pipe)?, report))
+    }
+
     /// Whether it needs the Raspberry Pi's files and a QEMU that has the board.
     pub const fn is_rpi4(&self) -> bool {
-        matches!(self.machine, Machine::Rpi4 { .. })
+        matches!(self.machine, Machine::Rpi4 { .. } | Machine::Card { .. })
     }
 }
 
@@ -361,6 +390,7 @@ impl Scenario {
 pub struct Images {
     hypervisor: PathBuf,
     all: Vec<Image>,
+    consent: Consent,
 }
 
 impl Images {
@@ -369,6 +399,7 @@ impl Images {
         let linux = artefacts::linux_guest(consent)?;
         let bare_metal = artefacts::bare_metal_forms()?;
         Ok(Self {
+            consent,
             hypervisor: artefacts::hypervisor()?,
             all: vec![
                 Image::new("bare-metal", &bare_metal.image),
