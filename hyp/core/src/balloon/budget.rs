@@ -44,6 +44,12 @@ pub const UNMAP_TABLE: u32 = 48_000;
 pub const LOOK_BLOCK: u32 = 20;
 /// One level-3 entry looked at.
 pub const LOOK_PAGE: u32 = 15;
+/// One page relocated: 64 lines cleaned twice and copied.
+pub const RELOCATE_PAGE: u32 = 1_000;
+/// A run of pages relocated, as such: what comes next found out, entries, an invalidation, windows.
+pub const RELOCATE_RUN: u32 = 2_500;
+/// The most that one piece of a relocation may cost.
+pub const RELOCATE_MOST: u32 = RELOCATE_RUN + 16 * RELOCATE_PAGE;
 /// Pages scrubbed in one call, at most.
 pub const SCRUB_MOST: u16 = 256;
 

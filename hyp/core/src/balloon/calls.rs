@@ -108,6 +108,7 @@ impl GuestMemory {
                 Outcome {
                     registers,
                     wake: GuestSet::EMPTY,
+                    relocate: GuestSet::EMPTY,
                 }
             }
             _ => return None,
@@ -174,13 +175,11 @@ impl GuestMemory {
         };
         hw.read_page(driver.list, entries);
         let before = *backed_pages;
-        let (consumed, wake) = if is_reserve {
+        let (consumed, wake, relocate) = if is_reserve {
             self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
         } else {
-            (
-                self.release(pool, hw, entries, batch, tables, backed_pages),
-                GuestSet::EMPTY,
-            )
+            let (consumed, relocate) = self.release(pool, hw, entries, batch, tables, backed_pages);
+            (consumed, GuestSet::EMPTY, relocate)
         };
         hw.write_page(driver.list, entries.get(..consumed).unwrap_or(&[]));
         hw.publish_tables();
@@ -190,6 +189,7 @@ impl GuestMemory {
         let pages = before.abs_diff(*backed_pages);
         Outcome {
             wake,
+            relocate,
             ..Outcome::new(Status::Success, [consumed as u64, pages, 0])
         }
     }

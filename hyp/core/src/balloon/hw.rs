@@ -55,6 +55,19 @@ pub trait Hardware: Window {
     /// or none does and the shell sets it first.
     fn invalidate_guest(&mut self);
 
+    /// Copies the page at `from`, which no guest can write now, to that at `to`. The source is cleaned and
+    /// invalidated to the point of coherency first, because a guest may have written through a non-cacheable alias;
+    /// the destination afterwards, because one may read through such. Complete with
+    /// [`Hardware::finish_copies`].
+    fn copy_page(&mut self, from: Pa, to: Pa);
+
+    /// Completes the maintenance of the pages copied, and invalidates the instruction caches: the
+    /// destination may be fetched from.
+    fn finish_copies(&mut self);
+
+    /// Whether this core has an interrupt to take (ISR_EL1): long work stops for it.
+    fn is_interrupted(&mut self) -> bool;
+
     /// Zeroes `pages` pages from `first` on (within one 2 MiB block) and cleans and invalidates them
     /// to the point of coherency, because a guest may hold a non-cacheable alias; then invalidates the
     /// instruction caches, as the frames' next user must not execute the last one's code.

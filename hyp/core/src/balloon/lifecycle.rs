@@ -1,15 +1,17 @@
 //! A guest's memory outside of hypercalls: its start, its reset and its end; and the scrubbing that
 //! idle cores do.
 
+use core::sync::atomic::Ordering;
+
 use spin::mutex::TicketMutex;
 
 use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::reserve::Reserve;
-use super::{GuestMemory, Ledger};
+use super::{GuestMemory, Ledger, Use};
 use crate::addr::{BLOCK_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Unmapped;
-use crate::frames::{GuestSet, Pool};
+use crate::frames::{GuestSet, Obstacle, Pool};
 use crate::stage2::{Descriptor, Memory};
 
 /// A rebuild in progress: first what is kept moves to the start of RAM and the rest goes to the
@@ -22,6 +24,8 @@ pub(super) struct Rebuild {
     scanned: u32,
     /// Blocks backed from the start of RAM on. Where IPA = PA, known only once those missing are sought.
     kept: u32,
+    /// Where IPA = PA: blocks sought so far.
+    sought: u32,
 }
 
 /// How far a rebuild is.
@@ -32,6 +36,9 @@ pub struct Progress {
     pub backed_pages: Option<u64>,
     /// Guests whose sequence is to be bumped.
     pub wake: GuestSet,
+    /// Guests that are to move frames out of this one's way, as in
+    /// [`Outcome`](super::Outcome::relocate).
+    pub relocate: GuestSet,
 }
 
 /// What one [`scrub_step`] did.
@@ -65,12 +72,16 @@ pub fn scrub_step(pool: &TicketMutex<Pool>, hw: &mut impl Hardware, most_pages: 
 }
 
 impl GuestMemory {
-    /// At boot, before any memory is assigned: what this guest's addresses lay claim to, if it has IPA = PA.
+    /// At boot, before any memory is assigned: what this guest's addresses lay claim to, if it has IPA = PA;
+    /// and that its frames stay what they are, if it is `realtime`.
     ///
     /// # Errors
     /// The address of a block that cannot be claimed: no RAM, held by Ballast or firmware, or
     /// claimed by another guest.
     pub fn claim_home(&self, pool: &mut Pool) -> Result<(), Pa> {
+        if self.config.realtime {
+            pool.fix(self.guest());
+        }
         if !self.config.identity {
             return Ok(());
         }
@@ -127,7 +138,7 @@ impl GuestMemory {
                 done += GIB_BLOCKS;
                 continue;
             }
-            let Some(pa) = self.take_block(pool, at) else {
+            let Some(pa) = self.take_block(pool, at, Use::Ram) else {
                 break;
             };
             self.stage2.map(at, Descriptor::block(pa, Memory::Normal));
@@ -159,6 +170,8 @@ impl GuestMemory {
             return false;
         };
         pool.lock().clear_wanting(self.guest());
+        self.is_loading.store(true, Ordering::Relaxed);
+        ledger.transfer = None;
         ledger.driver = None;
         ledger.epoch = ledger.epoch.wrapping_add(1);
         let goal_blocks = (goal_pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
@@ -167,8 +180,18 @@ impl GuestMemory {
             banks: 0,
             scanned: 0,
             kept: 0,
+            sought: 0,
         });
         true
+    }
+
+    /// The guest has been loaded, or could not be: from now on its frames may move again.
+    pub fn end_load(&self) {
+        self.is_loading.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Acquire)
     }
 
     /// Does a bounded piece of the rebuild. VTTBR_EL2 holds the guest's VMID, as for any
@@ -177,6 +200,7 @@ impl GuestMemory {
         let unfinished = Progress {
             backed_pages: None,
             wake: GuestSet::EMPTY,
+            relocate: GuestSet::EMPTY,
         };
         let Some(mut ledger) = self.ledger.try_lock() else {
             return unfinished;
@@ -192,6 +216,7 @@ impl GuestMemory {
             return Progress {
                 backed_pages: Some(*backed_pages),
                 wake: GuestSet::EMPTY,
+                relocate: GuestSet::EMPTY,
             };
         };
         let unmapped = Unmapped::new(self.guest(), batch);
@@ -212,17 +237,30 @@ impl GuestMemory {
             backed_pages,
             ..
         } = work;
-        let done = compact && self.fill(state, pool, hw, &mut budget, backed_pages);
-        let wake = pool.lock().take_wanting();
+        let mut relocate = GuestSet::EMPTY;
+        let done = compact && self.fill(state, pool, hw, &mut budget, backed_pages, &mut relocate);
+        let (wake, stalled) = {
+            let mut pool = pool.lock();
+            (pool.take_wanting(), pool.take_stalled())
+        };
+        let relocate = relocate.union(stalled);
         if !done {
-            return Progress { wake, ..unfinished };
+            return Progress {
+                wake,
+                relocate,
+                ..unfinished
+            };
         }
         // Blocks have moved: nothing of the old translation may be left when the guest runs again.
         hw.invalidate_guest();
         let has_banks = state.banks == self.banks.len();
         let backed_pages = Some(if has_banks { *backed_pages } else { 0 });
         *rebuild = None;
-        Progress { backed_pages, wake }
+        Progress {
+            backed_pages,
+            wake,
+            relocate,
+        }
     }
 
     /// Fills up from the pool; false while there is more to do.
@@ -233,6 +271,7 @@ impl GuestMemory {
         hw: &mut impl Hardware,
         budget: &mut Budget,
         backed_pages: &mut u64,
+        relocate: &mut GuestSet,
     ) -> bool {
         while let Some(&bank) = self
             .banks
@@ -240,13 +279,31 @@ impl GuestMemory {
             .filter(|_| state.goal_blocks != 0)
         {
             if !self.stage2.has_bank(bank) {
-                match self.find_block(bank.ipa_block, pool, hw, budget) {
+                match self.find_block(bank.ipa_block, Use::Bank, pool, hw, budget, relocate) {
                     Found::Block(pa) => self.stage2.map_bank(bank, pa),
                     Found::Nothing => return true,
-                    Found::NotYet => return false,
+                    Found::Held | Found::NotYet => return false,
                 }
             }
             state.banks += 1;
+        }
+        // Where only certain blocks will do, those that are free come first, and the others' holders all begin
+        // to make way: what moves then goes to no block that is sought next.
+        while self.config.identity && state.sought < state.goal_blocks {
+            if let Some(ipa_block) = self.nth_block(state.sought)
+                && !self.stage2.ram_entry(ipa_block).is_valid()
+            {
+                match self.find_block(ipa_block, Use::Ram, pool, hw, budget, relocate) {
+                    Found::Block(pa) => {
+                        let entry = Descriptor::block(pa, Memory::Normal);
+                        self.stage2.map(ipa_block, entry);
+                        *backed_pages += PAGES_PER_BLOCK as u64;
+                    }
+                    Found::NotYet => return false,
+                    Found::Held | Found::Nothing => {}
+                }
+            }
+            state.sought += 1;
         }
         while state.kept < state.goal_blocks
             && let Some(ipa_block) = self.nth_block(state.kept)
@@ -255,13 +312,14 @@ impl GuestMemory {
                 state.kept += 1;
                 continue;
             }
-            match self.find_block(ipa_block, pool, hw, budget) {
+            match self.find_block(ipa_block, Use::Ram, pool, hw, budget, relocate) {
                 Found::Block(pa) => {
                     let entry = Descriptor::block(pa, Memory::Normal);
                     self.stage2.map(ipa_block, entry);
                     *backed_pages += PAGES_PER_BLOCK as u64;
                     state.kept += 1;
                 }
+                Found::Held => return false,
                 Found::Nothing if self.config.identity => {
                     // What lies behind the gap goes: RAM is backed up to one place.
                     state.goal_blocks = state.kept;
@@ -279,9 +337,11 @@ impl GuestMemory {
     fn find_block(
         &self,
         ipa_block: u32,
+        use_for: Use,
         pool: &TicketMutex<Pool>,
         hw: &mut impl Hardware,
         budget: &mut Budget,
+        relocate: &mut GuestSet,
     ) -> Found {
         loop {
             if !budget.covers(budget::ENTRY) {
@@ -289,10 +349,13 @@ impl GuestMemory {
             }
             budget.spend(budget::ENTRY);
             let mut section = pool.lock();
-            if let Some(pa) = self.take_block(&mut section, ipa_block) {
+            if let Some(pa) = self.take_block(&mut section, ipa_block, use_for) {
                 return Found::Block(pa);
             }
-            if !self.has_dirty_block(&section, ipa_block) {
+            if !self.has_dirty_block(&section, ipa_block, use_for) {
+                if let Some(pa) = self.home_block(ipa_block, use_for) {
+                    return self.await_home(pa, &mut section, relocate);
+                }
                 // What another core is scrubbing will be there soon.
                 let is_scrubbing = section.available() < section.counts().free();
                 return if is_scrubbing {
@@ -303,7 +366,7 @@ impl GuestMemory {
             }
             let most = budget.scrub_pages();
             let Some(dirty) = (most != 0)
-                .then(|| self.claim_dirty_block(&mut section, ipa_block, most))
+                .then(|| self.claim_dirty_block(&mut section, ipa_block, use_for, most))
                 .flatten()
             else {
                 return Found::NotYet;
@@ -317,12 +380,30 @@ impl GuestMemory {
     }
 }
 
+impl GuestMemory {
+    /// The one block that would do is not free: whether it will be.
+    fn await_home(&self, pa: Pa, pool: &mut Pool, relocate: &mut GuestSet) -> Found {
+        match pool.want_home(pa, self.guest()) {
+            Obstacle::Passing => Found::NotYet,
+            Obstacle::Holder(Some(holder)) => {
+                relocate.insert(holder);
+                Found::Held
+            }
+            Obstacle::Holder(None) if pool.is_stalled() => Found::Nothing,
+            Obstacle::Holder(None) => Found::Held,
+            Obstacle::Fixed => Found::Nothing,
+        }
+    }
+}
+
 /// What a search for a block came to.
 enum Found {
     /// This block, which is the guest's now.
     Block(Pa),
     /// There is none.
     Nothing,
+    /// There is one, as soon as others have moved out of it.
+    Held,
     /// There may be, with the next step.
     NotYet,
 }

@@ -60,6 +60,7 @@ pub mod hw;
 mod lifecycle;
 mod query;
 mod release;
+mod relocate;
 mod reserve;
 mod stretch;
 mod target;
@@ -68,9 +69,11 @@ pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec;
+use core::sync::atomic::AtomicBool;
 
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status};
 pub use lifecycle::{Progress, Scrubbed, scrub_step};
+pub use relocate::Relocated;
 use spin::mutex::SpinMutex;
 pub use target::{Calls, Counter, Fetched, Report, Reported, Stats, Target};
 
@@ -112,7 +115,20 @@ pub struct GuestMemory {
     chunks: heapless::Vec<Chunk, MAX_RAM_RANGES>,
     max_pages: u64,
     banks: Box<[Bank]>,
+    /// Others want frames back that it holds.
+    has_to_relocate: AtomicBool,
+    /// It is being loaded: nothing moves.
+    is_loading: AtomicBool,
     ledger: SpinMutex<Ledger>,
+}
+
+/// What a block is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// RAM of the balloon.
+    Ram,
+    /// A bank, which never moves: no other guest's claim.
+    Bank,
 }
 
 /// One range of a guest's RAM.
@@ -144,6 +160,7 @@ struct Ledger {
     /// Storage for the batch of unmapped pages, and for a table on its way.
     batch: Box<[u64; BATCH_WORDS]>,
     rebuild: Option<lifecycle::Rebuild>,
+    transfer: Option<relocate::Transfer>,
 }
 
 /// The driver that said HELLO last.
@@ -171,6 +188,9 @@ pub struct Outcome {
     pub registers: [u64; 4],
     /// Guests whose sequence is to be bumped.
     pub wake: GuestSet,
+    /// Guests that are to move frames out of another's way: `ask_to_relocate`, and a core of each is asked
+    /// for [`GuestMemory::relocate_step`].
+    pub relocate: GuestSet,
 }
 
 impl Outcome {
@@ -179,6 +199,7 @@ impl Outcome {
         Self {
             registers: [status.to_register(), x1, x2, x3],
             wake: GuestSet::EMPTY,
+            relocate: GuestSet::EMPTY,
         }
     }
 
@@ -250,6 +271,8 @@ impl GuestMemory {
             chunks,
             max_pages,
             banks: Bank::parts(layout.banks).collect(),
+            has_to_relocate: AtomicBool::new(false),
+            is_loading: AtomicBool::new(false),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
                 epoch: 0,
@@ -258,6 +281,7 @@ impl GuestMemory {
                 list: Box::new([0; LIST_ENTRIES]),
                 batch: Box::new([0; BATCH_WORDS]),
                 rebuild: None,
+                transfer: None,
             }),
         })
     }
@@ -348,29 +372,42 @@ impl GuestMemory {
 
     /// A whole zero block for `ipa_block` out of the pool: the one at that address if IPA = PA.
     #[inline]
-    fn take_block(&self, pool: &mut Pool, ipa_block: u32) -> Option<Pa> {
-        if self.config.identity {
-            pool.take_block_at(Pa::from_block(ipa_block.into()), self.guest(), ipa_block)
-        } else {
-            pool.take_zero_block(self.guest(), ipa_block)
+    fn take_block(&self, pool: &mut Pool, ipa_block: u32, use_for: Use) -> Option<Pa> {
+        match (self.home_block(ipa_block, use_for), use_for) {
+            (Some(pa), _) => pool.take_block_at(pa, self.guest(), ipa_block),
+            (None, Use::Ram) => pool.take_zero_block(self.guest(), ipa_block),
+            (None, Use::Bank) => pool.take_unclaimed_block(self.guest(), ipa_block),
+        }
+    }
+
+    /// The one block that can be it, if there is only one.
+    const fn home_block(&self, ipa_block: u32, use_for: Use) -> Option<Pa> {
+        match use_for {
+            Use::Ram if self.config.identity => Some(Pa::from_block(ipa_block as u64)),
+            _ => None,
         }
     }
 
     /// Whether a block that [`GuestMemory::take_block`] could give waits to be scrubbed.
-    fn has_dirty_block(&self, pool: &Pool, ipa_block: u32) -> bool {
-        if self.config.identity {
-            pool.is_dirty_block(Pa::from_block(ipa_block.into()))
-        } else {
-            pool.has_dirty_block()
+    fn has_dirty_block(&self, pool: &Pool, ipa_block: u32, use_for: Use) -> bool {
+        match (self.home_block(ipa_block, use_for), use_for) {
+            (Some(pa), _) => pool.is_dirty_block(pa),
+            (None, Use::Ram) => pool.has_dirty_block(self.guest()),
+            (None, Use::Bank) => pool.has_unclaimed_dirty(),
         }
     }
 
     /// Claims up to `most` frames of such a block to scrub them.
-    fn claim_dirty_block(&self, pool: &mut Pool, ipa_block: u32, most: u16) -> Option<DirtyRun> {
-        if self.config.identity {
-            pool.claim_dirty_block_at(Pa::from_block(ipa_block.into()), most)
-        } else {
-            pool.claim_dirty_block(most)
+    fn claim_dirty_block(
+        &self,
+        pool: &mut Pool,
+        ipa_block: u32,
+        use_for: Use,
+        most: u16,
+    ) -> Option<DirtyRun> {
+        match self.home_block(ipa_block, use_for) {
+            Some(pa) => pool.claim_dirty_block_at(pa, most),
+            None => pool.claim_dirty_block(most),
         }
     }
 }

@@ -7,10 +7,10 @@ use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::budget::{self, Budget};
 use super::hw::Hardware;
-use super::{GuestMemory, Span, TableRecord};
+use super::{GuestMemory, Span, TableRecord, Use};
 use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, Claim};
-use crate::frames::{GuestId, Pool, home_frame};
+use crate::frames::{GuestId, GuestSet, Obstacle, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
 /// Entries for which the pool's lock is held at a time.
@@ -28,6 +28,7 @@ pub(super) struct Release<'a, H> {
     pub tables: &'a mut [TableRecord],
     pub backed_pages: &'a mut u64,
     pub budget: Budget,
+    holders: GuestSet,
 }
 
 /// The pool's lock, taken when it is needed and held over a bounded number of entries.
@@ -101,7 +102,8 @@ const fn page_in_block(pa: Pa) -> u16 {
 }
 
 impl GuestMemory {
-    /// Releases the pages of `entries` until the work bound; returns how many were consumed.
+    /// Releases the pages of `entries` until the work bound; returns how many were consumed, and who holds
+    /// frames that had to be the guest's.
     pub(super) fn release(
         &self,
         pool: &TicketMutex<Pool>,
@@ -110,7 +112,7 @@ impl GuestMemory {
         copy: &mut [u64; BATCH_WORDS],
         tables: &mut [TableRecord],
         backed_pages: &mut u64,
-    ) -> usize {
+    ) -> (usize, GuestSet) {
         let mut pool = PoolSection {
             pool,
             guard: None,
@@ -126,6 +128,7 @@ impl GuestMemory {
             tables,
             backed_pages,
             budget: Budget::new(entries.len()),
+            holders: GuestSet::EMPTY,
         };
         let mut consumed = 0;
         while let Some(rest) = entries.get_mut(consumed..) {
@@ -141,7 +144,7 @@ impl GuestMemory {
                 consumed += 1;
             }
         }
-        consumed
+        (consumed, work.holders)
     }
 }
 
@@ -158,6 +161,9 @@ impl<H: Hardware> Release<'_, H> {
         };
         let present = self.memory.stage2.ram_entry(span.ipa_block);
         let is_block = usize::from(span.pages) == PAGES_PER_BLOCK;
+        if self.memory.config.identity && !is_block {
+            return Some(EntryStatus::WrongOrder);
+        }
         if present.is_block() || (is_block && present.is_valid()) {
             return Some(EntryStatus::AlreadyBacked);
         }
@@ -178,7 +184,10 @@ impl<H: Hardware> Release<'_, H> {
         }?;
         self.pool.end_of_entry();
         if !done {
-            self.pool.get().set_wanting(self.memory.guest());
+            // A guest that waits for certain frames is told when those are free.
+            if !self.memory.config.identity {
+                self.pool.get().set_wanting(self.memory.guest());
+            }
             return Some(EntryStatus::NoMemory);
         }
         *self.backed_pages += u64::from(span.pages);
@@ -194,20 +203,23 @@ impl<H: Hardware> Release<'_, H> {
     fn block(&mut self, span: Span) -> Option<bool> {
         loop {
             let pool = self.pool.get();
-            if let Some(pa) = self.memory.take_block(pool, span.ipa_block) {
+            if let Some(pa) = self.memory.take_block(pool, span.ipa_block, Use::Ram) {
                 self.memory
                     .stage2
                     .map(span.ipa_block, Descriptor::block(pa, Memory::Normal));
                 return Some(true);
             }
-            if !self.memory.has_dirty_block(pool, span.ipa_block) {
-                return Some(false);
+            if !self.memory.has_dirty_block(pool, span.ipa_block, Use::Ram) {
+                return self.want(span.ipa_block);
             }
             let most = self.budget.scrub_pages();
             if most == 0 {
                 return None;
             }
-            let Some(dirty) = self.memory.claim_dirty_block(pool, span.ipa_block, most) else {
+            let Some(dirty) = self
+                .memory
+                .claim_dirty_block(pool, span.ipa_block, Use::Ram, most)
+            else {
                 return Some(false);
             };
             self.pool.leave();
@@ -218,6 +230,28 @@ impl<H: Hardware> Release<'_, H> {
             if !is_last {
                 return None;
             }
+        }
+    }
+
+    /// There is no free block. If only one would do, its holder is to make way: the guest is told when that is
+    /// done.
+    #[cold]
+    fn want(&mut self, ipa_block: u32) -> Option<bool> {
+        let Some(pa) = self.memory.home_block(ipa_block, Use::Ram) else {
+            return Some(false);
+        };
+        match self.pool.get().want_home(pa, self.memory.guest()) {
+            Obstacle::Passing => {
+                self.budget.spend(budget::CALL_LIMIT);
+                None
+            }
+            Obstacle::Holder(holder) => {
+                holder
+                    .into_iter()
+                    .for_each(|holder| self.holders.insert(holder));
+                Some(false)
+            }
+            Obstacle::Fixed => Some(false),
         }
     }
 

@@ -27,8 +27,8 @@ pub(super) struct Reserve<'a, H> {
 }
 
 impl GuestMemory {
-    /// Reserves the pages of `entries` until the work bound; returns how many were consumed and who
-    /// waits for what is free now.
+    /// Reserves the pages of `entries` until the work bound; returns how many were consumed, who
+    /// waits for what is free now, and who can go on moving.
     #[expect(
         clippy::too_many_arguments,
         reason = "the ledger's parts, borrowed apart"
@@ -42,7 +42,7 @@ impl GuestMemory {
         batch: &mut [u64; BATCH_WORDS],
         tables: &mut [TableRecord],
         backed_pages: &mut u64,
-    ) -> (usize, GuestSet) {
+    ) -> (usize, GuestSet, GuestSet) {
         const { assert!(LIST_ENTRIES <= u16::MAX as usize) }
         let target_pages = self.max_pages.saturating_sub(self.target.reserve_pages());
         let before = *backed_pages;
@@ -73,10 +73,9 @@ impl GuestMemory {
         work.flush();
         let after = *work.backed_pages;
         let is_complete = before > target_pages && after <= target_pages;
-        let wake = pool
-            .lock()
-            .take_wanting_after((before - after) as u32, is_complete);
-        (consumed, wake)
+        let mut pool = pool.lock();
+        let wake = pool.take_wanting_after((before - after) as u32, is_complete);
+        (consumed, wake, pool.take_stalled())
     }
 }
 

@@ -184,6 +184,8 @@ pub struct Stats {
     pub merges: Counter,
     /// Level-3 tables moved to another frame.
     pub table_moves: Counter,
+    /// Pages moved to other frames for another guest's sake.
+    pub relocated_pages: Counter,
     /// Pages scrubbed within this guest's calls.
     pub scrubbed_pages: Counter,
     /// TLB invalidations.

@@ -5,11 +5,13 @@ use alloc::vec;
 use core::fmt;
 
 use super::list::{List, ListId, NONE};
+use super::moving::Waiting;
 use super::{
     BLOCK_PAGES, Block, Counts, GuestId, GuestSet, Kind, MAX_REGIONS, NO_GUEST, Pool, Region,
     frame_in_block, map_word_mut,
 };
 use crate::addr::{BLOCK_SIZE, GIB, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
+use crate::limits::MAX_GUESTS;
 
 /// What the frames hold that nobody has owned since power-on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,17 +74,14 @@ impl Pool {
             last.next = NONE;
         }
         let pages = blocks * u32::from(BLOCK_PAGES);
-        let (list, zero, dirty) = match frames {
-            BootFrames::Fresh => (ListId::Zero, pages, 0),
-            BootFrames::Scrub => (ListId::Dirty, 0, pages),
+        let all = List {
+            head: 0,
+            tail: blocks - 1,
         };
-        let mut lists = [List::EMPTY; 4];
-        if let Some(list) = lists.get_mut(list as usize) {
-            *list = List {
-                head: 0,
-                tail: blocks - 1,
-            };
-        }
+        let (lists, zero, dirty) = match frames {
+            BootFrames::Fresh => ([all, List::EMPTY, List::EMPTY, List::EMPTY], pages, 0),
+            BootFrames::Scrub => ([List::EMPTY, all, List::EMPTY, List::EMPTY], 0, pages),
+        };
         let total = ranges
             .iter()
             .map(|range| (range.size / PAGE_SIZE) as u32)
@@ -93,6 +92,11 @@ impl Pool {
             maps: zeroed_maps(count),
             words: vec![0; count * PAGES_PER_BLOCK].into_boxed_slice(),
             lists,
+            queues: [List::EMPTY; MAX_GUESTS],
+            waiting: [Waiting::default(); MAX_GUESTS],
+            ready: GuestSet::EMPTY,
+            stalled: GuestSet::EMPTY,
+            fixed: GuestSet::EMPTY,
             counts: Counts {
                 total,
                 zero,

@@ -1,6 +1,7 @@
 //! The free lists: doubly linked through the block descriptors, so that a block leaves from the
 //! middle in O(1).
 
+use super::moving::Moving;
 use super::{BLOCK_PAGES, Block, Kind, NO_GUEST, Pool};
 
 /// No block.
@@ -8,6 +9,7 @@ pub const NONE: u32 = u32::MAX;
 
 /// Which list a block is in. What the block is decides that; see [`Block::list`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum ListId {
     /// Whole blocks, all zero.
     Zero = 0,
@@ -17,6 +19,8 @@ pub enum ListId {
     SplitZero = 2,
     /// Split blocks with dirty free frames.
     SplitDirty = 3,
+    /// Wanted blocks of which this guest holds frames.
+    Wanted(u8) = 4,
 }
 
 /// Both ends of a list.
@@ -36,6 +40,12 @@ impl List {
 impl Block {
     /// The list in which a block like this belongs.
     pub(super) const fn list(&self) -> Option<ListId> {
+        if !self.moving.is_none() {
+            return match self.moving.holder() {
+                Some(holder) => Some(ListId::Wanted(holder)),
+                None => None,
+            };
+        }
         match self.kind {
             Kind::Free if self.dirty == 0 => Some(ListId::Zero),
             Kind::Free => Some(ListId::Dirty),
@@ -51,6 +61,7 @@ impl Block {
             kind: Kind::Free,
             guest: NO_GUEST,
             claimant: NO_GUEST,
+            moving: Moving::NONE,
             free: 0,
             dirty: if dirty { BLOCK_PAGES } else { 0 },
             ipa_block: 0,
@@ -109,6 +120,7 @@ impl Pool {
             ListId::Dirty => dirty,
             ListId::SplitZero => split_zero,
             ListId::SplitDirty => split_dirty,
+            ListId::Wanted(holder) => self.queues.get(usize::from(holder)).unwrap_or(&List::EMPTY),
         }
     }
 
@@ -120,6 +132,11 @@ impl Pool {
             ListId::Dirty => dirty,
             ListId::SplitZero => split_zero,
             ListId::SplitDirty => split_dirty,
+            // A holder is a guest, so its queue is there.
+            ListId::Wanted(holder) => match self.queues.get_mut(usize::from(holder)) {
+                Some(queue) => queue,
+                None => split_dirty,
+            },
         }
     }
 

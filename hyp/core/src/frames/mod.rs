@@ -35,6 +35,7 @@
 mod boot;
 pub mod handover;
 mod list;
+mod moving;
 mod split;
 mod tables;
 #[cfg(test)]
@@ -45,6 +46,8 @@ use alloc::boxed::Box;
 
 pub use boot::{BootFrames, PoolError};
 use list::List;
+use moving::{Moving, Waiting};
+pub(crate) use moving::{Obstacle, Part};
 pub(crate) use split::home_frame;
 pub(crate) use whole::ZeroBlocks;
 
@@ -196,6 +199,8 @@ struct Block {
     guest: u8,
     /// The guest with IPA = PA whose RAM it is when it has it: others get it last.
     claimant: u8,
+    /// Whether it is on its way to its claimant, or takes in what moves.
+    moving: Moving,
     /// Split: free frames.
     free: u16,
     /// Free: dirty frames, the last ones. Split: dirty ones among the free.
@@ -280,8 +285,18 @@ pub struct Pool {
     maps: Box<[MapWords]>,
     words: Box<[u32]>,
     lists: [List; 4],
+    /// Wanted blocks, by the guest that is to move its frames out of them.
+    queues: [List; MAX_GUESTS],
+    /// What claimants wait for.
+    waiting: [Waiting; MAX_GUESTS],
+    /// Claimants to be told that blocks of theirs are free.
+    ready: GuestSet,
+    /// Guests that found no block to move to.
+    stalled: GuestSet,
+    /// Guests whose frames stay where they are.
+    fixed: GuestSet,
     counts: Counts,
-    /// Free but in nobody's list: being scrubbed.
+    /// Free but in nobody's list: being scrubbed, or in a block that moves.
     claimed: u32,
     /// Guests that found nothing free and want to hear when that changes.
     wanting: GuestSet,
@@ -366,29 +381,31 @@ impl Pool {
         self.wanting.remove(guest);
     }
 
-    /// Those to be told that frames have become free, each once. Empty while nothing is available.
+    /// Those to be told that frames have become free, each once: claimants of their own, the others of any.
     pub const fn take_wanting(&mut self) -> GuestSet {
+        let ready = core::mem::replace(&mut self.ready, GuestSet::EMPTY);
         if self.available() == 0 {
-            return GuestSet::EMPTY;
+            return ready;
         }
         self.untold_pages = 0;
         self.tell_at_once = false;
-        core::mem::replace(&mut self.wanting, GuestSet::EMPTY)
+        ready.union(core::mem::replace(&mut self.wanting, GuestSet::EMPTY))
     }
 
     /// The same after `pages` have become free, but not for every few of them: a guest that gives a page
     /// and takes it back, over and over, would make the others run for it each time. They are told once
     /// [`TELL_PAGES`] have come together, or when `is_complete`: a transfer has reached its target.
     pub fn take_wanting_after(&mut self, pages: u32, is_complete: bool) -> GuestSet {
+        let ready = core::mem::replace(&mut self.ready, GuestSet::EMPTY);
         if self.wanting.is_empty() {
             self.untold_pages = 0;
-            return GuestSet::EMPTY;
+            return ready;
         }
         self.untold_pages = self.untold_pages.saturating_add(pages);
         if is_complete || self.tell_at_once || self.untold_pages >= TELL_PAGES {
-            self.take_wanting()
+            ready.union(self.take_wanting())
         } else {
-            GuestSet::EMPTY
+            ready
         }
     }
 

@@ -22,7 +22,7 @@ impl Pool {
         pages: u16,
         guest: GuestId,
     ) -> Option<u64> {
-        let index = self.block_at(pa)?;
+        let index = self.block_at(pa).filter(|index| !self.is_moving(*index))?;
         let [free, dirty] = self.maps.get_mut(index as usize)?;
         let (free, dirty) = (map_word_mut(free, first), map_word_mut(dirty, first));
         let mask = run_mask(first, pages);
@@ -40,7 +40,8 @@ impl Pool {
     /// Which of the 64 frames from `pa` on, aligned to as many, are free.
     #[inline]
     pub(crate) fn home_group(&self, pa: Pa) -> u64 {
-        let maps = self.block_at(pa).and_then(|index| self.maps(index));
+        let index = self.block_at(pa).filter(|index| !self.is_moving(*index));
+        let maps = index.and_then(|index| self.maps(index));
         maps.map_or(0, |maps| map_word(maps.free, frame_in_block(pa)))
     }
 
@@ -91,6 +92,7 @@ impl Pool {
         pages == 0
             || self
                 .block_at(pa)
+                .filter(|index| !self.is_moving(*index))
                 .and_then(|index| self.maps(index))
                 .is_some_and(|maps| map_word(maps.free, first) & mask == mask)
     }
@@ -106,7 +108,7 @@ impl Pool {
     /// Takes any frame as memory of `guest` at `ipa`: out of a split block if there is one with a
     /// free frame, else a whole block is opened.
     pub(crate) fn take_any(&mut self, guest: GuestId, ipa: Ipa) -> Option<Taken> {
-        let (index, frame) = self.find_any()?;
+        let (index, frame) = self.find_any(guest)?;
         let dirty = self.take_frame(index, frame);
         self.set_word(index, frame, word::memory(guest, ipa.page() as u32));
         self.count_guest(guest, 1);
@@ -170,6 +172,9 @@ impl Pool {
         let Some(block) = self.blocks.get_mut(index as usize) else {
             return;
         };
+        if !block.moving.is_none() {
+            self.claimed -= u32::from(pages);
+        }
         if block.free == pages || (block.dirty == dirty_pages && dirty_pages != 0) {
             self.update(index, |block| {
                 block.free -= pages;
@@ -188,6 +193,9 @@ impl Pool {
         let Some(block) = self.blocks.get_mut(index as usize) else {
             return;
         };
+        if !block.moving.is_none() {
+            self.claimed += u32::from(pages);
+        }
         let is_first = block.free == 0 || (block.dirty == 0 && dirty_pages != 0);
         if !is_first && block.free + pages != BLOCK_PAGES {
             block.free += pages;
@@ -233,16 +241,12 @@ impl Pool {
     }
 
     /// A free frame: of a split block and zero if possible, a whole block being opened last.
-    pub(super) fn find_any(&mut self) -> Option<(u32, u16)> {
-        let index = match self
-            .head(ListId::SplitZero)
-            .or_else(|| self.head(ListId::SplitDirty))
-        {
+    pub(super) fn find_any(&mut self, guest: GuestId) -> Option<(u32, u16)> {
+        let head = |list| self.head(list).filter(|index| self.may_give(*index, guest));
+        let index = match head(ListId::SplitZero).or_else(|| head(ListId::SplitDirty)) {
             Some(index) => index,
             None => {
-                let index = self
-                    .head(ListId::Zero)
-                    .or_else(|| self.head(ListId::Dirty))?;
+                let index = self.whole_block([ListId::Zero, ListId::Dirty], guest)?;
                 self.open_free_block(index, None);
                 index
             }

@@ -37,6 +37,9 @@ impl Pool {
             block.kind = Kind::Guest;
             block.guest
         });
+        if self.is_moving(index) {
+            self.end_of_destination(index);
+        }
         if let Some(guest) = guest.and_then(|guest| GuestId::new(usize::from(guest))) {
             self.count_guest(guest, 1);
             self.uncount_table(guest);
@@ -46,27 +49,30 @@ impl Pool {
     /// Opens a whole free block as the home of `guest`'s 2 MiB at `ipa_block`, with its frame number
     /// `table` as the level-3 table. Returns the table's address.
     pub(crate) fn take_home(&mut self, guest: GuestId, ipa_block: u32, table: u16) -> Option<Pa> {
-        let index = self
-            .head(ListId::Zero)
-            .or_else(|| self.head(ListId::Dirty))?;
+        let index = self.whole_block([ListId::Zero, ListId::Dirty], guest)?;
         self.open_free_block(index, Some((guest, ipa_block)));
-        self.take_frame(index, table);
-        self.mark_table(index, table, guest, ipa_block);
+        self.take_as_table(index, table, guest, ipa_block);
         Some(self.frame_pa(index, table))
+    }
+
+    pub(super) fn take_as_table(&mut self, index: u32, frame: u16, guest: GuestId, ipa_block: u32) {
+        self.take_frame(index, frame);
+        self.mark_table(index, frame, guest, ipa_block);
     }
 
     /// Takes any frame as a level-3 table.
     pub(crate) fn take_table(&mut self, guest: GuestId, ipa_block: u32) -> Option<Pa> {
-        let (index, frame) = self.find_any()?;
-        self.take_frame(index, frame);
-        self.mark_table(index, frame, guest, ipa_block);
+        let (index, frame) = self.find_any(guest)?;
+        self.take_as_table(index, frame, guest, ipa_block);
         Some(self.frame_pa(index, frame))
     }
 
     /// Where the table at `table` could move: the highest free frame of its block that is not among
     /// `pages` from frame `first` on (within 64 frames).
     pub(crate) fn find_table_place(&self, table: Pa, first: u16, pages: u16) -> Option<Pa> {
-        let index = self.block_at(table)?;
+        let index = self
+            .block_at(table)
+            .filter(|index| !self.is_moving(*index))?;
         let maps = self.maps(index)?;
         let mut base = BLOCK_PAGES;
         for word in maps.free.iter().rev() {
@@ -131,7 +137,7 @@ impl Pool {
         }
     }
 
-    fn uncount_table(&mut self, guest: GuestId) {
+    pub(super) fn uncount_table(&mut self, guest: GuestId) {
         if let Some(count) = self.counts.tables.get_mut(guest.index()) {
             *count -= 1;
         }

@@ -8,7 +8,9 @@ impl Pool {
     /// The split blocks that are somebody's home: their address, the guest and its IPA / 2 MiB.
     pub(crate) fn homes(&self) -> Vec<(Pa, GuestId, u32)> {
         let blocks = (0_u32..).zip(&self.blocks);
-        let split = blocks.filter(|(_, block)| block.kind == Kind::Split);
+        // A wanted block may have been left by the table already.
+        let split = blocks
+            .filter(|(_, block)| block.kind == Kind::Split && block.moving.holder().is_none());
         split
             .filter_map(|(index, block)| {
                 let guest = GuestId::new(usize::from(block.guest))?;
@@ -21,23 +23,35 @@ impl Pool {
     /// agree with the descriptors.
     pub(crate) fn check_lists(&self) {
         let mut listed = vec![None; self.blocks.len()];
-        for list in [
+        let free = [
             ListId::Zero,
             ListId::Dirty,
             ListId::SplitZero,
             ListId::SplitDirty,
-        ] {
+        ];
+        let queues = (0..MAX_GUESTS as u8).map(ListId::Wanted);
+        for list in free.into_iter().chain(queues) {
             let mut prev = NONE;
-            let mut at = self.lists[list as usize].head;
+            let mut at = self.list(list).head;
             while at != NONE {
                 let block = &self.blocks[at as usize];
                 assert_eq!(block.prev, prev);
                 assert_eq!(listed[at as usize].replace(list), None);
                 (prev, at) = (at, block.next);
             }
-            assert_eq!(self.lists[list as usize].tail, prev);
+            assert_eq!(self.list(list).tail, prev);
         }
+        let mut claimed = 0;
+        let mut wanted = [0; MAX_GUESTS];
         for (index, block) in self.blocks.iter().enumerate() {
+            claimed += match block.kind {
+                Kind::Claimed => PAGES_PER_BLOCK as u32,
+                Kind::Split if !block.moving.is_none() => block.free.into(),
+                _ => 0,
+            };
+            if block.moving.is_wanted() {
+                wanted[usize::from(block.claimant)] += 1;
+            }
             assert_eq!(block.list(), listed[index], "block {index}: {block:?}");
             let maps = self.maps(index as u32).unwrap();
             let ones = |map: &[u64; 8]| map.iter().map(|word| word.count_ones()).sum::<u32>();
@@ -65,8 +79,11 @@ impl Pool {
                     word == word::HOME || may_be_set,
                     "block {index} frame {frame}"
                 );
+                claimed += u32::from(word == word::CLAIMED);
             }
         }
+        assert_eq!(self.claimed, claimed);
+        assert_eq!(self.waiting.map(|waiting| waiting.blocks()), wanted);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole 2 MiB blocks: one descriptor each, whatever is done to them.
 
 use super::list::{ListId, NONE};
+use super::moving::Moving;
 use super::{BLOCK_PAGES, Block, GuestId, Kind, NO_GUEST, Pool, Region};
 use crate::addr::{BLOCK_SHIFT, Pa};
 
@@ -11,6 +12,8 @@ pub(crate) struct ZeroBlocks<'a> {
     guest: GuestId,
     /// The first that is left.
     head: u32,
+    /// Blocks that are claimed are not for this guest, or there are others to be scrubbed first.
+    unclaimed_only: bool,
     /// Where the last one was.
     region: Region,
     taken: u32,
@@ -23,6 +26,9 @@ impl ZeroBlocks<'_> {
         // No block has the number `NONE`.
         let index = self.head;
         let block = self.pool.blocks.get_mut(index as usize)?;
+        if block.claimant != NO_GUEST && self.unclaimed_only {
+            return None;
+        }
         block.kind = Kind::Guest;
         block.guest = self.guest.0;
         block.ipa_block = ipa_block;
@@ -61,9 +67,25 @@ impl Pool {
         self.zero_blocks(guest).take(ipa_block)
     }
 
-    /// Whether some whole block waits to be scrubbed.
-    pub(crate) fn has_dirty_block(&self) -> bool {
-        self.head(ListId::Dirty).is_some()
+    /// The same, one that nobody claims.
+    pub(crate) fn take_unclaimed_block(&mut self, guest: GuestId, ipa_block: u32) -> Option<Pa> {
+        let mut blocks = self.zero_blocks(guest);
+        blocks.unclaimed_only = true;
+        blocks.take(ipa_block)
+    }
+
+    /// Whether some whole block that may go to `guest` waits to be scrubbed.
+    pub(crate) fn has_dirty_block(&self, guest: GuestId) -> bool {
+        let head = self.head(ListId::Dirty);
+        head.is_some_and(|index| self.may_give(index, guest))
+    }
+
+    /// Whether one that nobody claims does.
+    #[inline]
+    pub(crate) fn has_unclaimed_dirty(&self) -> bool {
+        let head = self.list(ListId::Dirty).head;
+        let block = self.blocks.get(head as usize);
+        block.is_some_and(|block| block.claimant == NO_GUEST)
     }
 
     /// Whether the block at `pa` is a whole free one that waits to be scrubbed.
@@ -134,6 +156,7 @@ impl Pool {
     pub(crate) fn zero_blocks(&mut self, guest: GuestId) -> ZeroBlocks<'_> {
         ZeroBlocks {
             head: self.list(ListId::Zero).head,
+            unclaimed_only: self.fixed.contains(guest) || self.has_unclaimed_dirty(),
             region: Region::NOWHERE,
             taken: 0,
             guest,
@@ -188,13 +211,19 @@ impl Pool {
         given
     }
 
-    /// Takes a whole block back that is claimed: it is the last to go to others.
+    /// Takes a whole block back that is claimed: it is the last to go to others, and its claimant may wait
+    /// for it.
     fn give_claimed(&mut self, index: u32) {
-        self.update(index, |block| {
+        let before = self.update(index, |block| {
             block.kind = Kind::Free;
             block.guest = NO_GUEST;
             block.dirty = BLOCK_PAGES;
+            let moving = core::mem::replace(&mut block.moving, Moving::NONE);
+            (moving, block.claimant)
         });
+        if let Some((moving, claimant)) = before {
+            self.note_free(moving, claimant);
+        }
     }
 
     pub(super) fn count_guest(&mut self, guest: GuestId, pages: u32) {
@@ -251,6 +280,16 @@ impl Pool {
         *free_map = [0; 8];
         *dirty_map = [0; 8];
         let dirty = BLOCK_PAGES - clean;
+        let before = self
+            .blocks
+            .get(index as usize)
+            .map(|block| (block.moving, block.claimant));
+        if let Some((moving, claimant)) = before
+            && !moving.is_none()
+        {
+            self.claimed -= u32::from(BLOCK_PAGES);
+            self.note_free(moving, claimant);
+        }
         let more = self.update(index, |block| {
             let more = dirty - block.dirty;
             *block = Block {

@@ -44,6 +44,15 @@ impl Hardware for Tables {
     fn scrub(&mut self, _: Pa, _: usize) {
         unimplemented!()
     }
+    fn copy_page(&mut self, _: Pa, _: Pa) {
+        unimplemented!()
+    }
+    fn finish_copies(&mut self) {
+        unimplemented!()
+    }
+    fn is_interrupted(&mut self) -> bool {
+        false
+    }
 }
 
 fn stage2(ram_bytes: u64, devices: &[DeviceMapping]) -> Result<Stage2, LayoutError> {

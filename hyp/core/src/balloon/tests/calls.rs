@@ -468,6 +468,10 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
         machine: world.machine.clone(),
     };
     world.guests.push(Guest {
+        ram: vec![IpaRange {
+            start: RAM,
+            size: 4 * MIB,
+        }],
         memory: memory.unwrap(),
         hw,
         written: Default::default(),

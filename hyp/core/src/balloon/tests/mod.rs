@@ -14,5 +14,7 @@ mod hostile;
 mod properties;
 #[cfg(not(miri))]
 mod races;
+#[cfg(not(miri))]
+mod relocate;
 mod wake;
 pub(crate) mod world;

@@ -30,8 +30,35 @@ pub struct Machine {
     pub lose_invalidations: bool,
     /// Scrubs are lost, likewise.
     pub lose_scrubs: bool,
+    /// Copies are lost, likewise.
+    pub lose_copies: bool,
+    /// A core that relocates is to look at an interrupt after each piece.
+    pub is_interrupted: bool,
     pub invalidations: u64,
     pub scrubbed: u64,
+    pub copied: u64,
+    /// What was done, in order, if that is to be kept.
+    pub trace: Option<Vec<Event>>,
+}
+
+/// What the hardware was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Words of a page were written: the page's number, the first word's, the words.
+    Fill(u64, usize, usize, u64),
+    Publish,
+    Invalidate(usize),
+    /// From page to page.
+    Copy(u64, u64),
+    FinishCopies,
+}
+
+impl Machine {
+    fn note(&mut self, event: Event) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(event);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -41,6 +68,10 @@ pub struct FakeHw {
 }
 
 impl FakeHw {
+    fn note(&self, event: Event) {
+        self.machine.lock().unwrap().note(event);
+    }
+
     fn page<R>(&self, page: Pa, f: impl FnOnce(&mut [u64; 512]) -> R) -> R {
         assert!(page.is_aligned(PAGE_SIZE));
         f(self
@@ -63,6 +94,7 @@ impl Window for FakeHw {
     }
 
     fn fill(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) {
+        self.note(Event::Fill(page.page(), index, count, first));
         self.page(page, |words| {
             let mut word = first;
             for slot in &mut words[index..index + count] {
@@ -82,10 +114,44 @@ impl Window for FakeHw {
 }
 
 impl Hardware for FakeHw {
-    fn publish_tables(&mut self) {}
+    fn publish_tables(&mut self) {
+        self.note(Event::Publish);
+    }
+
+    fn copy_page(&mut self, from: Pa, to: Pa) {
+        assert!(from.is_aligned(PAGE_SIZE) && to.is_aligned(PAGE_SIZE) && from != to);
+        let mut machine = self.machine.lock().unwrap();
+        machine.note(Event::Copy(from.page(), to.page()));
+        machine.copied += 1;
+        let reaches = |page: u64| {
+            let mut tlbs = machine.tlb.values();
+            tlbs.any(|tlb| tlb.values().any(|&mapped| mapped == page))
+        };
+        let is_reachable = reaches(from.page()) || reaches(to.page());
+        assert!(
+            !is_reachable || machine.lose_invalidations,
+            "{from} or {to} is in a TLB while it is copied"
+        );
+        if machine.lose_copies {
+            return;
+        }
+        match machine.memory.get(&from.page()).cloned() {
+            Some(page) => machine.memory.insert(to.page(), page),
+            None => machine.memory.remove(&to.page()),
+        };
+    }
+
+    fn finish_copies(&mut self) {
+        self.note(Event::FinishCopies);
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        self.machine.lock().unwrap().is_interrupted
+    }
 
     fn invalidate_guest(&mut self) {
         let mut machine = self.machine.lock().unwrap();
+        machine.note(Event::Invalidate(self.guest));
         machine.invalidations += 1;
         if !machine.lose_invalidations {
             machine.tlb.remove(&self.guest);
@@ -110,6 +176,40 @@ pub struct Guest {
     /// What the guest last wrote at the start of each page it wrote to.
     pub written: BTreeMap<u64, u64>,
     pub epoch: u64,
+    /// Its RAM, in filling order.
+    pub ram: Vec<IpaRange>,
+}
+
+impl Guest {
+    /// The page of its RAM with this number in filling order.
+    pub fn ipa(&self, mut number: u64) -> Ipa {
+        for range in &self.ram {
+            let pages = range.size / PAGE_SIZE;
+            if number < pages {
+                return Ipa(range.start.0 + number * PAGE_SIZE);
+            }
+            number -= pages;
+        }
+        panic!("beyond RAM")
+    }
+
+    /// The list entry of a whole block.
+    pub fn block(&self, number: u64) -> Entry {
+        Entry::new(self.ipa(number * 512).0, Order::Block)
+    }
+}
+
+/// A guest to be.
+#[derive(Clone, Default)]
+pub struct Spec {
+    /// Boot, maximum and minimum blocks.
+    pub size: GuestSize,
+    /// IPA = PA, in these ranges.
+    pub identity: Option<Vec<IpaRange>>,
+    /// Its frames never move.
+    pub realtime: bool,
+    /// RAM beside the balloon's.
+    pub banks: Vec<IpaRange>,
 }
 
 pub struct World {
@@ -132,44 +232,66 @@ pub fn world(ram_blocks: u64, sizes: &[GuestSize]) -> World {
 }
 
 pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> World {
+    let specs = sizes.iter().map(|&size| Spec {
+        size,
+        ..Spec::default()
+    });
+    world_of(ram, held, &specs.collect::<Vec<_>>())
+}
+
+pub fn world_of(ram: &[PaRange], held: &[PaRange], specs: &[Spec]) -> World {
     let machine = Arc::new(Mutex::new(Machine::default()));
     let mut pool = Pool::new(ram, held, BootFrames::Fresh).unwrap();
     let next_table = core::cell::Cell::new(0x10_0000_u64);
-    let guests = sizes.iter().enumerate().map(|(index, &(boot, max, min))| {
+    let guests = specs.iter().enumerate().map(|(index, spec)| {
+        let (boot, max, min) = spec.size;
         let config = MemoryConfig {
             guest: GuestId::new(index).unwrap(),
             memory_pages: boot * 512,
             min_pages: min * 512,
-            identity: false,
-            realtime: false,
+            identity: spec.identity.is_some(),
+            realtime: spec.realtime,
             cpu_targets: false,
         };
-        let layout = Layout {
-            ram: &[IpaRange {
+        let ram = spec.identity.clone().unwrap_or_else(|| {
+            vec![IpaRange {
                 start: RAM,
                 size: max * BLOCK_SIZE,
-            }],
-            banks: &[],
+            }]
+        });
+        let layout = Layout {
+            ram: &ram,
+            banks: &spec.banks,
             devices: &[],
         };
         let memory = GuestMemory::new(config, &layout, |_| {
             next_table.set(next_table.get() + PAGE_SIZE);
             Pa(next_table.get())
         });
-        let memory = memory.unwrap();
-        assert_eq!(memory.boot_assign(&mut pool, boot * 512), boot * 512);
         let hw = FakeHw {
             guest: index,
             machine: machine.clone(),
         };
         Guest {
-            memory,
+            memory: memory.unwrap(),
             hw,
             written: BTreeMap::new(),
             epoch: 0,
+            ram,
         }
     });
-    let guests = guests.collect();
+    let guests: Vec<Guest> = guests.collect();
+    for guest in &guests {
+        guest.memory.claim_home(&mut pool).unwrap();
+    }
+    for rank in 0..GuestMemory::BOOT_RANKS {
+        for (guest, spec) in guests.iter().zip(specs) {
+            if guest.memory.boot_rank() == rank {
+                let (boot, ..) = spec.size;
+                assert_eq!(guest.memory.boot_assign(&mut pool, boot * 512), boot * 512);
+            }
+        }
+    }
     World {
         pool: TicketMutex::new(pool),
         guests,
@@ -194,7 +316,8 @@ pub fn block(number: u64) -> Entry {
 impl World {
     /// The page of the guest's RAM that serves as its list page in these tests: its first.
     pub fn hello(&mut self, guest: usize) {
-        let outcome = self.call(guest, function::HELLO, [RAM.0, 0, 0, 0]);
+        let list = self.guests[guest].ipa(0).0;
+        let outcome = self.call(guest, function::HELLO, [list, 0, 0, 0]);
         assert_eq!(status(outcome), Status::Success);
         self.guests[guest].epoch = outcome.registers[1];
     }
@@ -204,10 +327,54 @@ impl World {
         let outcome = memory
             .call(&self.pool, hw, function, args)
             .expect("a function of the interface");
-        for woken in outcome.wake.iter() {
+        self.tell(outcome.wake, outcome.relocate);
+        outcome
+    }
+
+    fn tell(&self, wake: GuestSet, relocate: GuestSet) {
+        for woken in wake.iter() {
             self.guests[woken.index()].memory.target.bump();
         }
-        outcome
+        for holder in relocate.iter() {
+            self.guests[holder.index()].memory.ask_to_relocate();
+        }
+    }
+
+    /// A core of `guest` does one piece of what others want moved, if it was asked to. Whether there is more
+    /// to do at once.
+    pub fn relocate_step(&mut self, guest: usize) -> bool {
+        let Guest { memory, hw, .. } = &mut self.guests[guest];
+        if !memory.has_to_relocate() {
+            return false;
+        }
+        let relocated = memory.relocate_step(&self.pool, hw);
+        self.tell(relocated.wake, relocated.relocate);
+        relocated.more
+    }
+
+    /// All that can be moved at this moment.
+    pub fn relocate_all(&mut self) {
+        for round in 0.. {
+            assert!(round < 2_000, "relocation does not end");
+            let more =
+                (0..self.guests.len()).fold(false, |more, guest| more | self.relocate_step(guest));
+            // Nobody has more at once, and nobody was just asked.
+            if !more {
+                let asked = |world: &Self| {
+                    let guests = world.guests.iter();
+                    guests
+                        .map(|guest| guest.memory.has_to_relocate())
+                        .collect::<Vec<_>>()
+                };
+                let before = asked(self);
+                let more = (0..self.guests.len())
+                    .fold(false, |more, guest| more | self.relocate_step(guest));
+                if !more && asked(self) == before {
+                    self.check();
+                    return;
+                }
+            }
+        }
     }
 
     pub fn set_target(&mut self, guest: usize, backed_pages: u64) {
@@ -225,10 +392,11 @@ impl World {
         entries: &[Entry],
     ) -> (Vec<EntryStatus>, usize) {
         let list: Vec<u64> = entries.iter().map(|entry| entry.0).collect();
+        let first = self.guests[guest].ipa(0);
         let Guest {
             memory, hw, epoch, ..
         } = &mut self.guests[guest];
-        let list_page = memory.stage2.translate(hw, RAM).unwrap();
+        let list_page = memory.stage2.translate(hw, first).unwrap();
         hw.write_page(list_page, &list);
         let epoch = *epoch;
         let outcome = self.call(guest, function, [entries.len() as u64, epoch, 0, 0]);
@@ -314,13 +482,15 @@ impl World {
     pub fn touch(&mut self, guest: usize, number: u64) -> Result<bool, String> {
         self.stamp += 1;
         let stamp = self.stamp << 8 | guest as u64;
+        let ipa = self.guests[guest].ipa(number);
+        let first = self.guests[guest].ipa(0);
+        let is_identity = self.guests[guest].memory.boot_rank() == 0;
         let Guest {
             memory,
             hw,
             written,
             ..
         } = &mut self.guests[guest];
-        let ipa = Ipa(RAM.0 + number * PAGE_SIZE);
         let cached = hw
             .machine
             .lock()
@@ -349,7 +519,10 @@ impl World {
         if owner != Some(Owner::Guest(id, ipa)) {
             return Err(format!("guest {guest} at {ipa} reached {pa} of {owner:?}"));
         }
-        if ipa == RAM {
+        if is_identity && pa.0 != ipa.0 {
+            return Err(format!("guest {guest} has {ipa} at {pa}"));
+        }
+        if ipa == first {
             // The list page: Ballast writes there too.
             return Ok(true);
         }
@@ -384,11 +557,19 @@ impl World {
     pub fn rebuild(&mut self, guest: usize, goal_pages: u64) -> u64 {
         let Guest { memory, .. } = &self.guests[guest];
         assert!(memory.begin_rebuild(&self.pool, goal_pages));
-        for _ in 0..100_000 {
+        for round in 0..5_000 {
             let Guest { memory, hw, .. } = &mut self.guests[guest];
             let progress = memory.rebuild_step(&self.pool, hw);
-            self.check();
+            self.tell(progress.wake, progress.relocate);
+            if round % 16 == 0 {
+                self.check();
+            }
+            for holder in 0..self.guests.len() {
+                self.relocate_step(holder);
+            }
             if let Some(pages) = progress.backed_pages {
+                self.guests[guest].memory.end_load();
+                self.check();
                 self.forget(guest);
                 return pages;
             }
@@ -398,6 +579,10 @@ impl World {
 
     /// The guest's new life knows nothing; what it finds may be its own, but nobody else's.
     fn forget(&mut self, guest: usize) {
+        let max = self.guests[guest].memory.max_pages();
+        let ipas: Vec<Ipa> = (0..max)
+            .map(|number| self.guests[guest].ipa(number))
+            .collect();
         let Guest {
             memory,
             hw,
@@ -406,7 +591,7 @@ impl World {
         } = &mut self.guests[guest];
         written.clear();
         for number in 0..memory.max_pages() {
-            let ipa = Ipa(RAM.0 + number * PAGE_SIZE);
+            let ipa = ipas[number as usize];
             if let Some(pa) = memory.stage2.translate(hw, ipa) {
                 let found = hw.page(pa, |words| words[511]);
                 assert!(

@@ -1,0 +1,438 @@
+//! Blocks that a guest with IPA = PA wants back while others hold frames of them, and the blocks that
+//! take in what moves out.
+//!
+//! A *wanted* block is in no free list: what becomes free of it stays free until all of it is, and then
+//! the block is whole again and its claimant is told. As long as a guest holds frames of it the
+//! block is in that guest's queue; one holder after the other moves its frames out, on a core of its own
+//! ([`crate::balloon::relocate`]). A *destination* is a block that a holder's 2 MiB moves to as a
+//! whole; its free frames are kept for that. Neither's free frames count as available.
+
+use super::list::ListId;
+use super::{BLOCK_PAGES, Block, GuestId, GuestSet, Kind, NO_GUEST, Pool};
+use super::{bit, word, word_index};
+use crate::addr::{Ipa, Pa};
+
+/// What is under way with a block: bits, so that a descriptor stays small. 0 for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Moving(u8);
+
+impl Moving {
+    /// Nothing: the block is in the list that its state says.
+    pub const NONE: Self = Self(0);
+    /// A destination.
+    pub const DESTINATION: Self = Self(1 << 7);
+    const WANTED: u8 = 1 << 6;
+    const HELD: u8 = 1 << 5;
+    const HOLDER: u8 = (1 << 5) - 1;
+
+    const fn wanted(holder: Option<GuestId>) -> Self {
+        Self(match holder {
+            Some(holder) => Self::WANTED | Self::HELD | holder.0,
+            None => Self::WANTED,
+        })
+    }
+
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    pub const fn is_wanted(self) -> bool {
+        self.0 & Self::WANTED != 0
+    }
+
+    pub const fn is_destination(self) -> bool {
+        self.0 & Self::DESTINATION.0 != 0
+    }
+
+    const fn and_wanted(self) -> Self {
+        Self(self.0 | Self::WANTED)
+    }
+
+    /// In whose queue the block is.
+    pub const fn holder(self) -> Option<u8> {
+        if self.0 & Self::HELD != 0 {
+            Some(self.0 & Self::HOLDER)
+        } else {
+            None
+        }
+    }
+}
+
+/// What a claimant waits for, by guest.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Waiting {
+    /// Blocks that are wanted and not free yet.
+    blocks: u32,
+    /// Some have become free, and the guest was not told.
+    has_news: bool,
+}
+
+#[cfg(test)]
+impl Waiting {
+    pub const fn blocks(self) -> u32 {
+        self.blocks
+    }
+}
+
+/// What stands between a guest and one of its own blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Obstacle {
+    /// It is free, or will be in a moment: some core is scrubbing it.
+    Passing,
+    /// Others hold frames of it. This one is to move its frames out first, if it is not the block's way
+    /// already.
+    Holder(Option<GuestId>),
+    /// It can never be had.
+    Fixed,
+}
+
+/// What a holder has to move next out of a wanted block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// All of it: the block at this address, which it has at this IPA / 2 MiB.
+    Whole(Pa, u32),
+    /// The frames from here on, so many, within 16 frames: home to as many pages of this IPA / 2 MiB.
+    Home(Pa, u16, u32),
+    /// The level-3 table here, which maps this IPA / 2 MiB and has its home in this block.
+    HomeTable(Pa, u32),
+    /// The frame here, which is mapped at this page.
+    Page(Pa, Ipa),
+    /// The level-3 table here, which maps this IPA / 2 MiB.
+    Table(Pa, u32),
+}
+
+impl Part {
+    /// The wanted block.
+    pub const fn block(self) -> Pa {
+        let (Self::Whole(pa, _)
+        | Self::Home(pa, ..)
+        | Self::HomeTable(pa, _)
+        | Self::Page(pa, _)
+        | Self::Table(pa, _)) = self;
+        super::home_frame(pa, 0)
+    }
+}
+
+/// Pages that move in one run, at most: 64 KiB.
+pub(crate) const RUN_PAGES: u16 = 16;
+
+impl Pool {
+    /// `guest` wants the block at `pa`, which it claims, and which it could not take.
+    pub(crate) fn want_home(&mut self, pa: Pa, guest: GuestId) -> Obstacle {
+        let Some(index) = self.block_at(pa) else {
+            return Obstacle::Fixed;
+        };
+        let Some(&block) = self.blocks.get(index as usize) else {
+            return Obstacle::Fixed;
+        };
+        if block.claimant != guest.0 || block.kind == Kind::Held {
+            return Obstacle::Fixed;
+        }
+        if matches!(block.kind, Kind::Free | Kind::Claimed) {
+            return Obstacle::Passing;
+        }
+        if block.moving.is_wanted() {
+            return Obstacle::Holder(None);
+        }
+        if let Some(waiting) = self.waiting.get_mut(guest.index()) {
+            waiting.blocks += 1;
+        }
+        if block.moving.is_destination() {
+            if let Some(block) = self.blocks.get_mut(index as usize) {
+                block.moving = block.moving.and_wanted();
+            }
+            return Obstacle::Holder(None);
+        }
+        if block.kind == Kind::Split {
+            self.claimed += u32::from(block.free);
+        }
+        Obstacle::Holder(self.queue(index))
+    }
+
+    /// Puts a wanted block into the queue of somebody who holds frames of it, and says whose.
+    fn queue(&mut self, index: u32) -> Option<GuestId> {
+        let holder = self.find_holder(index);
+        self.update(index, |block| block.moving = Moving::wanted(holder));
+        holder
+    }
+
+    fn find_holder(&self, index: u32) -> Option<GuestId> {
+        let block = self.blocks.get(index as usize)?;
+        if block.kind == Kind::Guest {
+            return GuestId::new(usize::from(block.guest));
+        }
+        let users = self.used_frames(index);
+        let mut users = users.filter_map(|frame| self.frame_user(index, frame));
+        users.next().map(|(guest, _)| guest)
+    }
+
+    /// The frames of a split block that are not free, ascending.
+    fn used_frames(&self, index: u32) -> impl Iterator<Item = u16> {
+        let words = self.maps(index).map_or([u64::MAX; 8], |maps| *maps.free);
+        (0..).step_by(64).zip(words).flat_map(|(base, free)| {
+            let mut used = !free;
+            core::iter::from_fn(move || {
+                let frame = used.trailing_zeros() as u16;
+                used &= used.wrapping_sub(1);
+                (frame < 64).then_some(base + frame)
+            })
+        })
+    }
+
+    /// The guest that has a frame of a split block, one that is not free, and the frame's word.
+    fn frame_user(&self, index: u32, frame: u16) -> Option<(GuestId, u32)> {
+        let word = *self.words.get(word_index(index, frame))?;
+        let guest = if word == word::HOME {
+            usize::from(self.blocks.get(index as usize)?.guest)
+        } else {
+            word::guest(word)?.0
+        };
+        Some((GuestId::new(guest)?, word))
+    }
+
+    /// What `guest` is to move next. What it had in a block that is next no longer goes to the next
+    /// holder, who is put into `others`.
+    pub(crate) fn next_part(&mut self, guest: GuestId, others: &mut GuestSet) -> Option<Part> {
+        // As many as there are blocks in the queue, each of which leaves it at most once.
+        loop {
+            let index = self.head(ListId::Wanted(guest.0))?;
+            if let Some(part) = self.part_of(index, guest) {
+                return Some(part);
+            }
+            match self.queue(index) {
+                Some(holder) if holder == guest => return None,
+                Some(holder) => others.insert(holder),
+                None => {}
+            }
+        }
+    }
+
+    fn part_of(&self, index: u32, guest: GuestId) -> Option<Part> {
+        let block = self.blocks.get(index as usize)?;
+        if block.kind == Kind::Guest {
+            return Some(Part::Whole(self.block_pa(index), block.ipa_block));
+        }
+        let mut home: Option<(u16, u16)> = None;
+        for frame in self.used_frames(index) {
+            // A run ends with its 16 frames, or before.
+            if home.is_some_and(|(first, pages)| {
+                frame != first + pages || frame.is_multiple_of(RUN_PAGES)
+            }) {
+                break;
+            }
+            let user = self.frame_user(index, frame);
+            let word = user.and_then(|(user, word)| (user == guest).then_some(word));
+            match (word, &mut home) {
+                (Some(word::HOME), Some((_, pages))) => {
+                    *pages += 1;
+                    continue;
+                }
+                (Some(word::HOME), None) => {
+                    home = Some((frame, 1));
+                    continue;
+                }
+                (_, Some(_)) => break,
+                (_, None) => {}
+            }
+            let Some(word) = word else { continue };
+            let pa = self.frame_pa(index, frame);
+            let ipa_block = (word::page(word) >> 9) as u32;
+            let is_table = word::guest(word).is_some_and(|(_, is_table)| is_table);
+            return Some(if !is_table {
+                Part::Page(pa, Ipa::from_page(word::page(word)))
+            } else if block.guest == guest.0 && block.ipa_block == ipa_block {
+                Part::HomeTable(pa, ipa_block)
+            } else {
+                Part::Table(pa, ipa_block)
+            });
+        }
+        home.map(|(first, pages)| Part::Home(self.frame_pa(index, first), pages, block.ipa_block))
+    }
+
+    /// A whole free block for the 2 MiB of `guest` at `ipa_block` to move to, with its frame number `table`
+    /// as their level-3 table, whose address it returns: unclaimed if possible, and dirty rather than
+    /// zero, as all of it is written anyway.
+    pub(crate) fn open_destination(
+        &mut self,
+        guest: GuestId,
+        ipa_block: u32,
+        table: u16,
+    ) -> Option<Pa> {
+        let index = self.whole_block([ListId::Dirty, ListId::Zero], guest)?;
+        self.open_free_block(index, Some((guest, ipa_block)));
+        self.update(index, |block| block.moving = Moving::DESTINATION);
+        self.claimed += u32::from(BLOCK_PAGES);
+        self.take_as_table(index, table, guest, ipa_block);
+        Some(self.frame_pa(index, table))
+    }
+
+    /// The whole block at `pa` is mapped page by page from now on.
+    pub(crate) fn split_wanted(&mut self, pa: Pa) {
+        if let Some(index) = self.block_at(pa) {
+            self.update(index, |block| {
+                debug_assert_eq!(block.kind, Kind::Guest);
+                block.kind = Kind::Split;
+                (block.free, block.dirty) = (0, 0);
+            });
+        }
+    }
+
+    /// Takes the frames `first..first + pages` (within 16) of the destination in which `table` lies, if they are
+    /// all free, for the pages they are home to.
+    pub(crate) fn take_in(&mut self, table: Pa, first: u16, pages: u16, guest: GuestId) -> bool {
+        let Some(index) = self.block_at(table) else {
+            return false;
+        };
+        let is_free = self
+            .maps(index)
+            .is_some_and(|maps| (first..first + pages).all(|frame| bit(maps.free, frame)));
+        let is_destination = self
+            .blocks
+            .get(index as usize)
+            .is_some_and(|block| block.moving.is_destination() && block.guest == guest.0);
+        if !is_free || !is_destination {
+            return false;
+        }
+        for frame in first..first + pages {
+            self.take_frame(index, frame);
+        }
+        self.count_guest(guest, u32::from(pages));
+        true
+    }
+
+    /// Takes back frames whose content has moved, `pages` from `from` on.
+    pub(crate) fn give_moved(&mut self, from: Pa, pages: u16, guest: GuestId) {
+        for page in 0..pages {
+            self.give_frame(Pa(from.0 + u64::from(page) * crate::addr::PAGE_SIZE));
+        }
+        self.count_given(u32::from(pages), guest);
+    }
+
+    /// Takes back the frame of a level-3 table that has moved. What else is at home in its block stays.
+    pub(crate) fn give_moved_table(&mut self, from: Pa, guest: GuestId) {
+        self.uncount_table(guest);
+        self.give_frame(from);
+        self.counts.dirty += 1;
+    }
+
+    /// The block of `table` takes nothing in any more. If it is wanted itself, its holder is to move on.
+    pub(crate) fn close_destination(&mut self, table: Pa) -> Option<GuestId> {
+        let index = self.block_at(table)?;
+        let &Block { moving, free, .. } = self.blocks.get(index as usize)?;
+        if !moving.is_destination() {
+            return None;
+        }
+        if moving.is_wanted() {
+            return self.queue(index);
+        }
+        self.claimed -= u32::from(free);
+        self.update(index, |block| block.moving = Moving::NONE);
+        None
+    }
+
+    /// Whether a destination that has become whole in the hands of its guest is wanted: whose it then is.
+    pub(super) fn end_of_destination(&mut self, index: u32) {
+        let moving = self.blocks.get(index as usize).map(|block| block.moving);
+        if moving.is_some_and(Moving::is_wanted) {
+            self.queue(index);
+        } else {
+            self.update(index, |block| block.moving = Moving::NONE);
+        }
+    }
+
+    /// Block `index` is all free, and moves no more.
+    pub(super) fn note_free(&mut self, moving: Moving, claimant: u8) {
+        let Some(waiting) = self.waiting.get_mut(usize::from(claimant)) else {
+            return;
+        };
+        if !moving.is_wanted() {
+            return;
+        }
+        waiting.blocks -= 1;
+        waiting.has_news = true;
+        if waiting.blocks == 0 {
+            self.tell(claimant);
+        }
+    }
+
+    fn tell(&mut self, claimant: u8) {
+        if let Some(waiting) = self.waiting.get_mut(usize::from(claimant))
+            && waiting.has_news
+            && let Some(guest) = GuestId::new(usize::from(claimant))
+        {
+            waiting.has_news = false;
+            self.ready.insert(guest);
+        }
+    }
+
+    /// `holder` found no block to move to: those who wait get what there is so far, and the holder is in a later
+    /// [`Pool::take_stalled`].
+    pub(crate) fn stall(&mut self, holder: GuestId) {
+        self.stalled.insert(holder);
+        for claimant in 0..self.waiting.len() as u8 {
+            self.tell(claimant);
+        }
+    }
+
+    /// Holders that found no block to move to and may find one now, each once.
+    pub(crate) fn take_stalled(&mut self) -> GuestSet {
+        if self.head(ListId::Zero).is_none() && self.head(ListId::Dirty).is_none() {
+            return GuestSet::EMPTY;
+        }
+        core::mem::replace(&mut self.stalled, GuestSet::EMPTY)
+    }
+
+    /// Whether somebody waits for a block to move to.
+    pub(crate) const fn is_stalled(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// Whether `guest` has blocks to move out of the way.
+    pub(crate) fn has_to_move(&self, guest: GuestId) -> bool {
+        self.head(ListId::Wanted(guest.0)).is_some()
+    }
+
+    /// Whether `guest` waits for blocks of its own.
+    #[must_use]
+    pub fn is_waiting_for_home(&self, guest: GuestId) -> bool {
+        self.waiting
+            .get(guest.index())
+            .is_some_and(|waiting| waiting.blocks != 0)
+    }
+
+    /// The frames of `guest` stay where they are for good: none of them is to be one that another guest claims.
+    pub(crate) const fn fix(&mut self, guest: GuestId) {
+        self.fixed.insert(guest);
+    }
+
+    /// A whole free block for `guest`, out of the first of `lists` that has one that is unclaimed, else that
+    /// has one.
+    pub(super) fn whole_block(&self, lists: [ListId; 2], guest: GuestId) -> Option<u32> {
+        let heads = lists.map(|list| self.head(list));
+        let mut unclaimed = heads
+            .iter()
+            .flatten()
+            .filter(|index| !self.is_claimed_block(**index));
+        let any = || heads.iter().flatten().find(|_| !self.fixed.contains(guest));
+        unclaimed.next().or_else(any).copied()
+    }
+
+    fn is_claimed_block(&self, index: u32) -> bool {
+        let block = self.blocks.get(index as usize);
+        block.is_some_and(|block| block.claimant != NO_GUEST)
+    }
+
+    /// Whether frames of `block` may go to `guest`.
+    #[inline]
+    pub(super) fn may_give(&self, index: u32, guest: GuestId) -> bool {
+        !self.fixed.contains(guest) || !self.is_claimed_block(index)
+    }
+
+    /// Whether the free frames of a block are kept for something.
+    #[inline]
+    pub(super) fn is_moving(&self, index: u32) -> bool {
+        self.blocks
+            .get(index as usize)
+            .is_some_and(|block| !block.moving.is_none())
+    }
+}
