@@ -146,6 +146,11 @@ fn balloon(
         });
     }
     system.wake(cpu, outcome.wake);
+    system.relocate(cpu, outcome.relocate);
+    if guest.memory.has_to_relocate() {
+        // The call may have been in its way.
+        guest.ask_to_relocate(cpu);
+    }
     if function == ballast_abi::function::RESERVE {
         system.offer_scrubbing(cpu);
     }

@@ -7,9 +7,10 @@ use ballast_core::balloon::scrub_step;
 use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
 
-use crate::gic::{Gic, Host, KICK};
-use crate::guest::Guest;
+use crate::aarch64::timer;
+use crate::gic::{Gic, Host, KICK, TIMER};
 use crate::guest::hardware::Machine;
+use crate::guest::{Guest, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::run;
 use crate::system::{self, System};
@@ -69,6 +70,9 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         let kicks = guest.vgic.lock().flush(vcpu, &mut host);
         guest.kick(cpu, kicks);
     }
+    if requests & request::RELOCATE != 0 {
+        relocate::running(system, cpu, guest);
+    }
     if requests & request::STOP != 0 && guest.is_stopping() {
         run::leave(system, cpu);
     }
@@ -104,6 +108,10 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
             guest.kick(cpu, kicks);
         }
         cpu.gic.end(acknowledged);
+    } else if intid == TIMER {
+        timer::disarm();
+        cpu.gic.end(acknowledged);
+        percpu::note(cpu.index, request::RELOCATE);
     } else if system
         .board
         .console

@@ -93,6 +93,8 @@ pub mod request {
     pub const LOAD: u32 = 1 << 3;
     /// There are frames to scrub.
     pub const SCRUB: u32 = 1 << 4;
+    /// The guest that has this core holds frames that another wants back.
+    pub const RELOCATE: u32 = 1 << 5;
 }
 
 /// The vCPU that a START is for: guest in 15:8, vCPU in 7:0.
@@ -136,6 +138,13 @@ pub fn post(gic: &Gic, core: usize, bits: u32) {
     if let Some(requests) = REQUESTS.get(core) {
         requests.fetch_or(bits, Ordering::Release);
         gic.kick(core);
+    }
+}
+
+/// Leaves `bits` for the calling core itself, which takes its requests before it goes on.
+pub fn note(index: usize, bits: u32) {
+    if let Some(requests) = REQUESTS.get(index) {
+        requests.fetch_or(bits, Ordering::Relaxed);
     }
 }
 

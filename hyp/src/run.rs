@@ -7,7 +7,7 @@ use ballast_core::log::{Event, Origin};
 use ballast_core::vgic::IntId;
 
 use crate::aarch64::{registers, tlb};
-use crate::guest::Guest;
+use crate::guest::{Guest, relocate};
 use crate::interrupts;
 use crate::layout;
 use crate::percpu::{self, Current, PerCpu, request};
@@ -56,6 +56,11 @@ fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
     {
         load(system, cpu, guest);
     }
+    if requests & request::RELOCATE != 0
+        && let Some(guest) = system.holder(cpu.index)
+    {
+        relocate::parked(system, cpu, guest);
+    }
     if requests & request::START != 0 {
         let (guest, vcpu) = percpu::assigned(cpu.index);
         if let Some(guest) = system.guests.get(guest) {
@@ -68,6 +73,10 @@ fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
 fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
     let loaded = guest.load(system, cpu);
     cpu.window.close();
+    guest.memory.end_load();
+    if guest.memory.has_to_relocate() {
+        percpu::post(cpu.gic, cpu.index, request::RELOCATE);
+    }
     match loaded {
         Ok(()) => {
             // No core is in the guest or on its way: every vCPU is off, every core free, and both succeed.

@@ -92,6 +92,17 @@ impl System {
         }
     }
 
+    /// Asks these guests, each on a core of its own, to move frames that others want back.
+    pub fn relocate(&self, cpu: &PerCpu, guests: GuestSet) {
+        if guests.is_empty() {
+            return;
+        }
+        for guest in guests.iter().filter_map(|id| self.guests.get(id.index())) {
+            guest.memory.ask_to_relocate();
+            guest.ask_to_relocate(cpu);
+        }
+    }
+
     /// Dirty frames have come into the pool: a parked core scrubs them, if there is one.
     pub fn offer_scrubbing(&self, cpu: &PerCpu) {
         if let Some(core) = percpu::parked() {

@@ -127,7 +127,78 @@ pub unsafe fn copy_words(to: *mut u64, from: *const u64, count: usize) {
     unsafe { copy_bytes(to, from, count * size_of::<u64>()) }
 }
 
-/// Ends a run of [`scrub_page`]: maintenance complete, and no stale instructions of the former owner.
+/// Copies one mapped page to another by way of the point of coherency: the source's lines are cleaned
+/// and invalidated first, so that what a guest wrote through a non-cacheable alias is what is copied (and
+/// what it wrote through the caches too), and the destination's afterwards (DDI 0487, B2.8 mismatched
+/// attributes; D7.5.9.1 for maintenance and accesses of one line, which stay in program order). No
+/// barrier behind it: the caller ends its run of pages with [`finish_scrub`].
+///
+/// # Safety
+/// Both must be page-aligned addresses of different pages mapped read-write as Normal memory; nothing
+/// else writes the source, and nothing else uses the destination.
+pub unsafe fn relocate_page(from: u64, to: u64) {
+    if line() != 64 {
+        clean_and_invalidate(from, PAGE_SIZE);
+        // SAFETY: by contract.
+        unsafe {
+            copy_words(
+                core::ptr::with_exposed_provenance_mut(to as usize),
+                core::ptr::with_exposed_provenance(from as usize),
+                PAGE_SIZE as usize / size_of::<u64>(),
+            );
+        }
+        clean_and_invalidate(to, PAGE_SIZE);
+        return;
+    }
+    let end = from + PAGE_SIZE;
+    let mut at = from;
+    while at < end {
+        // SAFETY: sixteen lines of the source; what is invalidated is written back first.
+        unsafe {
+            asm!(
+                ".rept 16",
+                "dc civac, {at}",
+                "add {at}, {at}, #64",
+                ".endr",
+                at = inout(reg) at,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+    // SAFETY: a barrier, then loads of the source and stores to the destination within their pages, by
+    // contract; each destination line is cleaned after its last store, in program order with it.
+    unsafe {
+        asm!(
+            "dsb sy",
+            "2:",
+            ".rept 4",
+            "ldp {a}, {b}, [{from}]",
+            "ldp {c}, {d}, [{from}, #16]",
+            "stp {a}, {b}, [{to}]",
+            "stp {c}, {d}, [{to}, #16]",
+            "ldp {a}, {b}, [{from}, #32]",
+            "ldp {c}, {d}, [{from}, #48]",
+            "stp {a}, {b}, [{to}, #32]",
+            "stp {c}, {d}, [{to}, #48]",
+            "dc civac, {to}",
+            "add {from}, {from}, #64",
+            "add {to}, {to}, #64",
+            ".endr",
+            "cmp {from}, {end}",
+            "b.lo 2b",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            end = in(reg) end,
+            a = out(reg) _,
+            b = out(reg) _,
+            c = out(reg) _,
+            d = out(reg) _,
+            options(nostack)
+        );
+    }
+}
+
+/// Ends a run of [`scrub_page`] or [`relocate_page`]: maintenance complete, and no stale instructions of the former owner.
 pub fn finish_scrub() {
     // SAFETY: barriers and I-cache invalidation change no value (DDI 0487, D7.5.9.2).
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };

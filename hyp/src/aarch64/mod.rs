@@ -4,6 +4,7 @@ pub mod cache;
 pub mod firmware;
 pub mod mmu;
 pub mod registers;
+pub mod timer;
 pub mod tlb;
 pub mod window;
 

@@ -127,6 +127,13 @@ pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
     barrier::isb(barrier::SY);
 }
 
+/// Whether an interrupt waits for this core, which has them masked (DDI 0487, D19.2.62 ISR_EL1: A, I and F).
+#[inline]
+pub fn is_interrupted() -> bool {
+    const ANY: u64 = 0b111 << 6;
+    read!("ISR_EL1") & ANY != 0
+}
+
 /// Moves the guest behind the instruction that trapped, as if it had been executed: a single step is
 /// done with it (PSTATE.SS), and so is a branch that led to it (BTYPE; DDI 0487, D2.12 and D8.4.6).
 #[inline]

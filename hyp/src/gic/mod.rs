@@ -18,6 +18,8 @@ pub use host::Host;
 
 /// The SGI with which one core asks another to look at its requests.
 pub const KICK: u32 = 0;
+/// EL2's own timer (PPI 26, as Arm's base system architecture gives it).
+pub const TIMER: u32 = 26;
 
 /// The controller and what it knows of each core.
 pub struct Gic {
@@ -146,6 +148,7 @@ impl Gic {
             Version::V3(gic) => gic.init_core(core),
         }
         self.enable(core, KICK);
+        self.enable(core, TIMER);
         self.enable(core, self.maintenance);
     }
 

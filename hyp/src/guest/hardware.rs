@@ -4,7 +4,7 @@ use ballast_core::addr::{PAGE_SIZE, Pa};
 use ballast_core::balloon::hw::{Hardware, Window};
 
 use crate::aarch64::window::Slot;
-use crate::aarch64::{cache, tlb};
+use crate::aarch64::{cache, registers, tlb};
 use crate::percpu::PerCpu;
 
 /// [`Hardware`] on the calling core. VTTBR_EL2 holds the VMID of the guest whose memory is changed:
@@ -79,6 +79,27 @@ impl Hardware for Machine<'_> {
 
     fn invalidate_guest(&mut self) {
         tlb::invalidate_guest();
+    }
+
+    fn copy_page(&mut self, from: Pa, to: Pa) {
+        let from = self.0.window.show(Slot::Other, from);
+        let to = self.0.window.show(Slot::Page, to);
+        // SAFETY: the window shows both read-write, on this core alone; no guest reaches either, because the source's
+        // entries are broken and out of every TLB, and the destination is mapped nowhere yet.
+        unsafe {
+            cache::relocate_page(
+                from.as_ptr().expose_provenance() as u64,
+                to.as_ptr().expose_provenance() as u64,
+            );
+        }
+    }
+
+    fn finish_copies(&mut self) {
+        cache::finish_scrub();
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        registers::is_interrupted()
     }
 
     fn scrub(&mut self, first: Pa, pages: usize) {

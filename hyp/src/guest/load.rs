@@ -108,6 +108,7 @@ impl Guest {
         let backed = loop {
             let progress = self.memory.rebuild_step(&system.pool, &mut Machine(cpu));
             system.wake(cpu, progress.wake);
+            system.relocate(cpu, progress.relocate);
             if let Some(pages) = progress.backed_pages {
                 break pages * PAGE_SIZE;
             }

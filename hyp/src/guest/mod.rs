@@ -7,6 +7,7 @@ pub mod hardware;
 pub mod lifecycle;
 pub mod load;
 mod quiesce;
+pub mod relocate;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

@@ -108,7 +108,7 @@ fn what_was_lent_comes_home() {
         .collect();
     assert_eq!(held.len(), 1, "the others were free");
     // B gives one of its own, so there is a place to move to.
-    assert_eq!(world.reserve(B, &[block(0 + 1)]), [EntryStatus::Done]);
+    assert_eq!(world.reserve(B, &[block(1)]), [EntryStatus::Done]);
     world.call(A, function::TARGET, [0; 4]);
     assert!(!world.pending().contains(GuestId::new(A).unwrap()));
     world.relocate_all();

@@ -1,0 +1,60 @@
+//! Relocation on the cores of the guest that holds what another wants back.
+//!
+//! A bounded piece at a time. Between two pieces the guest has its core for as long as the last one took, and at
+//! least [`REST_US`]: so one core of it runs at half speed while something moves, and no interrupt waits longer
+//! than one run of 64 KiB takes.
+
+use ballast_core::balloon::Relocated;
+
+use super::Guest;
+use super::hardware::Machine;
+use crate::aarch64::{registers, timer};
+use crate::percpu::{self, PerCpu, request};
+use crate::system::System;
+
+/// The shortest time between two pieces, in microseconds.
+const REST_US: u64 = 20;
+
+impl Guest {
+    /// Asks a core of the guest to relocate: one that runs a vCPU, else that of vCPU 0, which waits.
+    pub fn ask_to_relocate(&self, cpu: &PerCpu) {
+        let running =
+            (0..self.plan.config.cpus.max as usize).find_map(|vcpu| self.core_of.get(vcpu));
+        if let Some(core) = running.or_else(|| self.cores.first().copied()) {
+            percpu::post(cpu.gic, core, request::RELOCATE);
+        }
+    }
+}
+
+/// On a core that runs `guest`.
+pub fn running(system: &System, cpu: &PerCpu, guest: &Guest) {
+    if !guest.memory.has_to_relocate() {
+        return;
+    }
+    let start = crate::boot::counter();
+    if step(system, cpu, guest).more {
+        let took = crate::boot::counter().wrapping_sub(start);
+        let rest = took.max(system.frequency * REST_US / 1_000_000);
+        timer::arm(u32::try_from(rest).unwrap_or(u32::MAX));
+    }
+}
+
+/// On a core of `guest` that waits in EL2.
+pub fn parked(system: &System, cpu: &PerCpu, guest: &Guest) {
+    if !guest.memory.has_to_relocate() {
+        return;
+    }
+    registers::load_guest(guest.vttbr(), system.vtcr, 0);
+    if step(system, cpu, guest).more {
+        // By way of the core's loop, which looks at everything else first.
+        percpu::post(cpu.gic, cpu.index, request::RELOCATE);
+    }
+}
+
+fn step(system: &System, cpu: &PerCpu, guest: &Guest) -> Relocated {
+    let relocated = guest.memory.relocate_step(&system.pool, &mut Machine(cpu));
+    cpu.window.close();
+    system.wake(cpu, relocated.wake);
+    system.relocate(cpu, relocated.relocate);
+    relocated
+}
