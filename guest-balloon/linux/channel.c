@@ -226,6 +226,20 @@ static const struct file_operations channel_operations = {
 	.mmap = channel_mmap,
 };
 
+static ssize_t size_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct channel *channel = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%llu\n", (u64)resource_size(channel->memory));
+}
+static DEVICE_ATTR_RO(size);
+
+static struct attribute *channel_attrs[] = {
+	&dev_attr_size.attr,
+	NULL
+};
+ATTRIBUTE_GROUPS(channel);
+
 static int channel_probe(struct platform_device *pdev)
 {
 	struct device *dev = &pdev->dev;
@@ -318,5 +332,6 @@ struct platform_driver ballast_channel_driver = {
 	.driver = {
 		.name = "ballast-channel",
 		.of_match_table = channel_match,
+		.dev_groups = channel_groups,
 	},
 };

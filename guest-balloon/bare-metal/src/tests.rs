@@ -3,7 +3,9 @@
 pub mod balloon;
 mod basic;
 mod channel;
+
 mod hostile;
+mod regulate;
 
 use core::fmt::Write;
 
@@ -50,6 +52,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "epoch" => balloon::epoch(machine),
         "ping" => channel::ping(machine),
         "pong" => channel::pong(machine),
+        "regulate" => regulate::run(machine),
         "flood" => channel::flood(machine),
         "hear" => channel::hear(machine),
         "reborn" => channel::reborn(machine),

@@ -218,6 +218,12 @@ fn workload() -> Result<Vec<u8>> {
     paths::read(&cargo_build("ballast-workload", LINUX_GUEST, &strip)?)
 }
 
+/// The Linux side of the example with set-points.
+fn setpoints() -> Result<Vec<u8>> {
+    let strip = ["--config", "profile.release.strip=\"symbols\""];
+    paths::read(&cargo_build("ballast-setpoints", LINUX_GUEST, &strip)?)
+}
+
 /// The two images of a Linux guest.
 pub struct LinuxGuest {
     /// Debian's arm64 kernel.
@@ -231,6 +237,7 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     setup::ensure(&[Need::LinuxGuestTarget], consent)?;
     let module = stripped(&module(None, consent)?, "ballast_balloon.ko")?;
     let workload = workload()?;
+    let setpoints = setpoints()?;
     let strip = ["--config", "profile.release.strip=\"symbols\""];
     let control = paths::read(&cargo_build("ballastctl", LINUX_GUEST, &strip)?)?;
     let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
@@ -244,6 +251,11 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
             path: "bin/workload",
             permissions: 0o755,
             data: &workload,
+        },
+        initramfs::File {
+            path: "bin/setpoints",
+            permissions: 0o755,
+            data: &setpoints,
         },
         initramfs::File {
             path: "bin/ballastctl",
@@ -279,7 +291,10 @@ pub fn primary_guest(consent: Consent) -> Result<PrimaryGuest> {
     Ok(PrimaryGuest {
         kernel: kernel.image,
         initrd,
-        root: initramfs::root_folder(&[("bin/workload", &workload()?)])?,
+        root: initramfs::root_folder(&[
+            ("bin/workload", &workload()?),
+            ("bin/setpoints", &setpoints()?),
+        ])?,
     })
 }
 

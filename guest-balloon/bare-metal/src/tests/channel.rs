@@ -67,7 +67,7 @@ impl Line {
     }
 
     /// Sleeps until there are more than `seen`.
-    fn sleep(&self, seen: u64) {
+    pub fn sleep(&self, seen: u64) {
         cpu::sleep_until(|| self.interrupts() != seen);
     }
 

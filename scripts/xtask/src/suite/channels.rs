@@ -13,6 +13,7 @@ pub fn scenarios() -> Vec<Scenario> {
         all.push(talk("flood", gic, "flood", "hear"));
         all.push(talk("reset", gic, "reborn", "witness"));
         all.push(attack(gic));
+        all.push(set_points(gic));
     }
     all
 }
@@ -53,4 +54,38 @@ fn attack(gic: u8) -> Scenario {
     with_lines(scenario.cores(4).ram(512))
         .guest(Guest::bare_metal("a", "counter").args("seconds=2"))
         .guest(attacker)
+}
+
+/// Linux gives a real-time guest its set-points and reads its telemetry, through resets of both.
+fn set_points(gic: u8) -> Scenario {
+    Scenario::new(format!("channel-linux-gic{gic}"), gic, |console| {
+        console.patience(180).expect_up(1)?;
+        console.patience(60);
+        let said = console.shell(1, "setpoints 100")?;
+        ensure!(said.contains("setpoints done count=100"), "{said}");
+        // What this guest may only read it cannot map to write, nor outside of the memory.
+        let rights = "dd if=/dev/zero of=/dev/ballast-telemetry bs=1 count=1 2>/dev/null; ls -l /dev/ballast-*";
+        let listed = console.shell(1, rights)?;
+        ensure!(listed.contains("ballast-setpoints"), "{listed}");
+        console.shell(1, "(setpoints 300 > /tmp/said; echo $? >> /tmp/said) & true")?;
+        for _ in 0..2 {
+            console.shell(1, "sleep 1")?;
+            console.monitor("reset 2")?;
+        }
+        let said = console.shell(1, "wait; sleep 1; cat /tmp/said")?;
+        for needed in ["setpoints done count=300", "resets=2", "has started, time 3"] {
+            ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+        }
+        // The memory outlives this side too.
+        console.monitor("reset 1")?;
+        console.patience(180).expect_up(1)?;
+        let said = console.patience(60).shell(1, "setpoints 50")?;
+        ensure!(said.contains("setpoints done count=50"), "{said}");
+        Ok(())
+    })
+    .ram(1024)
+    .guest(Guest::linux("linux").memory(256))
+    .guest(Guest::bare_metal("realtime", "regulate").property("realtime"))
+    .shared("setpoints", 0x1000, [(1, "read-write"), (2, "read-only")])
+    .shared("telemetry", 0x1000, [(1, "read-only"), (2, "read-write")])
 }
