@@ -21,6 +21,11 @@ const GIB: u64 = 1 << 30;
 /// GiB 1 to 8 may hold RAM.
 const RAM_GIB: core::ops::RangeInclusive<u64> = 1..=8;
 
+/// Whether what lies there is mapped as RAM.
+pub fn is_ram(address: u64) -> bool {
+    RAM_GIB.contains(&(address / GIB))
+}
+
 /// A level-1 table.
 #[repr(C, align(4096))]
 pub struct Table(UnsafeCell<[u64; 512]>);

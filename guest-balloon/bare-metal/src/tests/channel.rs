@@ -36,8 +36,11 @@ pub fn find<'m>(machine: &'m Machine, label: &str) -> Result<&'m Shared, Why> {
         .ok_or_else(|| why(format_args!("no channel {label}")))
 }
 
-/// Where channels' memory is mapped as RAM is: the first GiB a second time.
+/// Where channels' memory is mapped as RAM is: the first GiB a second time, unless it lies where RAM does.
 pub fn map(shared: &Shared) -> Result<u64, Why> {
+    if mmu::is_ram(shared.memory.start) {
+        return Ok(shared.memory.start);
+    }
     ensure!(
         shared.memory.end <= GIB,
         "{} at {:#x}",

@@ -12,6 +12,7 @@ pub fn scenarios() -> Vec<Scenario> {
         all.push(talk("ping-pong", gic, "ping", "pong"));
         all.push(talk("flood", gic, "flood", "hear"));
         all.push(talk("reset", gic, "reborn", "witness"));
+        all.push(beside_ram(gic));
         all.push(attack(gic));
         all.push(set_points(gic));
     }
@@ -41,6 +42,15 @@ fn talk(name: &str, gic: u8, one: &'static str, two: &'static str) -> Scenario {
     with_lines(scenario.ram(512))
         .guest(Guest::bare_metal("a", one))
         .guest(Guest::bare_metal("b", two))
+}
+
+/// The first guest has its RAM, and so what it shares, where the board has it.
+fn beside_ram(gic: u8) -> Scenario {
+    let name = format!("channel-identity-gic{gic}");
+    let scenario = Scenario::new(name, gic, |console| both_pass(console, "ping", "pong"));
+    with_lines(scenario.ram(512))
+        .guest(Guest::bare_metal("a", "ping").property("dma = \"trusted\""))
+        .guest(Guest::bare_metal("b", "pong"))
 }
 
 /// The second guest attacks, for whom "there" is read-only, while the first checks its own memory.
