@@ -137,7 +137,8 @@ fn architecture_call(function: u32, argument: u64, workarounds: &Workarounds) ->
 }
 
 /// What `SMCCC_ARCH_FEATURES` says of the speculation workarounds on this core: not required, or
-/// not supported, which tells the guest that it may be exposed. Ballast offers none of the calls.
+/// not supported, which tells the guest that it may be exposed. Ballast offers none of the calls
+/// (docs/errata.md).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workarounds {
     /// `WORKAROUND_1`: branch target injection (CVE-2017-5715).

@@ -117,7 +117,8 @@ pub fn reset_guest_state() {
     barrier::isb(barrier::SY);
 }
 
-/// Makes this core translate and trap for vCPU `vcpu` of the guest with this stage 2.
+/// Makes this core translate and trap for vCPU `vcpu` of the guest with this stage 2. EL1 is in its reset
+/// state, and EL2 has no AT instruction (Cortex-A72 erratum 1319367, docs/errata.md).
 pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
     /// Bit 31 is RES1 (DDI 0487, D19.2.115 MPIDR_EL1).
     const MPIDR_RES1: u64 = 1 << 31;

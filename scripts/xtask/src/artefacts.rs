@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{Endianness, elf};
 
 use crate::initramfs;
@@ -17,7 +17,36 @@ use crate::setup::{self, BARE_METAL, Consent, Flavour, Kernel, LINUX_GUEST, Need
 
 /// Builds the hypervisor; gives its arm64 Image.
 pub fn hypervisor() -> Result<PathBuf> {
-    bare_metal("ballast", "ballast.img")
+    let image = bare_metal("ballast", "ballast.img")?;
+    let program = paths::read(&cargo_build("ballast", BARE_METAL, &[])?)?;
+    if let Some(at) = address_translation(text(&program)?) {
+        bail!(
+            "the hypervisor has an AT instruction at offset {at:#x} of its code, which erratum 1319367 of the Cortex-A72 \
+             forbids (docs/errata.md)"
+        );
+    }
+    Ok(image)
+}
+
+/// The code of an ELF64.
+fn text(data: &[u8]) -> Result<&[u8]> {
+    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let (_, text) = sections
+        .section_by_name(endian, b".text")
+        .context("no .text")?;
+    Ok(text.data(endian, data)?)
+}
+
+/// Where `code` has an address translation instruction: SYS with CRn 7 and CRm 8 or 9 (Arm ARM DDI 0487, C6.2 AT).
+/// Literals between functions count too, as a core may take them for instructions.
+fn address_translation(code: &[u8]) -> Option<usize> {
+    let is_at = |word: &[u8]| {
+        let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        word & 0xfff8_fe00 == 0xd508_7800
+    };
+    code.chunks_exact(4).position(is_at).map(|index| index * 4)
 }
 
 /// Builds the bare-metal guest; gives its arm64 Image.
@@ -306,4 +335,22 @@ fn stripped(module: &Path, name: &str) -> Result<Vec<u8>> {
         .arg("-o");
     strip.args([&path, &module.to_owned()]).capture()?;
     paths::read(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_translation_is_found() {
+        let code =
+            |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|w| w.to_le_bytes()).collect() };
+        // nop; dc civac, x0; tlbi vmalle1; ret
+        let innocent = [0xd503_201f, 0xd50b_7e20, 0xd508_871f, 0xd65f_03c0];
+        assert_eq!(address_translation(&code(&innocent)), None);
+        // at s1e1r, x0; at s12e1w, x3; at s1e2r, x1
+        for at in [0xd508_7800, 0xd50c_78a3, 0xd50c_7801] {
+            assert_eq!(address_translation(&code(&[0xd503_201f, at])), Some(4));
+        }
+    }
 }
