@@ -110,6 +110,9 @@ pub mod feature {
     pub const REPORT: u64 = 1 << 3;
     /// SIGNAL and CHANNEL exist; which channels the guest has, its device tree says.
     pub const CHANNELS: u64 = 1 << 4;
+    /// The guest's RAM is at the board's addresses: it gives and gets whole 2 MiB blocks only, and each is
+    /// always the same memory.
+    pub const WHOLE_BLOCKS: u64 = 1 << 5;
 }
 
 /// Status of a call, in x0.
@@ -307,7 +310,7 @@ impl EntryStatus {
 /// The device-tree node through which a guest finds Ballast.
 pub mod device_tree {
     /// `compatible` of the node. Properties: `interrupts` (one level-triggered SPI), `method = "hvc"`,
-    /// `memory-region` (phandle of the boot balloon's reserved-memory node, if there is one).
+    /// `memory-region` (phandles of the boot balloon's reserved-memory nodes, if there are any).
     pub const COMPATIBLE: &str = "ballast,balloon";
     /// `compatible` of the `/reserved-memory` child that covers what the guest does not have at boot.
     pub const BOOT_BALLOON_COMPATIBLE: &str = "ballast,boot-balloon";

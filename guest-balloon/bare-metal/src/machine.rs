@@ -35,7 +35,7 @@ pub enum GicKind {
 pub struct Balloon {
     /// INTID of its interrupt.
     pub interrupt: u32,
-    /// What the guest's maximum has and the guest has not at boot.
+    /// What the guest's maximum has and the guest has not at boot: the first such region.
     pub boot_region: Option<Range<u64>>,
 }
 
@@ -229,8 +229,10 @@ fn balloon(fdt: &Fdt) -> Option<Balloon> {
     let is_ppi = big_endian(interrupts.get(..4)?) == 1;
     let boot_region = node
         .property("memory-region")
-        .and_then(|phandle| fdt.find_phandle(big_endian(phandle.value) as u32))
-        .and_then(|region| reg(region, 0));
+        .into_iter()
+        .flat_map(|phandles| phandles.value.chunks_exact(4))
+        .filter_map(|phandle| fdt.find_phandle(big_endian(phandle) as u32))
+        .find_map(|region| reg(region, 0));
     Some(Balloon {
         interrupt: number + if is_ppi { 16 } else { 32 },
         boot_region,

@@ -1,6 +1,6 @@
 //! Registration, and learning what is reserved already.
 
-use ballast_abi::{Order, PAGE_SIZE, Status, UID, VERSION, function};
+use ballast_abi::{Order, PAGE_SIZE, Status, UID, VERSION, feature, function};
 
 use super::{Driver, ORDERS, State};
 use crate::front::{Clock, Hypercall, PageSource};
@@ -38,6 +38,8 @@ impl Driver {
         if version as u32 >> 16 != VERSION >> 16 {
             return Err(HelloError::Version(version as u32));
         }
+        let [_, features, ..] = success(front, function::FEATURES, 0)?;
+        self.blocks_only |= features & feature::WHOLE_BLOCKS != 0;
         let list = front.list_ipa();
         let [_, epoch, ..] = success(front, function::HELLO, list)?;
         self.epoch = epoch;

@@ -1,6 +1,6 @@
 //! The simulated world as the driver sees it.
 
-use ballast_abi::{Entry, Order, PAGE_SIZE, Status, UID, VERSION, function};
+use ballast_abi::{Entry, Order, PAGE_SIZE, Status, UID, VERSION, feature, function};
 
 use super::{Page, RAM_BASE, TICKS_PER_SECOND, World};
 use crate::{Clock, Hypercall, PageSource, Taken};
@@ -11,6 +11,14 @@ impl Hypercall for World {
         match function {
             function::UID => UID.map(u64::from),
             function::VERSION => [0, u64::from(VERSION), 0, 0],
+            function::FEATURES => {
+                let blocks = if self.blocks_only {
+                    feature::WHOLE_BLOCKS
+                } else {
+                    0
+                };
+                [0, feature::MEMORY | blocks, 0, 0]
+            }
             function::HELLO => {
                 assert_eq!(x1, RAM_BASE);
                 self.epoch += 1;

@@ -95,7 +95,13 @@ impl GuestMemory {
                 } else {
                     0
                 };
-                let features = feature::MEMORY
+                let blocks = if self.config.identity {
+                    feature::WHOLE_BLOCKS
+                } else {
+                    0
+                };
+                let features = blocks
+                    | feature::MEMORY
                     | feature::PRESSURE
                     | feature::REPORT
                     | feature::CHANNELS
