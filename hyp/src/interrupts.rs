@@ -8,7 +8,7 @@ use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
 
 use crate::aarch64::timer;
-use crate::gic::{Gic, Host, KICK, TIMER};
+use crate::gic::{Gic, Host, KICK, SharedSpi, TIMER};
 use crate::guest::hardware::Machine;
 use crate::guest::{Guest, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
@@ -35,7 +35,13 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
         let id = IntId(intid as u8);
         if !cpu.shortcut.get().offer(
             id,
-            &mut Host::new(cpu.gic, cpu.index, &guest.core_of, &guest.injected),
+            &mut Host::new(
+                cpu.gic,
+                cpu.index,
+                guest.index,
+                &guest.core_of,
+                &guest.injected,
+            ),
         ) {
             inject_timer(cpu, guest, vcpu, id);
         }
@@ -108,8 +114,11 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
             guest.kick(cpu, kicks);
         }
         cpu.gic.end(acknowledged);
+    } else if let Some(line) = cpu.gic.line_of(intid) {
+        shared(system, cpu, acknowledged, line);
     } else if intid == TIMER {
         timer::disarm();
+        cpu.gic.tick_lines(crate::boot::counter());
         cpu.gic.end(acknowledged);
         percpu::note(cpu.index, request::RELOCATE);
     } else if system
@@ -138,6 +147,26 @@ fn device(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) 
         return;
     };
     cpu.gic.drop_priority(acknowledged);
+    inject(cpu, guest, id);
+}
+
+/// An SPI with several holders goes to each.
+fn shared(system: &'static System, cpu: &PerCpu, acknowledged: u32, line: &SharedSpi) {
+    let now = crate::boot::counter();
+    let steps = cpu.gic.step(line, |state| state.fired(now));
+    if line.is_own {
+        system.terminal.interrupt(system, cpu);
+    }
+    // It is held back by now, or has lost its cause: ending it lets no other in.
+    cpu.gic.end(acknowledged);
+    for guest in &system.guests {
+        if u32::from(steps.deliver) >> guest.index & 1 != 0 {
+            inject(cpu, guest, IntId(line.intid as u8));
+        }
+    }
+}
+
+fn inject(cpu: &PerCpu, guest: &Guest, id: IntId) {
     let kicks = match cpu.current.get() {
         Some(current) if current.guest.index == guest.index => {
             let mut host = guest.host(cpu);

@@ -7,6 +7,7 @@ use ballast_core::addr::Ipa;
 use ballast_core::exit::{self, Abort, AccessFault, DataAccess, Exit, SystemAccess, Width};
 use ballast_core::fault::Access;
 use ballast_core::log::Origin;
+use ballast_core::mediate;
 use ballast_core::monitor::ExitCause;
 use ballast_core::stage2;
 use ballast_core::sysreg::{self, Verdict};
@@ -242,9 +243,49 @@ fn emulate(
         if !access.is_write() {
             frame.set(access.register(), 0);
         }
+    } else if let Some((page, offset)) = guest.plan.config.mediated.find(ipa) {
+        return mediated(cpu, current, frame, ipa, access, page, offset);
     } else {
         return not_emulated(cpu, current, access.abort(), ipa);
     }
+    registers::step(exit::instruction_bytes(access.abort().0));
+}
+
+/// An access to a page of registers that have several holders.
+#[inline(never)]
+fn mediated(
+    cpu: &'static PerCpu,
+    current: Current,
+    frame: &mut Frame,
+    ipa: Ipa,
+    access: DataAccess,
+    page: usize,
+    offset: u16,
+) {
+    let Current { guest, vcpu } = current;
+    let width = access.width();
+    let made = if access.is_write() {
+        mediate::Access::Store(access.stored(frame.get(access.register())))
+    } else {
+        mediate::Access::Load
+    };
+    let config = &guest.plan.config.mediated;
+    let effect = config.access(page, offset, width, made);
+    match effect {
+        mediate::Effect::Abort => return not_emulated(cpu, current, access.abort(), ipa),
+        mediate::Effect::Console { offset } => uart(cpu, current, frame, offset, access),
+        effect => {
+            let registers = guest.shared_pages.get(page);
+            match registers.map(|page| page.carry_out(effect, width)) {
+                Some(Ok(value)) if !access.is_write() => {
+                    frame.set(access.register(), access.loaded(value.into()));
+                }
+                Some(Ok(_)) => {}
+                _ => return not_emulated(cpu, current, access.abort(), ipa),
+            }
+        }
+    }
+    guest.counts_of(vcpu).count(ExitCause::MmioOther);
     registers::step(exit::instruction_bytes(access.abort().0));
 }
 

@@ -5,7 +5,7 @@
 
 use core::arch::global_asm;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, ESR_EL1, FAR_EL1, Readable, Writeable};
 
@@ -101,6 +101,13 @@ const CHANNEL_INTIDS: Range<u32> = CHANNEL_SPI + 32..CHANNEL_SPI + 32 + MAX_CHAN
 /// Interrupts of each channel so far.
 pub static RUNG: [AtomicU64; MAX_CHANNELS] = [const { AtomicU64::new(0) }; MAX_CHANNELS];
 
+/// The interrupt (INTID) of the device that a test has, 0 for none.
+pub static DEVICE_INTERRUPT: AtomicU32 = AtomicU32::new(0);
+/// How often it came.
+pub static DEVICE_CALLS: AtomicU32 = AtomicU32::new(0);
+/// Address of the register that silences the device when it is written zero; 0 for none.
+pub static DEVICE_QUIET: AtomicU64 = AtomicU64::new(0);
+
 /// Vector of an interrupt from the current EL with its own stack.
 const IRQ_HERE: u64 = 5;
 /// Vector of a synchronous exception from there.
@@ -140,6 +147,14 @@ fn interrupt() {
         }
         other if CHANNEL_INTIDS.contains(&other) => {
             RUNG[(other - CHANNEL_INTIDS.start) as usize].fetch_add(1, Ordering::AcqRel);
+        }
+        other if other == DEVICE_INTERRUPT.load(Ordering::Relaxed) => {
+            let quiet = DEVICE_QUIET.load(Ordering::Relaxed);
+            if quiet != 0 {
+                // SAFETY: a 32-bit register of a device that is this guest's, as the test that gave it says.
+                unsafe { crate::mmio::Mmio::new(quiet) }.write32(0, 0);
+            }
+            DEVICE_CALLS.fetch_add(1, Ordering::AcqRel);
         }
         // A level nobody lowers would come for ever.
         other => gic.disable(other),

@@ -6,6 +6,7 @@ mod channel;
 
 mod hostile;
 mod regulate;
+mod shared;
 
 use core::fmt::Write;
 
@@ -44,6 +45,8 @@ pub fn run(machine: &'static Machine) -> ! {
         "smp" => basic::smp(machine),
         "timer" => basic::timer(),
         "ipi" => basic::ipi(machine),
+        "shared-data" => shared::data(machine),
+        "shared-control" => shared::control(machine),
         "balloon" => balloon::serve(machine),
         "ignore" => balloon::ignore(machine),
         "counter" => balloon::counter(machine),

@@ -11,3 +11,4 @@ pub mod window;
 core::arch::global_asm!(include_str!("entry.S"));
 core::arch::global_asm!(include_str!("vectors.S"));
 core::arch::global_asm!(include_str!("memory.S"));
+core::arch::global_asm!(include_str!("device.S"));

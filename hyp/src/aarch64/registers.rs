@@ -66,6 +66,7 @@ pub fn init_core() {
     CPTR_EL2.set(controls.cptr_el2);
     CNTHCTL_EL2.set(controls.cnthctl_el2);
     CNTVOFF_EL2.set(0);
+    super::timer::disarm();
     // OSLAR_EL1 opens the OS lock, whose trapped accesses then say so.
     write!("HSTR_EL2" => controls.hstr_el2, "VPIDR_EL2" => MIDR_EL1.get(), "OSLAR_EL1" => 0);
     if controls.has_hcrx {

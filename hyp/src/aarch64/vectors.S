@@ -49,12 +49,12 @@
 .balign 2048
 .global el2_vectors
 el2_vectors:
-    // From EL2 itself: always a bug of ours.
+    // From EL2 itself: a bug of ours, but for what device.S does in a guest's stead.
     vector  el2_fault_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
-    vector  el2_fault_entry
+    vector  el2_sync_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
@@ -139,6 +139,20 @@ resume_full:
     ldp     x21, x22, [sp, #168]
     ldp     x19, x20, [sp, #152]
     b       resume_caller
+
+// A synchronous exception in EL2. One of the instructions in device.S took an external abort, and goes on
+// at device_fault; or it is a fault of ours, in which no register's value is of use any more.
+el2_sync_entry:
+    mrs     x16, ELR_EL2
+    ldr     x17, =device_first
+    cmp     x16, x17
+    b.lo    el2_fault_entry
+    ldr     x17, =device_last
+    cmp     x16, x17
+    b.hs    el2_fault_entry
+    ldr     x17, =device_fault
+    msr     ELR_EL2, x17
+    return_to_guest
 
 // A fault in EL2. SP may be the cause, so switch to the emergency stack first; SP_EL0 (the guest's,
 // lost anyway) holds x0 meanwhile.

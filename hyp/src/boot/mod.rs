@@ -29,7 +29,7 @@ use crate::aarch64::registers;
 use crate::channels::Channels;
 use crate::console::{self, Terminal, say};
 use crate::gic::Gic;
-use crate::guest::Guest;
+use crate::guest::{Guest, Shared};
 use crate::percpu;
 use crate::power;
 use crate::system::{self, System};
@@ -99,6 +99,7 @@ fn bring_up(
         system.gic.route(console, housekeeper(system));
         system.gic.enable(cpu.index, console);
     }
+    system.gic.route_lines(housekeeper(system));
     system.terminal.pump(system, cpu);
     system.terminal.listen();
     for guest in &system.guests {
@@ -130,6 +131,7 @@ fn partition(
     let channels = Channels::new(&plan.channels);
     let mut guests = Vec::with_capacity(plan.guests.len());
     let mut labels = Labels::new();
+    let mut shared = Shared::default();
     let mut holders = [None; MAX_CORES];
     let mut memory_kib = 0;
     for (index, plan) in plan.guests.into_iter().enumerate() {
@@ -161,7 +163,7 @@ fn partition(
             }
         }
         memory_kib += config.memory.boot_bytes >> 10;
-        guests.push(Guest::new(index, plan, &board)?);
+        guests.push(Guest::new(index, plan, &board, &mut shared)?);
     }
     assign_memory(&mut pool, &guests, frames)?;
     let guest_count = guests.len() as u8;
@@ -177,6 +179,8 @@ fn partition(
         let session = || TicketMutex::new(Session::new(labels.clone(), frequency()));
         guest.plan.config.control.then(session)
     });
+    let console = board.console.as_ref().and_then(|console| console.intid);
+    gic.share(&shared.intids, console, frequency());
     let system = system::install(System {
         sessions: sessions.collect(),
         gic,

@@ -3,7 +3,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use ballast_core::vgic::{HostGic, ListRegister, Maintenance, Trigger};
+use ballast_core::mediate::line::{Line, Steps};
+use ballast_core::vgic::{HostGic, ListRegister, Maintenance, SHARED, Trigger};
 use tock_registers::interfaces::{Readable, Writeable};
 
 use super::{Gic, Version};
@@ -15,6 +16,8 @@ use crate::mmio::gicv3::interface;
 pub struct Host<'a> {
     gic: &'a Gic,
     core: usize,
+    /// The guest's index.
+    guest: usize,
     /// The core of each of the guest's vCPUs.
     cores: &'a CoreMap,
     /// Counts what is offered; its writers hold the guest's lock.
@@ -22,20 +25,34 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// For core `core`, which must be the calling one; `cores` maps the guest's vCPUs to cores.
+    /// For core `core`, which must be the calling one, and the guest with this index; `cores` maps its vCPUs to
+    /// cores.
     #[inline]
     pub const fn new(
         gic: &'a Gic,
         core: usize,
+        guest: usize,
         cores: &'a CoreMap,
         injected: &'a AtomicU64,
     ) -> Self {
         Self {
             gic,
             core,
+            guest,
             cores,
             injected,
         }
+    }
+
+    /// What the guest does with an interrupt that others share, if `pintid` is one. Whether it was.
+    fn share(&self, pintid: u16, step: impl FnOnce(&mut Line, usize) -> Steps) -> bool {
+        if pintid & SHARED == 0 {
+            return false;
+        }
+        if let Some(line) = self.gic.lines().get(usize::from(pintid & !SHARED)) {
+            let _ = self.gic.step(line, |state| step(state, self.guest));
+        }
+        true
     }
 }
 
@@ -114,38 +131,52 @@ impl HostGic for Host<'_> {
     }
 
     fn enable(&mut self, pintid: u16) {
-        self.gic.enable(self.core, u32::from(pintid));
+        if !self.share(pintid, |line, guest| line.listen(guest, true)) {
+            self.gic.enable(self.core, u32::from(pintid));
+        }
     }
 
     fn disable(&mut self, pintid: u16) {
-        self.gic.disable(self.core, u32::from(pintid));
+        if !self.share(pintid, |line, guest| line.listen(guest, false)) {
+            self.gic.disable(self.core, u32::from(pintid));
+        }
     }
 
     fn pend(&mut self, pintid: u16) {
-        self.gic.set_pending(self.core, u32::from(pintid), true);
+        if pintid & SHARED == 0 {
+            self.gic.set_pending(self.core, u32::from(pintid), true);
+        }
     }
 
     fn unpend(&mut self, pintid: u16) {
-        self.gic.set_pending(self.core, u32::from(pintid), false);
+        if pintid & SHARED == 0 {
+            self.gic.set_pending(self.core, u32::from(pintid), false);
+        }
     }
 
     fn is_pending(&self, pintid: u16) -> bool {
-        self.gic.is_pending(self.core, u32::from(pintid))
+        pintid & SHARED == 0 && self.gic.is_pending(self.core, u32::from(pintid))
     }
 
     fn deactivate(&mut self, pintid: u16) {
-        self.gic.clear_active(self.core, u32::from(pintid));
+        if !self.share(pintid, Line::handled) {
+            self.gic.clear_active(self.core, u32::from(pintid));
+        }
     }
 
     fn route(&mut self, pintid: u16, vcpu: usize) {
-        if let Some(core) = self.cores.get(vcpu) {
+        if pintid & SHARED == 0
+            && let Some(core) = self.cores.get(vcpu)
+        {
             self.gic.route(u32::from(pintid), core);
         }
     }
 
     fn set_trigger(&mut self, pintid: u16, trigger: Trigger) {
-        self.gic
-            .set_edge(u32::from(pintid), trigger == Trigger::Edge);
+        if pintid & SHARED == 0 {
+            self.gic
+                .set_edge(u32::from(pintid), trigger == Trigger::Edge);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The board's interrupt controller, of either version, for the cores that Ballast runs on.
 
 mod host;
+mod lines;
 
+use alloc::boxed::Box;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,10 +13,12 @@ use ballast_core::limits::MAX_CORES;
 use crate::aarch64::mmu::map_device;
 use crate::mmio::gicv2::{self, GicV2};
 use crate::mmio::gicv3::{self, GicV3};
+use spin::Once;
 use spin::mutex::TicketMutex;
 use tock_registers::interfaces::{Readable, Writeable};
 
 pub use host::Host;
+pub use lines::SharedSpi;
 
 /// The SGI with which one core asks another to look at its requests.
 pub const KICK: u32 = 0;
@@ -34,6 +38,8 @@ pub struct Gic {
     mask: [AtomicU8; MAX_CORES],
     /// Held while a configuration register, which interrupts of several guests share, is rewritten.
     configuration: TicketMutex<()>,
+    /// Interrupts with several holders.
+    lines: Once<Box<[lines::SharedSpi]>>,
 }
 
 /// Which architecture.
@@ -127,6 +133,7 @@ impl Gic {
             mpidr,
             mask: [const { AtomicU8::new(0) }; MAX_CORES],
             configuration: TicketMutex::new(()),
+            lines: Once::new(),
         })
     }
 

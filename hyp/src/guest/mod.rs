@@ -30,6 +30,7 @@ use spin::mutex::TicketMutex;
 
 use crate::aarch64::mmu;
 use crate::gic::Host;
+use crate::mmio::shared::{SharedPage, SharedPages};
 use crate::percpu::{self, PerCpu, request};
 
 /// Where a vCPU starts: set by whoever turns it on, read by its core.
@@ -125,6 +126,27 @@ fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
 
 const _: () = assert!(MAX_VCPUS.is_power_of_two());
 
+/// What several guests are given together, gathered while they are made.
+#[derive(Default)]
+pub struct Shared {
+    /// Trapped pages.
+    pub pages: SharedPages,
+    /// INTIDs, a line each.
+    pub intids: alloc::vec::Vec<u32>,
+}
+
+impl Shared {
+    /// The number of the line of `intid`.
+    fn line(&mut self, intid: u32) -> u16 {
+        let found = self.intids.iter().position(|other| *other == intid);
+        let line = found.unwrap_or_else(|| {
+            self.intids.push(intid);
+            self.intids.len() - 1
+        });
+        line as u16
+    }
+}
+
 /// One guest.
 pub struct Guest {
     /// Index in the configuration.
@@ -155,7 +177,9 @@ pub struct Guest {
     pub maintained: AtomicU64,
     /// Where it has what Ballast emulates; a copy, near to what traps read.
     pub machine: Machine,
-    /// Physical SPIs of its devices, a bit each.
+    /// Its trapped pages, in the order of [`ballast_core::mediate::Mediated::pages`].
+    pub shared_pages: Box<[&'static SharedPage]>,
+    /// Physical SPIs of its devices that it alone has, a bit each.
     spis: [u64; MAX_INTIDS / 64],
     /// Its device tree as last written. Kept for its memory, too: a primary guest's is a table of the heap.
     dtb: TicketMutex<WrittenTree>,
@@ -174,7 +198,12 @@ pub struct Guest {
 impl Guest {
     /// Guest `index` as planned. Its memory is still empty.
     #[inline(never)]
-    pub fn new(index: usize, mut plan: GuestPlan, board: &Board) -> Result<Self, Refusal> {
+    pub fn new(
+        index: usize,
+        mut plan: GuestPlan,
+        board: &Board,
+        shared: &mut Shared,
+    ) -> Result<Self, Refusal> {
         let config = &plan.config;
         let refuse = |problem: &dyn core::fmt::Display| Refusal::new(&config.node).problem(problem);
         let guest = GuestId::new(index).ok_or_else(|| refuse(&"is one guest too many"))?;
@@ -242,6 +271,21 @@ impl Guest {
                 )));
             }
         }
+        for intid in &config.mediated.interrupts {
+            let line = shared.line(*intid);
+            let linked = u8::try_from(*intid)
+                .is_ok_and(|intid| vgic.get_mut().share_spi(IntId(intid), line));
+            if !linked {
+                return Err(refuse(&alloc::format!(
+                    "device interrupt {intid} cannot be assigned"
+                )));
+            }
+        }
+        let trapped = config.mediated.pages.iter();
+        let shared_pages = trapped.map(|page| shared.pages.at(page.start)).collect();
+        if let Some((switch, blocks)) = config.mediated.aux {
+            shared.pages.enable_aux(switch, blocks);
+        }
         let dtb = TicketMutex::new(WrittenTree {
             backed_bytes: config.memory.boot_bytes,
             blob: core::mem::take(&mut plan.dtb),
@@ -263,6 +307,7 @@ impl Guest {
             injected: AtomicU64::new(0),
             maintained: AtomicU64::new(0),
             machine: own,
+            shared_pages,
             gic_version: version,
             has_run: AtomicBool::new(false),
             logged_at: AtomicU64::new(0),
@@ -306,7 +351,13 @@ impl Guest {
     #[inline]
     pub fn host<'a>(&'a self, cpu: &'a PerCpu) -> Host<'a> {
         cpu.shortcut.set(vgic::Shortcut::NONE);
-        Host::new(cpu.gic, cpu.index, &self.core_of, &self.injected)
+        Host::new(
+            cpu.gic,
+            cpu.index,
+            self.index,
+            &self.core_of,
+            &self.injected,
+        )
     }
 
     /// Makes the cores of these vCPUs look at their virtual interrupts.

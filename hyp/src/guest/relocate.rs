@@ -35,7 +35,7 @@ pub fn running(system: &System, cpu: &PerCpu, guest: &Guest) {
     if step(system, cpu, guest).more {
         let took = crate::boot::counter().wrapping_sub(start);
         let rest = took.max(system.frequency * REST_US / 1_000_000);
-        timer::arm(u32::try_from(rest).unwrap_or(u32::MAX));
+        timer::arm(crate::boot::counter().saturating_add(rest));
     }
 }
 

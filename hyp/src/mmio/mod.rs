@@ -6,4 +6,5 @@ pub mod gpio;
 pub mod mini_uart;
 pub mod pl011;
 pub mod pm;
+pub mod shared;
 pub mod words;

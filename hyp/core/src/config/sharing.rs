@@ -56,6 +56,10 @@ pub(super) fn divide(
             continue;
         };
         guest.mediated.interrupts = interrupts;
+        let has_switch = |switch: &PaRange| regions(guest).any(|region| region.overlaps(*switch));
+        guest.mediated.aux = aux
+            .filter(|switch| bits != 0 && !has_switch(switch))
+            .map(|switch| (switch.start, bits));
         let parts_of = |page: &PaRange| {
             let mut parts = parts(guest, *page, gpio_path);
             if let Some(part) = aux.and_then(|switch| part(switch, *page, What::Aux(bits))) {

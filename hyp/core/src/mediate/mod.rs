@@ -75,6 +75,9 @@ pub struct Mediated {
     pub gpio: gpio::Share,
     /// INTIDs of its interrupts that others hold, too. Sorted.
     pub interrupts: Vec<u32>,
+    /// Blocks of AUX that it has without the switch, bits as in [`What::Aux`], and where the switch is: they
+    /// are turned on for it.
+    pub aux: Option<(Pa, u8)>,
 }
 
 /// A load, or a store of this value.
@@ -192,10 +195,11 @@ const fn low_word(value: u64) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
+/// Offset of AUX_ENABLES from the start of AUX.
+pub const ENABLES: u16 = 4;
+
 /// AUX_IRQ, read-only, and AUX_ENABLES (BCM2711 ARM Peripherals 2.1.1): a bit for each block.
 fn aux(own: u8, offset: u16, access: Access) -> Effect {
-    /// Of AUX_ENABLES.
-    const ENABLES: u16 = 4;
     let mask = u32::from(own);
     match (offset & 0xf, access) {
         (0 | ENABLES, Access::Load) => Effect::Read { offset, mask },

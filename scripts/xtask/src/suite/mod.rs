@@ -12,6 +12,7 @@ mod refusals;
 mod rpi4;
 mod rpi4_card;
 mod scenario;
+mod shared;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -68,6 +69,7 @@ fn scenarios() -> Vec<Scenario> {
         memory::scenarios(),
         rpi4::scenarios(),
         rpi4_card::scenarios(),
+        shared::scenarios(),
     ];
     groups.into_iter().flatten().collect()
 }

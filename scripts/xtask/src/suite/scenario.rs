@@ -135,18 +135,18 @@ impl Guest {
 
 /// The overlay for some guests, numbered from 1 in this order.
 pub fn partitions(guests: &[Guest]) -> String {
-    partitions_and(guests, "")
+    partitions_on("", guests, "")
 }
 
-/// The same with further nodes beside the guests.
-fn partitions_and(guests: &[Guest], more: &str) -> String {
+/// The same on a board with further nodes, and with more beside the guests.
+fn partitions_on(board: &str, guests: &[Guest], more: &str) -> String {
     let nodes: String = guests
         .iter()
         .enumerate()
         .map(|(i, guest)| guest.source(i + 1))
         .collect();
     format!(
-        "/dts-v1/; /plugin/;\n&{{/}} {{\n    ballast {{\n        compatible = \"ballast,partitions\";\n        \
+        "/dts-v1/; /plugin/;\n&{{/}} {{\n{board}    ballast {{\n        compatible = \"ballast,partitions\";\n        \
          #address-cells = <1>; #size-cells = <0>;\n{nodes}{more}    }};\n}};\n"
     )
 }
@@ -187,6 +187,7 @@ pub struct Scenario {
     ram_mib: u32,
     guests: Vec<Guest>,
     shared: String,
+    nodes: &'static str,
     refusal: Option<&'static str>,
     script: Script,
 }
@@ -206,6 +207,7 @@ impl Scenario {
             ram_mib: 1024,
             guests: Vec::new(),
             shared: String::new(),
+            nodes: "",
             refusal: None,
             script: Box::new(script),
         }
@@ -275,6 +277,12 @@ impl Scenario {
         self
     }
 
+    /// Nodes that the board's tree has besides its own, as device-tree source.
+    pub fn nodes(mut self, nodes: &'static str) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
     /// The host's check must refuse these partitions too, naming this.
     pub fn refused(mut self, naming: &'static str) -> Self {
         self.refusal = Some(naming);
@@ -297,7 +305,7 @@ impl Scenario {
         let dir = self.dir();
         fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        let overlay = partitions_and(&self.guests, &self.shared);
+        let overlay = partitions_on(self.nodes, &self.guests, &self.shared);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
         let used = images.used_by(&overlay);

@@ -1,0 +1,105 @@
+//! A PL061 GPIO controller (Arm DDI 0190B) whose page and interrupt two guests share: one has its data
+//! registers, the other the rest. And the BCM2711's GPIO block, of which each has some pins.
+
+use core::sync::atomic::Ordering;
+
+use super::Outcome;
+use crate::exception::{DEVICE_CALLS, DEVICE_INTERRUPT, DEVICE_QUIET};
+use crate::machine::Machine;
+use crate::mmio::Mmio;
+use crate::probe::{self, WIDTHS};
+use crate::{cpu, ensure, gic, println};
+
+/// Offsets from the second KiB of the page: GPIOIS, GPIOIEV, GPIOIE.
+const IS: usize = 0x04;
+const IEV: usize = 0x0c;
+const IE: usize = 0x10;
+/// PrimeCell identification 0 of a PL061, from the same.
+const PERIPH_ID0: u64 = 0xbe0;
+
+/// Counts the device's interrupt from now on.
+fn listen(machine: &Machine) -> Result<(), super::Why> {
+    let intid = machine.arg_number("intid").unwrap_or(0) as u32;
+    ensure!(intid >= 32, "no intid");
+    DEVICE_INTERRUPT.store(intid, Ordering::Relaxed);
+    gic::get().enable(intid);
+    Ok(())
+}
+
+/// Neither loads nor stores of any width get through at `address`.
+fn is_out_of_reach(address: u64) -> Outcome {
+    for width in WIDTHS {
+        // The registers that a store would hit if it got through belong to another.
+        let address = address & !u64::from(width - 1);
+        let load = probe::read(address, width);
+        ensure!(
+            load.is_err(),
+            "read of {address:#x}, width {width}: {load:x?}"
+        );
+        // SAFETY: no RAM.
+        let store = unsafe { probe::write(address, width, 0) };
+        ensure!(store.is_err(), "write of {address:#x}, width {width}");
+    }
+    Ok(())
+}
+
+/// The guest with the first KiB: its registers are there, the others are not, and the interrupt comes
+/// whatever the other guest does.
+pub fn data(machine: &Machine) -> Outcome {
+    let base = machine.arg_number("base").unwrap_or(0);
+    let data = probe::read(base + 0x3fc, 4);
+    ensure!(data == Ok(0), "data register: {data:x?}");
+    let byte = probe::read(base + 0x3fc, 1);
+    ensure!(byte == Ok(0), "a byte of it: {byte:x?}");
+    ensure!(probe::read(base + 0x3f8, 8).is_err(), "64 bits were read");
+    is_out_of_reach(base + 0x400)?;
+    is_out_of_reach(base + 0xff0)?;
+    if let Some(hole) = machine.arg_number("hole") {
+        is_out_of_reach(hole)?;
+    }
+    listen(machine)?;
+    let least = machine.arg_number("least").unwrap_or(20) as u32;
+    println!("listening");
+    let came = cpu::wait_until_us(20_000_000, || DEVICE_CALLS.load(Ordering::Acquire) >= least);
+    let calls = DEVICE_CALLS.load(Ordering::Acquire);
+    ensure!(came, "the interrupt came {calls} times");
+    Ok(())
+}
+
+/// The guest with the rest of the page: raises the interrupt, and handles it as it is told to.
+pub fn control(machine: &Machine) -> Outcome {
+    let base = machine.arg_number("base").unwrap_or(0);
+    let id = probe::read(base + PERIPH_ID0, 4);
+    ensure!(id == Ok(0x61), "identification: {id:x?}");
+    is_out_of_reach(base - 0x400)?;
+    // SAFETY: this guest's registers, in the device map.
+    let registers = unsafe { Mmio::new(base) };
+    // Pin 0 is low, and low interrupts while it is enabled.
+    registers.write32(IS, 1);
+    registers.write32(IEV, 0);
+    let is_silent = machine.arg("manner") == Some("silent");
+    let is_noisy = machine.arg("manner") == Some("noisy");
+    if is_silent {
+        cpu::mask_irqs();
+    }
+    if !is_noisy {
+        DEVICE_QUIET.store(registers.address(IE), Ordering::Relaxed);
+    }
+    listen(machine)?;
+    let calls = || DEVICE_CALLS.load(Ordering::Acquire);
+    if is_silent || is_noisy {
+        registers.write32(IE, 1);
+        cpu::delay_us(5_000_000);
+        registers.write32(IE, 0);
+        println!("{} interrupts", calls());
+        return Ok(());
+    }
+    for round in 1..=200 {
+        registers.write32(IE, 1);
+        let came = cpu::wait_until_us(5_000_000, || calls() >= round);
+        ensure!(came, "interrupt {round} did not come");
+        cpu::delay_us(10_000);
+        ensure!(calls() == round, "{} interrupts in round {round}", calls());
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+// Accesses that a guest asked for to registers of its devices. A device may answer with an external
+// abort; so may EL2's own access in the guest's stead, which is then the guest's abort. So these are the
+// only instructions of EL2 that may fault: el2_sync_entry (vectors.S) sends such a fault to device_fault.
+//
+// An exception taken here overwrites what EL2 knows of the exit that it serves: it is kept in x2-x4.
+
+.section .text.device, "ax"
+
+.macro device_access name, instruction:vararg
+.global \name
+\name:
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    mrs     x4, FAR_EL2
+    \instruction
+    mov     x1, xzr
+    ret
+.endm
+
+.global device_first
+device_first:
+device_access device_load8,   ldrb w0, [x0]     // x0 address; returns x0 value, x1 not 0 if it faulted
+device_access device_load16,  ldrh w0, [x0]
+device_access device_load32,  ldr w0, [x0]
+device_access device_store8,  strb w1, [x0]     // x0 address, x1 value; returns x1 not 0 if it faulted
+device_access device_store16, strh w1, [x0]
+device_access device_store32, str w1, [x0]
+.global device_last
+device_last:
+
+.global device_fault
+device_fault:
+    msr     ELR_EL2, x2
+    msr     SPSR_EL2, x3
+    msr     FAR_EL2, x4
+    mov     x0, xzr
+    mov     x1, #1
+    ret
