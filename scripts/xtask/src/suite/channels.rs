@@ -12,10 +12,10 @@ pub fn scenarios() -> Vec<Scenario> {
         all.push(talk("ping-pong", gic, "ping", "pong"));
         all.push(talk("flood", gic, "flood", "hear"));
         all.push(talk("reset", gic, "reborn", "witness"));
-        all.push(beside_ram(gic));
         all.push(attack(gic));
         all.push(set_points(gic));
     }
+    all.push(beside_ram());
     all
 }
 
@@ -44,13 +44,25 @@ fn talk(name: &str, gic: u8, one: &'static str, two: &'static str) -> Scenario {
         .guest(Guest::bare_metal("b", two))
 }
 
-/// The first guest has its RAM, and so what it shares, where the board has it.
-fn beside_ram(gic: u8) -> Scenario {
-    let name = format!("channel-identity-gic{gic}");
-    let scenario = Scenario::new(name, gic, |console| both_pass(console, "ping", "pong"));
-    with_lines(scenario.ram(512))
-        .guest(Guest::bare_metal("a", "ping").property("dma = \"trusted\""))
-        .guest(Guest::bare_metal("b", "pong"))
+/// Linux has its RAM, and so what it shares, where the board has it.
+fn beside_ram() -> Scenario {
+    let scenario = Scenario::new("channel-identity", 3, |console| {
+        console.patience(180).expect_up(1)?;
+        let said = console.patience(60).shell(1, "setpoints 50")?;
+        ensure!(said.contains("setpoints done count=50"), "{said}");
+        Ok(())
+    });
+    let linux = Guest::linux("linux").memory(256);
+    with_real_time(scenario, linux.property("dma = \"trusted\""))
+}
+
+/// This guest and one that gets its set-points from it.
+fn with_real_time(scenario: Scenario, linux: Guest) -> Scenario {
+    scenario
+        .guest(linux)
+        .guest(Guest::bare_metal("realtime", "regulate").property("realtime"))
+        .shared("setpoints", 0x1000, [(1, "read-write"), (2, "read-only")])
+        .shared("telemetry", 0x1000, [(1, "read-only"), (2, "read-write")])
 }
 
 /// The second guest attacks, for whom "there" is read-only, while the first checks its own memory.
@@ -68,7 +80,7 @@ fn attack(gic: u8) -> Scenario {
 
 /// Linux gives a real-time guest its set-points and reads its telemetry, through resets of both.
 fn set_points(gic: u8) -> Scenario {
-    Scenario::new(format!("channel-linux-gic{gic}"), gic, |console| {
+    let scenario = Scenario::new(format!("channel-linux-gic{gic}"), gic, |console| {
         console.patience(180).expect_up(1)?;
         console.patience(60);
         let said = console.shell(1, "setpoints 100")?;
@@ -77,13 +89,20 @@ fn set_points(gic: u8) -> Scenario {
         let rights = "dd if=/dev/zero of=/dev/ballast-telemetry bs=1 count=1 2>/dev/null; ls -l /dev/ballast-*";
         let listed = console.shell(1, rights)?;
         ensure!(listed.contains("ballast-setpoints"), "{listed}");
-        console.shell(1, "(setpoints 300 > /tmp/said; echo $? >> /tmp/said) & true")?;
+        console.shell(
+            1,
+            "(setpoints 300 > /tmp/said; echo $? >> /tmp/said) & true",
+        )?;
         for _ in 0..2 {
             console.shell(1, "sleep 1")?;
             console.monitor("reset 2")?;
         }
         let said = console.shell(1, "wait; sleep 1; cat /tmp/said")?;
-        for needed in ["setpoints done count=300", "resets=2", "has started, time 3"] {
+        for needed in [
+            "setpoints done count=300",
+            "resets=2",
+            "has started, time 3",
+        ] {
             ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
         }
         // The memory outlives this side too.
@@ -92,10 +111,6 @@ fn set_points(gic: u8) -> Scenario {
         let said = console.patience(60).shell(1, "setpoints 50")?;
         ensure!(said.contains("setpoints done count=50"), "{said}");
         Ok(())
-    })
-    .ram(1024)
-    .guest(Guest::linux("linux").memory(256))
-    .guest(Guest::bare_metal("realtime", "regulate").property("realtime"))
-    .shared("setpoints", 0x1000, [(1, "read-write"), (2, "read-only")])
-    .shared("telemetry", 0x1000, [(1, "read-only"), (2, "read-write")])
+    });
+    with_real_time(scenario, Guest::linux("linux").memory(256))
 }
