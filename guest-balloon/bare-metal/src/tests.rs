@@ -45,6 +45,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "smp" => basic::smp(machine),
         "timer" => basic::timer(),
         "ipi" => basic::ipi(machine),
+        "pins" => shared::pins(machine),
         "shared-data" => shared::data(machine),
         "shared-control" => shared::control(machine),
         "balloon" => balloon::serve(machine),

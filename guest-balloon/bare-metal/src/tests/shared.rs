@@ -103,3 +103,92 @@ pub fn control(machine: &Machine) -> Outcome {
     }
     Ok(())
 }
+
+/// The BCM2711's GPIO block (BCM2711 ARM Peripherals, 5.2).
+const GPIO: u64 = 0xfe20_0000;
+const SET: usize = 0x1c;
+const CLEAR: usize = 0x28;
+const LEVEL: usize = 0x34;
+const PULL: usize = 0xe4;
+
+/// One pin of 0 to 31, driven and read back while another guest does the same with another, each trying all pins
+/// at each access. Then the guest's UART, if it has one.
+pub fn pins(machine: &Machine) -> Outcome {
+    let pin = machine.arg_number("pin").unwrap_or(0) as u32;
+    // SAFETY: the block is there, and what of it is this guest's is what is tried.
+    let gpio = unsafe { Mmio::new(GPIO) };
+    let (bit, select) = (1 << pin, pin as usize / 10 * 4);
+    let function = |value: u32| value << (pin % 10 * 3);
+    // Output for this pin and for every other of the register.
+    gpio.write32(select, 0o1_111_111_111);
+    let found = gpio.read32(select);
+    ensure!(found == function(1), "function register reads {found:#o}");
+    gpio.write32(select, 0o4_444_444_444);
+    let found = gpio.read32(select);
+    ensure!(
+        found == function(1),
+        "an alternate function was had: {found:#o}"
+    );
+    let pull = PULL + pin as usize / 16 * 4;
+    gpio.write32(pull, u32::MAX);
+    let found = gpio.read32(pull);
+    ensure!(
+        found == 3 << (pin % 16 * 2),
+        "pull register reads {found:#x}"
+    );
+    ensure!(
+        probe::read(GPIO + LEVEL as u64, 1).is_err(),
+        "a byte was read"
+    );
+    is_out_of_reach(GPIO + 0x200)?;
+    for round in 0..500 {
+        gpio.write32(SET, u32::MAX);
+        cpu::delay_us(200);
+        let high = gpio.read32(LEVEL);
+        ensure!(high == bit, "round {round}: set, {high:#x}");
+        gpio.write32(CLEAR, u32::MAX);
+        cpu::delay_us(300);
+        let low = gpio.read32(LEVEL);
+        ensure!(low == 0, "round {round}: cleared, {low:#x}");
+    }
+    if let Some(base) = machine.arg_number("uart") {
+        mini_uart(machine, base)?;
+    } else if let Some(base) = machine.arg_number("spi") {
+        // Of the UART's page and on its interrupt, which this guest hears, too.
+        ensure!(probe::read(base, 4).is_ok(), "own registers");
+        is_out_of_reach(base - 0x40)?;
+        listen(machine)?;
+        let came = cpu::wait_until_us(20_000_000, || DEVICE_CALLS.load(Ordering::Acquire) >= 20);
+        ensure!(came, "the interrupt that is shared did not come");
+    }
+    Ok(())
+}
+
+/// The BCM2711's mini-UART (BCM2711 ARM Peripherals, 2.2), which shares page and interrupt with another guest's SPI.
+fn mini_uart(machine: &Machine, base: u64) -> Outcome {
+    const IO: usize = 0x00;
+    const IER: usize = 0x04;
+    const LSR: usize = 0x14;
+    // SAFETY: this guest's registers.
+    let uart = unsafe { Mmio::new(base) };
+    is_out_of_reach(base + 0x40)?;
+    // Of the switch only the own bit shows.
+    let switch = probe::read(base - 0x40 + 4, 4);
+    ensure!(switch == Ok(1), "AUX_ENABLES reads {switch:x?}");
+    for byte in b"the mini-UART of a guest\n" {
+        let ready = cpu::wait_until_us(1_000_000, || uart.read32(LSR) & 1 << 5 != 0);
+        ensure!(ready, "no room in the transmitter");
+        uart.write32(IO, u32::from(*byte));
+    }
+    // The transmitter is empty: interrupts as often as it is asked to.
+    DEVICE_QUIET.store(uart.address(IER), Ordering::Relaxed);
+    listen(machine)?;
+    let calls = || DEVICE_CALLS.load(Ordering::Acquire);
+    for round in 1..=100 {
+        uart.write32(IER, 2);
+        let came = cpu::wait_until_us(5_000_000, || calls() >= round);
+        ensure!(came, "interrupt {round} did not come");
+        cpu::delay_us(20_000);
+    }
+    Ok(())
+}

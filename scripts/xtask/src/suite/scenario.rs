@@ -362,7 +362,11 @@ impl Scenario {
         dir: &Path,
     ) -> Result<(Program, Report)> {
         let mut extra = vec!["-no-reboot".to_owned()];
-        if uart == 1 {
+        if uart == 0 {
+            let other = format!("file:{}", dir.join("mini-uart.log").display());
+            let serial = ["-serial", "stdio", "-serial", &other, "-monitor", "none"];
+            extra.extend(serial.map(Into::into));
+        } else {
             extra.extend(
                 ["-serial", "null", "-serial", "stdio", "-monitor", "none"].map(Into::into),
             );

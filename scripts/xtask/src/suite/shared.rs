@@ -1,6 +1,10 @@
 //! Devices whose page or interrupt several guests share.
 
+use anyhow::ensure;
+
 use super::{Guest, Scenario};
+use crate::paths;
+use crate::rpi4::tree::Tree;
 
 /// QEMU virt's PL061 as two devices of one page and one interrupt, data registers and the rest, and an address
 /// in the same guest's hands where the bus answers with an error.
@@ -31,6 +35,8 @@ pub fn scenarios() -> Vec<Scenario> {
         all.push(halves("noisy", gic, 100));
     }
     all.extend(refusals());
+    all.push(pins_and_uarts());
+    all.extend(pi_refusals());
     all
 }
 
@@ -111,5 +117,98 @@ fn refusals() -> Vec<Scenario> {
             "is the console UART",
         ),
         refused("pins", [guest("a", "gpios = <17>"), other()], "gpios"),
+    ]
+}
+
+/// On a Raspberry Pi 4: the page of mini-UART and SPI1, and their interrupt.
+const AUX_PAGE: u32 = 0xfe21_5000;
+const AUX_INTID: u32 = 93 + 32;
+
+/// SPI1 is in use, which Debian's tree leaves to an overlay.
+fn with_spi1(tree: &mut Tree) {
+    let soc = tree.root.child("soc");
+    soc.child("spi@7e215080").set_string("status", "okay");
+}
+
+/// Each of two guests drives and reads its own pin while the other tries to get at it; one has the mini-UART, the
+/// other SPI1 of the same page, and both hear the UART's interrupt. Ballast has the PL011 and its pins.
+fn pins_and_uarts() -> Scenario {
+    const NAME: &str = "rpi4-pins-and-uarts";
+    Scenario::rpi4(NAME, |console| {
+        console.patience(60);
+        for _ in 0..2 {
+            console.expect("PASS pins")?;
+        }
+        console.expect_power_off()?;
+        console.expect_never("FAIL")?;
+        let sent = paths::read(
+            &paths::target()
+                .join("qemu-tests")
+                .join(NAME)
+                .join("mini-uart.log"),
+        )?;
+        let sent = String::from_utf8_lossy(&sent);
+        ensure!(
+            sent.contains("the mini-UART of a guest"),
+            "it sent {sent:?}"
+        );
+        Ok(())
+    })
+    .tree(0, with_spi1)
+    .guest(
+        Guest::bare_metal("uart", "pins")
+            .args(&format!(
+                "pin=17 uart={} intid={AUX_INTID}",
+                AUX_PAGE + 0x40
+            ))
+            .property("devices = \"/soc/serial@7e215040\"")
+            .property("gpios = <17>"),
+    )
+    .guest(
+        Guest::bare_metal("spi", "pins")
+            .args(&format!("pin=27 spi={} intid={AUX_INTID}", AUX_PAGE + 0x80))
+            .property("devices = \"/soc/spi@7e215080\"")
+            .property("gpios = <27>"),
+    )
+}
+
+/// Pins and UARTs that cannot be given.
+fn pi_refusals() -> Vec<Scenario> {
+    let refused = |name: &str, properties: [&str; 2], word: &'static str| {
+        let scenario = Scenario::rpi4(format!("rpi4-refuses-{name}"), move |console| {
+            console.expect(word)?;
+            console.expect("no guest was started")?;
+            console.expect_power_off()
+        });
+        let [first, second] = properties;
+        scenario
+            .refused(word)
+            .guest(Guest::bare_metal("a", "hello").property(first))
+            .guest(Guest::bare_metal("b", "hello").property(second))
+    };
+    vec![
+        refused(
+            "pin-twice",
+            ["gpios = <17 27>", "gpios = <27>"],
+            "pin 27 is already given to /ballast/a@1",
+        ),
+        refused(
+            "console-pin",
+            ["gpios = <17>", "gpios = <15>"],
+            "pin 15 carries Ballast's console",
+        ),
+        refused(
+            "uart-twice",
+            [
+                "devices = \"/soc/serial@7e215040\"",
+                "devices = \"/soc/serial@7e215040\"",
+            ],
+            "is already given to /ballast/a@1",
+        ),
+        refused(
+            "console-uart",
+            ["gpios = <17>", "devices = \"/soc/serial@7e201000\""],
+            "is the console UART, which Ballast drives",
+        ),
     ]
 }
