@@ -303,19 +303,20 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
 pub struct PrimaryGuest {
     /// Debian's full arm64 kernel.
     pub kernel: PathBuf,
-    /// Busybox, the modules for a root filesystem on an SD card, and the balloon module.
+    /// Busybox, the modules for a root filesystem on an SD card or a virtio disk, and the balloon module.
     pub initrd: PathBuf,
     /// The folder of the root filesystem.
     pub root: PathBuf,
 }
 
-/// Debian's full kernel from the cache, an initramfs that mounts its root from an SD card, and that root.
+/// Debian's full kernel from the cache, an initramfs that mounts its root from an SD card or a disk, and that root.
 pub fn primary_guest(consent: Consent) -> Result<PrimaryGuest> {
     setup::ensure(&[Need::RaspberryPi, Need::LinuxGuestTarget], consent)?;
     let kernel = setup::kernel(Flavour::Full)?;
     let module = stripped(&module_for(&kernel, consent)?, "ballast_balloon-full.ko")?;
     let initrd = paths::made("ballast")?.join("debian-initrd.cpio");
-    let drivers = modules::with_dependencies(&kernel.modules, modules::SD_CARD)?;
+    let wanted = [modules::SD_CARD, modules::VIRTIO].concat();
+    let drivers = modules::with_dependencies(&kernel.modules, &wanted)?;
     paths::write(&initrd, initramfs::build_switching(&drivers, &module)?)?;
     Ok(PrimaryGuest {
         kernel: kernel.image,

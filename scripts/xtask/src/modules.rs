@@ -22,6 +22,9 @@ pub const SD_CARD: &[&str] = &[
     "ext4",
 ];
 
+/// What a disk and a network card on QEMU's virt machine need, beside a file system.
+pub const VIRTIO: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
+
 /// A module, unpacked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Module {

@@ -106,6 +106,23 @@ impl Board {
     }
 }
 
+/// Arguments that put a disk into the last virtio slot and a network card on QEMU's user network into the one
+/// before: /virtio_mmio@a003e00 and /virtio_mmio@a003c00.
+pub fn disk_and_network(image: &Path) -> Vec<String> {
+    let drive = format!("file={},if=none,id=disk,format=raw", image.display());
+    let arguments = [
+        "-drive",
+        &drive,
+        "-device",
+        "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.31",
+        "-netdev",
+        "user,id=network",
+        "-device",
+        "virtio-net-device,netdev=network,bus=virtio-mmio-bus.30",
+    ];
+    arguments.map(str::to_owned).to_vec()
+}
+
 /// Compiles `partitions` (device-tree source, or an overlay that is compiled already) into `dir`.
 pub fn compile_overlay(partitions: &Path, dir: &Path) -> Result<PathBuf> {
     let extension = partitions.extension().and_then(|e| e.to_str());

@@ -75,7 +75,8 @@ pub struct Args {
     /// Raspberry Pi: boot this card (default: one made of the partitions and images)
     #[arg(long, value_name = "IMG", conflicts_with_all = ["partitions", "images", "example"])]
     card: Option<PathBuf>,
-    /// Raspberry Pi: the root filesystem on the second partition of a card that is made
+    /// A root filesystem: on the second partition of a Raspberry Pi's card that is made, else on a virtio disk in
+    /// the last slot (/virtio_mmio@a003e00), with a network card before it
     #[arg(long, value_name = "DIR|IMAGE", conflicts_with = "card")]
     root: Option<PathBuf>,
     /// Show the complete QEMU command and do not run it
@@ -122,8 +123,8 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         };
         return rpi4::run::run(&request, consent);
     }
-    if args.card.is_some() || args.root.is_some() {
-        bail!("--card and --root are for --board rpi4: QEMU's virt machine boots without a medium");
+    if args.card.is_some() {
+        bail!("--card is for --board rpi4: QEMU's virt machine boots without a medium");
     }
     setup::ensure(
         &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
@@ -132,14 +133,14 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     let hypervisor = artefacts::hypervisor()?;
     let chosen = args.source.choose(args.board.board.folder(), consent)?;
     let images = &chosen.images;
-    let board = args.board.board(args.extra.clone());
-    let boot = prepare(
-        &board,
-        &chosen.partitions,
-        images,
-        hypervisor,
-        &paths::made("ballast/run")?,
-    )?;
+    let dir = paths::made("ballast/run")?;
+    let mut extra = Vec::new();
+    if let Some(root) = args.root.as_ref().or(chosen.root.as_ref()) {
+        extra = qemu::disk_and_network(&rpi4::root::image_of(root, &dir)?);
+    }
+    extra.extend(args.extra.iter().cloned());
+    let board = args.board.board(extra);
+    let boot = prepare(&board, &chosen.partitions, images, hypervisor, &dir)?;
     if !args.no_check {
         check::demand(&board, &boot.dtb, images, &boot.kernel)?;
     }

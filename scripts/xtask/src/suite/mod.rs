@@ -2,6 +2,7 @@
 
 mod bare_metal;
 mod channels;
+mod devices;
 mod host;
 mod hostile;
 mod kernels;
@@ -70,6 +71,7 @@ fn scenarios() -> Vec<Scenario> {
         rpi4::scenarios(),
         rpi4_card::scenarios(),
         shared::scenarios(),
+        devices::scenarios(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -109,10 +111,10 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     }
     if !chosen.is_empty() {
         setup::ensure(&Need::QEMU_VIRT, consent)?;
-        if chosen.iter().any(Scenario::is_rpi4) {
+        if chosen.iter().any(|s| s.is_rpi4() || s.has_medium()) {
             setup::ensure(&[Need::QemuRaspi4b, Need::RaspberryPi], consent)?;
         }
-        let images = Images::build(consent)?;
+        let images = Images::build(chosen.iter().any(Scenario::has_medium), consent)?;
         for scenario in &chosen {
             tally.add(run_one(scenario, &images, args.long));
         }

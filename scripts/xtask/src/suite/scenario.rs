@@ -11,12 +11,13 @@ use crate::archive::Image;
 use crate::artefacts;
 use crate::check;
 use crate::console::Console;
+use crate::example::Chosen;
 use crate::paths;
 use crate::process::Program;
-use crate::qemu::{Board, Serial};
+use crate::qemu::{self, Board, Serial};
 use crate::rpi4::emulator::{self, Raspi4b};
-use crate::rpi4::image;
 use crate::rpi4::tree::Tree;
+use crate::rpi4::{image, root};
 use crate::run;
 use crate::setup::Consent;
 
@@ -34,6 +35,7 @@ pub struct Guest {
 enum Kernel {
     BareMetal(&'static str),
     Linux,
+    Debian,
 }
 
 impl Guest {
@@ -58,6 +60,24 @@ impl Guest {
             properties: Vec::new(),
             number: None,
         }
+    }
+
+    /// Debian's full kernel, which goes on to a root filesystem on the board's disk or SD card.
+    pub fn debian(name: &str) -> Self {
+        let bootargs = "console=ttyAMA0 quiet init_on_alloc=0 cma=0".to_owned();
+        Self {
+            kernel: Kernel::Debian,
+            bootargs,
+            ..Self::linux(name)
+        }
+        .memory(256)
+    }
+
+    /// It sees the board itself.
+    pub fn primary(self) -> Self {
+        self.property("primary")
+            .property("dma = \"trusted\"")
+            .property("board = \"trusted\"")
     }
 
     /// The bare-metal guest in another form: the image of this name.
@@ -91,6 +111,8 @@ impl Guest {
 
     /// Any property, as device-tree source without the semicolon.
     pub fn property(mut self, text: &str) -> Self {
+        let key = |text: &str| text.split(' ').next().map(str::to_owned);
+        self.properties.retain(|old| key(old) != key(text));
         self.properties.push(text.to_owned());
         self
     }
@@ -106,6 +128,7 @@ impl Guest {
         let images = match self.kernel {
             Kernel::BareMetal(image) => format!("kernel = \"{image}\";"),
             Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";".to_owned(),
+            Kernel::Debian => "kernel = \"debian\"; ramdisk = \"debian-initrd\";".to_owned(),
         };
         let mut text = format!(
             "        {}@{number} {{\n            compatible = \"ballast,guest\"; reg = <{number}>;\n",
@@ -341,11 +364,16 @@ impl Scenario {
         images: &Images,
         dir: &Path,
     ) -> Result<(Program, Report)> {
+        let mut extra = vec!["-no-reboot".to_owned()];
+        if self.has_medium() {
+            let root = images.root.as_deref().context("no root filesystem")?;
+            extra.extend(qemu::disk_and_network(&root::image_of(root, dir)?));
+        }
         let board = Board {
             gic,
             cores: self.cores,
             ram_mib: self.ram_mib,
-            extra: vec!["-no-reboot".to_owned()],
+            extra,
         };
         let boot = run::prepare(&board, partitions, used, images.hypervisor.clone(), dir)?;
         let report = check::judge(&board, &boot.dtb, used, &boot.kernel)?;
@@ -372,6 +400,18 @@ impl Scenario {
             );
         }
         let board = Raspi4b::new(self.ram_mib, extra)?;
+        if self.has_medium() {
+            let chosen = Chosen {
+                partitions: partitions.to_owned(),
+                images: used.to_vec(),
+                root: None,
+            };
+            let card = dir.join("card.img");
+            image::write(&card, &chosen, images.root.as_deref(), None, Consent::Ask)?;
+            let (boot, loaded) = board.boot_card(&card, dir)?;
+            let report = image::judge_loaded(&loaded, true)?;
+            return Ok((board.command(&boot, Serial::Pipe)?, report));
+        }
         let files = image::boot_files(partitions, used, &images.hypervisor, dir)?;
         let read = |path: &str| {
             let data = files.get(path).cloned();
@@ -392,6 +432,13 @@ impl Scenario {
         Ok((board.command(&boot, Serial::Pipe)?, report))
     }
 
+    /// Whether a guest has its root filesystem on the board's disk or card.
+    pub fn has_medium(&self) -> bool {
+        self.guests
+            .iter()
+            .any(|guest| guest.kernel == Kernel::Debian)
+    }
+
     /// Whether it needs the Raspberry Pi's files and a QEMU that has the board.
     pub const fn is_rpi4(&self) -> bool {
         matches!(self.machine, Machine::Rpi4 { .. } | Machine::Card { .. })
@@ -403,16 +450,19 @@ pub struct Images {
     hypervisor: PathBuf,
     all: Vec<Image>,
     consent: Consent,
+    /// The folder of the root filesystem.
+    root: Option<PathBuf>,
 }
 
 impl Images {
-    /// Builds the hypervisor, the bare-metal guest and the Linux guest.
-    pub fn build(consent: Consent) -> Result<Self> {
+    /// Builds the hypervisor, the bare-metal guest and the Linux guest; with `debian` also that which has a medium.
+    pub fn build(debian: bool, consent: Consent) -> Result<Self> {
         let linux = artefacts::linux_guest(consent)?;
         let bare_metal = artefacts::bare_metal_forms()?;
-        Ok(Self {
+        let mut images = Self {
             consent,
             hypervisor: artefacts::hypervisor()?,
+            root: None,
             all: vec![
                 Image::new("bare-metal", &bare_metal.image),
                 Image::new("bare-metal-elf", &bare_metal.elf),
@@ -420,7 +470,14 @@ impl Images {
                 Image::new("linux", linux.kernel),
                 Image::new("linux-initrd", linux.initrd),
             ],
-        })
+        };
+        if debian {
+            let guest = artefacts::primary_guest(consent)?;
+            images.all.push(Image::new("debian", guest.kernel));
+            images.all.push(Image::new("debian-initrd", guest.initrd));
+            images.root = Some(guest.root);
+        }
+        Ok(images)
     }
 
     /// The images that an overlay's source names: a boot archive carries no others.

@@ -1,0 +1,190 @@
+//! Guests with devices of the board that do DMA, and guests that see the board itself.
+
+use anyhow::{Result, ensure};
+
+use super::{Guest, Scenario};
+use crate::console::Console;
+
+/// Disk and network, on virtual and real device trees; reset; what must be trusted.
+pub fn scenarios() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    for gic in [2, 3] {
+        all.push(disk_and_network(gic));
+        all.push(primary(gic));
+    }
+    all.push(on_reset_board());
+    all.push(rpi4_primary());
+    all.extend(refusals());
+    all
+}
+
+/// The root filesystem is on the disk; what is written is there after a reset; the network answers.
+fn uses_disk_and_network(console: &mut Console) -> Result<()> {
+    console.patience(240);
+    let up = console.expect_up(1)?;
+    ensure!(up.contains("root on /dev/vda"), "no root on the disk: {up}");
+    let sum = "echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/data";
+    let write = "dd if=/dev/urandom of=/root/data bs=64k count=64 conv=fsync 2>/dev/null";
+    let written = console.shell(1, &format!("{write}; md5sum < /root/data"))?;
+    let read = console.shell(1, sum)?;
+    ensure!(written == read, "wrote {written}, read {read}");
+    let ping = console.shell(1, "ifconfig eth0 10.0.2.15 && ping -c 2 -w 20 10.0.2.2")?;
+    ensure!(ping.contains("2 packets received"), "{ping}");
+    // Ballast makes the devices stop before the guest starts again.
+    console.shell(1, "sync")?;
+    console.send("reboot -f\r")?;
+    console.expect_up(1)?;
+    let read = console.shell(1, sum)?;
+    ensure!(
+        written == read,
+        "wrote {written}, read {read} after a reset"
+    );
+    console.shell(1, "sync")?;
+    console.send("poweroff -f\r")?;
+    console.expect_power_off()
+}
+
+/// A disk and a network card by path.
+fn disk_and_network(gic: u8) -> Scenario {
+    Scenario::new(
+        format!("devices-disk-and-network-gic{gic}"),
+        gic,
+        |console| {
+            console.expect("debian is trusted and could break isolation: it has 2 devices")?;
+            uses_disk_and_network(console)
+        },
+    )
+    .cores(3)
+    .guest(
+        Guest::debian("debian")
+            .args("root=/dev/vda")
+            .cpus(2)
+            .memory_bounds(192, 512)
+            .property("dma = \"trusted\"")
+            .property("devices = \"/virtio_mmio@a003e00\", \"/virtio_mmio@a003c00\""),
+    )
+    .guest(Guest::bare_metal("other", "hello"))
+}
+
+/// The board's own tree, less what another guest has.
+fn primary(gic: u8) -> Scenario {
+    Scenario::new(format!("devices-primary-gic{gic}"), gic, |console| {
+        console.expect("debian is trusted and could break isolation")?;
+        uses_disk_and_network(console)
+    })
+    .cores(3)
+    .guest(
+        Guest::debian("debian")
+            .args("root=/dev/vda")
+            .cpus(2)
+            .memory_bounds(192, 512)
+            .primary(),
+    )
+    .guest(Guest::bare_metal("other", "hello").property("devices = \"/pl061@9030000\""))
+}
+
+/// The guest's own reset is the board's.
+fn on_reset_board() -> Scenario {
+    Scenario::new("devices-on-reset-board", 3, |console| {
+        console.patience(240).expect_up(1)?;
+        console.focus(1)?;
+        console.send("reboot -f\r")?;
+        console.expect("on-reset: the board is reset")?;
+        // QEMU was told to end instead.
+        console.expect_power_off()
+    })
+    .guest(
+        Guest::linux("linux")
+            .memory(256)
+            .property("on-reset = \"board\""),
+    )
+    .guest(Guest::bare_metal("other", "counter").args("seconds=1000"))
+}
+
+/// Debian on the Raspberry Pi's own tree, with its SD card; its devices are not all known to stop, so it does not
+/// start again.
+fn rpi4_primary() -> Scenario {
+    Scenario::rpi4("rpi4-primary", |console| {
+        console.patience(300);
+        console.expect("debian is trusted and could break isolation")?;
+        let up = console.expect_up(1)?;
+        ensure!(
+            up.contains("4 CPU") && up.contains("root on /dev/mmcblk0p2"),
+            "{up}"
+        );
+        let write = "dd if=/dev/urandom of=/root/data bs=64k count=16 conv=fsync 2>/dev/null";
+        let sum = "echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/data";
+        let written = console.shell(1, &format!("{write}; md5sum < /root/data"))?;
+        let read = console.shell(1, sum)?;
+        ensure!(written == read, "wrote {written}, read {read}");
+        let script = "cd /sys/devices/system/cpu; for c in 1 2 3; do echo 0 > cpu$c/online; done; nproc; \
+                      for c in 1 2 3; do echo 1 > cpu$c/online; done; nproc";
+        let cpus = console.shell(1, script)?;
+        ensure!(
+            cpus.split_whitespace().eq(["1", "4"]),
+            "CPUs off and on: {cpus:?}"
+        );
+        console.shell(1, "sync")?;
+        console.send("reboot -f\r")?;
+        console.expect("debian: stays stopped and keeps its memory")?;
+        let answer = console.monitor("start 1")?;
+        ensure!(answer.contains("a device of the guest"), "{answer}");
+        Ok(())
+    })
+    .guest(
+        Guest::debian("debian")
+            .cpus(4)
+            .memory(512)
+            .memory_bounds(256, 768)
+            .primary(),
+    )
+}
+
+/// What needs trust, and what two cannot have.
+fn refusals() -> Vec<Scenario> {
+    let refused = |name: &str, guests: Vec<Guest>, word: &'static str| {
+        let scenario = Scenario::new(format!("devices-refuses-{name}"), 3, move |console| {
+            console.expect("[ballast] refused: /ballast")?;
+            console.expect(word)?;
+            console.expect_power_off()
+        });
+        guests
+            .into_iter()
+            .fold(scenario, Scenario::guest)
+            .ram(512)
+            .refused(word)
+    };
+    let guest = |name| Guest::bare_metal(name, "hello");
+    let disk = "devices = \"/virtio_mmio@a003e00\"";
+    vec![
+        refused(
+            "dma",
+            vec![guest("guest").property(disk)],
+            "write dma = \"trusted\"",
+        ),
+        refused(
+            "board",
+            vec![
+                guest("guest")
+                    .property("primary")
+                    .property("dma = \"trusted\""),
+            ],
+            "write board = \"trusted\"",
+        ),
+        refused(
+            "two-primaries",
+            vec![guest("a").primary(), guest("b").primary()],
+            "the board's devices go to one guest",
+        ),
+        refused(
+            "claims",
+            vec![
+                guest("a").memory_bounds(64, 400).primary(),
+                guest("b")
+                    .memory_bounds(64, 400)
+                    .property("dma = \"trusted\""),
+            ],
+            "that a does not claim",
+        ),
+    ]
+}
