@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: memory moves between two running Linux guests, because one of them needs it.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,17 +11,18 @@ use ballast_workload::Checksum;
 use crate::archive::Image;
 use crate::artefacts;
 use crate::console::Console;
+use crate::example::Source;
 use crate::paths;
 use crate::plot::{self, Curve, Event};
+use crate::process::Program;
 use crate::qemu::{Board, Serial};
-use crate::run;
+use crate::rpi4::{self, emulator::Raspi4b};
+use crate::run::{self, BoardName};
 use crate::setup::{self, Consent, Need};
 use crate::status::Status;
 
 const A: u8 = 1;
 const B: u8 = 2;
-/// What each guest boots with, in MiB.
-const BOOT_MIB: u64 = 512;
 /// What moves from A to B and back.
 const MOVED_MIB: u64 = 288;
 /// What the job in B needs: more than B boots with, less than B has in the end.
@@ -36,7 +38,10 @@ const USE_MIB: u64 = 400;
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// GIC architecture version
+    /// The board
+    #[arg(long, value_enum, default_value = "qemu-virt")]
+    board: BoardName,
+    /// GIC architecture version of QEMU's virt machine
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
     gic: u8,
 }
@@ -49,9 +54,20 @@ struct Row {
     took: Option<Duration>,
 }
 
+/// Where the demo plays.
+struct Stage {
+    /// What boots it.
+    command: Program,
+    /// What each guest boots with, in MiB. Together it is nearly all that the board has: what B gets, A gives.
+    boot_mib: [u64; 2],
+    /// The board, in a few words.
+    board: String,
+}
+
 /// The demo as it runs.
 struct Demo {
     console: Console,
+    boot_mib: [u64; 2],
     start: Instant,
     samples: Vec<(f64, Status)>,
     events: Vec<Event>,
@@ -60,33 +76,24 @@ struct Demo {
 
 /// `cargo xtask demo`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
-    setup::ensure(&Need::QEMU_VIRT, consent)?;
-    println!("Building Ballast, its Linux module and the guests' RAM disk");
-    let linux = artefacts::linux_guest(consent)?;
-    let images = [
-        Image::new("linux", linux.kernel),
-        Image::new("linux-initrd", linux.initrd),
-    ];
-    let board = Board {
-        gic: args.gic,
-        cores: 2,
-        ram_mib: 1088,
-        extra: vec!["-no-reboot".to_owned()],
+    println!("Building Ballast, its Linux module and the guests' images");
+    let dir = paths::made(format!("ballast/demo-{}", args.board.folder()))?;
+    let stage = match args.board {
+        BoardName::QemuVirt => on_virt(args.gic, &dir, consent)?,
+        BoardName::Rpi4 => on_rpi4(&dir, consent)?,
     };
-    let partitions = paths::root().join("boards/qemu-virt/two-linux.dtso");
-    let dir = paths::made("ballast/demo")?;
-    let boot = run::prepare(&board, &partitions, &images, artefacts::hypervisor()?, &dir)?;
     println!(
-        "Booting two Linux guests of {BOOT_MIB} MiB on a board with GICv{} and {} MiB",
-        board.gic, board.ram_mib
+        "Booting two Linux guests of {} and {} MiB on {}",
+        stage.boot_mib[0], stage.boot_mib[1], stage.board
     );
     println!(
         "(their console is kept in {})",
         dir.join("console.log").display()
     );
-    let console = Console::start(board.command(&boot, Serial::Pipe), &dir.join("console.log"))?;
+    let console = Console::start(stage.command, &dir.join("console.log"))?;
     let mut demo = Demo {
         console,
+        boot_mib: stage.boot_mib,
         start: Instant::now(),
         samples: Vec::new(),
         events: Vec::new(),
@@ -94,12 +101,53 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     };
     let outcome = demo.play();
     let plot = paths::root().join("memory.svg");
-    paths::write(&plot, demo.plot(board.gic))?;
+    paths::write(&plot, demo.plot(&stage.board))?;
     demo.print_table();
     println!("Memory over time: {}", plot.display());
     outcome?;
     println!("All of it held.");
     Ok(ExitCode::SUCCESS)
+}
+
+fn on_virt(gic: u8, dir: &Path, consent: Consent) -> Result<Stage> {
+    setup::ensure(&Need::QEMU_VIRT, consent)?;
+    let linux = artefacts::linux_guest(consent)?;
+    let images = [
+        Image::new("linux", linux.kernel),
+        Image::new("linux-initrd", linux.initrd),
+    ];
+    let board = Board {
+        gic,
+        cores: 2,
+        ram_mib: 1088,
+        extra: vec!["-no-reboot".to_owned()],
+    };
+    let partitions = paths::root().join("boards/qemu-virt/two-linux.dtso");
+    let boot = run::prepare(&board, &partitions, &images, artefacts::hypervisor()?, dir)?;
+    Ok(Stage {
+        command: board.command(&boot, Serial::Pipe),
+        boot_mib: [512, 512],
+        board: format!("QEMU virt with GICv{gic} and {} MiB", board.ram_mib),
+    })
+}
+
+/// A is the primary guest, with its root on the card and the board's devices.
+fn on_rpi4(dir: &Path, consent: Consent) -> Result<Stage> {
+    setup::ensure(&[Need::QemuRaspi4b], consent)?;
+    let source = Source {
+        example: Some("two-linux".to_owned()),
+        ..Source::default()
+    };
+    let chosen = source.choose(rpi4::image::BOARD, consent)?;
+    let card = dir.join("card.img");
+    rpi4::image::write(&card, &chosen, chosen.root.as_deref(), None, consent)?;
+    let board = Raspi4b::new(2048, vec!["-no-reboot".to_owned()])?;
+    let boot = rpi4::run::prepare(&board, &card, dir, false)?;
+    Ok(Stage {
+        command: board.command(&boot, Serial::Pipe)?,
+        boot_mib: [1280, 512],
+        board: "QEMU's Raspberry Pi 4 with 2 GiB".to_owned(),
+    })
 }
 
 impl Demo {
@@ -116,7 +164,7 @@ impl Demo {
 
     fn boot(&mut self) -> Result<()> {
         for guest in [A, B] {
-            let up = self.console.patience(240).expect_up(guest)?;
+            let up = self.console.patience(400).expect_up(guest)?;
             self.tell(&format!("guest {}: {up}", name(guest)));
         }
         self.console.patience(120);
@@ -134,14 +182,16 @@ impl Demo {
     /// The job is no sham: with what B boots with, the kernel kills it.
     fn too_big_for_b(&mut self) -> Result<()> {
         self.tell(&format!(
-            "B runs a job that needs {JOB_MIB} MiB, with the {BOOT_MIB} MiB it booted with"
+            "B runs a job that needs {JOB_MIB} MiB, with the {} MiB it booted with",
+            self.boot_mib[1]
         ));
         let (status, _) = self
             .console
             .shell_status(B, &format!("workload {JOB_MIB} 10000 {SEED}"))?;
         ensure!(
             status != 0,
-            "the job should not have fitted into {BOOT_MIB} MiB"
+            "the job should not have fitted into {} MiB",
+            self.boot_mib[1]
         );
         self.tell(&format!(
             "... and Linux kills it for lack of memory (exit status {status})"
@@ -157,8 +207,8 @@ impl Demo {
             &format!("(workload {JOB_MIB} {JOB_PACE} {SEED} > /tmp/job 2>&1 &)"),
         )?;
         self.wait_for_job(|filled| filled >= MOVE_AT_MIB)?;
-        self.move_memory("A gives", A, BOOT_MIB - MOVED_MIB)?;
-        self.move_memory("B gets", B, BOOT_MIB + MOVED_MIB)?;
+        self.move_memory("A gives", A, self.boot_mib[0] - MOVED_MIB)?;
+        self.move_memory("B gets", B, self.boot_mib[1] + MOVED_MIB)?;
         self.wait_for_job(|filled| filled >= JOB_MIB)?;
         let sum = self.wait_for_checksum()?;
         let expected = expected
@@ -177,8 +227,8 @@ impl Demo {
     }
 
     fn give_back(&mut self) -> Result<()> {
-        self.move_memory("B gives back", B, BOOT_MIB)?;
-        self.move_memory("A gets back", A, BOOT_MIB)?;
+        self.move_memory("B gives back", B, self.boot_mib[1])?;
+        self.move_memory("A gets back", A, self.boot_mib[0])?;
         let dirty = self
             .console
             .shell(A, "cat /sys/bus/platform/devices/*balloon*/pages_not_zero")?;
@@ -340,7 +390,7 @@ impl Demo {
         println!("(wall time under emulation, which says little of hardware)\n");
     }
 
-    fn plot(&self, gic: u8) -> String {
+    fn plot(&self, board: &str) -> String {
         let curve = |name: &str, value: &dyn Fn(&Status) -> u64| Curve {
             name: name.to_owned(),
             points: self
@@ -354,8 +404,7 @@ impl Demo {
             curve("guest B", &|s| s.memory_mib(B)),
             curve("free", &|s| s.host().number("free-mib")),
         ];
-        let title =
-            format!("Memory of two Linux guests, as Ballast accounts it (QEMU virt, GICv{gic})");
+        let title = format!("Memory of two Linux guests, as Ballast accounts it ({board})");
         plot::memory_over_time(&title, &curves, &self.events)
     }
 }

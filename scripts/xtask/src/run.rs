@@ -28,7 +28,7 @@ pub enum BoardName {
 
 impl BoardName {
     /// Its folder in `boards/`.
-    fn folder(self) -> &'static str {
+    pub fn folder(self) -> &'static str {
         match self {
             BoardName::QemuVirt => "qemu-virt",
             BoardName::Rpi4 => rpi4::image::BOARD,

@@ -10,8 +10,9 @@ dmesg -n 1
 for module in $(cat /lib/order); do
 	insmod "/lib/$module.ko" || echo "initramfs: module $module does not load"
 done
-# The balloon, as early as can be: until then other guests wait for memory.
-[ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline && insmod /lib/ballast_balloon.ko
+# The balloon, as early as can be: until then other guests wait for memory. Its parameters are on the command line.
+[ -f /lib/ballast_balloon.ko ] && ! grep -qw noballoon /proc/cmdline &&
+	insmod /lib/ballast_balloon.ko $(tr ' ' '\n' < /proc/cmdline | sed -n 's/^ballast_balloon\.//p')
 
 wanted=$(sed -n 's/.*\<root=\([^ ]*\).*/\1/p' /proc/cmdline)
 case $wanted in
