@@ -11,8 +11,9 @@ use ballast_core::refusal::Refusal;
 use crate::aarch64::mmu;
 use crate::{heap, layout};
 
-/// Heap inside the image, until the memory map is known: enough for a device tree's index.
-const EARLY_HEAP: usize = 0x10000;
+/// Heap inside the image, until the memory map is known: enough for the index of a device tree of 1500 nodes, three
+/// times what a Raspberry Pi's has with its overlays.
+const EARLY_HEAP: usize = 0x18000;
 
 #[repr(align(4096))]
 struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);

@@ -110,8 +110,11 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
         strings,
         ..DeviceTree::default()
     };
-    // What trees have on the average, so that the index seldom grows.
-    tree.nodes.reserve(structure.len() >> 6);
+    // At most this many nodes, and not many fewer: few values are 1. So the index never grows, and fits into the
+    // little heap there is this early, whatever else the tree has.
+    let begins = structure.as_chunks::<4>().0.iter();
+    let bound = begins.filter(|word| **word == BEGIN_NODE.to_be_bytes());
+    tree.nodes.reserve_exact(bound.count().min(MAX_NODES));
     let mut walk = Walk {
         structure,
         strings,
