@@ -95,6 +95,7 @@ void ballast_pages_exit(void);
 void ballast_pages_adopting(bool adopting);
 /* Look at each page that comes back, and count those that do not read zero. */
 extern bool ballast_verify;
+extern unsigned int ballast_largest_order;
 extern atomic_long_t ballast_pages_not_zero;
 
 /* --- The monitor's calls (control.c). --- */

@@ -29,6 +29,8 @@ module_param(floor_mib, uint, 0444);
 MODULE_PARM_DESC(floor_mib, "Available memory that the balloon leaves the guest, MiB (default: 1/16 of its RAM, at least 16)");
 module_param_named(verify, ballast_verify, bool, 0644);
 MODULE_PARM_DESC(verify, "check that each page that comes back reads zero");
+module_param_named(largest_order, ballast_largest_order, uint, 0644);
+MODULE_PARM_DESC(largest_order, "order of the largest runs taken from the allocator: 9 (default), 4 or 0, to measure what smaller ones cost");
 
 struct ballast {
 	struct device *dev;

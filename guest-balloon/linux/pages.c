@@ -55,6 +55,7 @@ static u32 ram_ranges;
 static u64 floor_pages;
 static bool adopting;
 bool ballast_verify;
+unsigned int ballast_largest_order = 9;
 atomic_long_t ballast_pages_not_zero;
 /* Somebody reclaims memory: set by the shrinker, in any context. */
 static atomic_t reclaim_seen;
@@ -138,6 +139,8 @@ u32 ballast_front_take(u32 order, u64 *ipas, u32 runs, bool *strained)
 	u32 taken = 0, more, i;
 
 	*strained = atomic_xchg(&reclaim_seen, 0);
+	if (order > READ_ONCE(ballast_largest_order))
+		return 0;
 	while (taken < runs) {
 		more = take_runs(order, ipas + taken, runs - taken, GFP_NONE);
 		if (!more) {

@@ -45,6 +45,7 @@ pub mod psci;
 pub mod quiesce;
 pub mod refusal;
 pub mod smccc;
+mod sort;
 pub mod stage2;
 pub mod sysreg;
 pub mod vgic;

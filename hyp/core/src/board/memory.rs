@@ -6,6 +6,7 @@ use super::{Core, EnableMethod};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::dt::{DeviceTree, Node};
 use crate::refusal::Refusal;
+use crate::sort;
 
 /// Addresses beyond 48 bits exist on no supported core.
 pub(super) const PA_LIMIT: u64 = 1 << 48;
@@ -13,7 +14,7 @@ pub(super) const PA_LIMIT: u64 = 1 << 48;
 /// Sorts and merges ranges that touch or overlap.
 fn normalise(mut ranges: Vec<PaRange>) -> Vec<PaRange> {
     ranges.retain(|range| range.size != 0);
-    ranges.sort_by_key(|range| range.start);
+    sort::by_key(&mut ranges, |range| range.start);
     let mut merged: Vec<PaRange> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match merged.last_mut() {

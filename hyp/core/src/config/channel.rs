@@ -15,6 +15,7 @@ use crate::dt::Node;
 use crate::limits::{MAX_CHANNELS, MAX_GUESTS};
 use crate::machine::IPA_LIMIT;
 use crate::refusal::Refusal;
+use crate::sort;
 
 /// Memory that two guests share, as configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -193,7 +194,7 @@ pub(super) fn check(
     guests: &[(GuestConfig, Node<'_>)],
     problems: &mut Vec<Refusal>,
 ) {
-    channels.sort_by(|(one, _), (two, _)| one.name.cmp(&two.name));
+    sort::by(channels, |(one, _), (two, _)| one.name < two.name);
     for (channel, node) in channels.iter() {
         let property = node.property("guests");
         for (number, _) in channel.ends {

@@ -38,6 +38,7 @@ use crate::limits::MAX_GUESTS;
 use crate::machine::Machine;
 use crate::mediate::Mediated;
 use crate::refusal::Refusal;
+use crate::sort;
 
 /// Everything `/ballast` says.
 #[derive(Clone, Debug, Default)]
@@ -233,7 +234,7 @@ impl Partitions {
             );
         }
         // Overlay merging reverses new nodes: the number alone gives the order.
-        guests.sort_by_key(|(guest, _)| guest.number);
+        sort::by_key(&mut guests, |(guest, _)| guest.number);
         check_distinct(&guests, &mut problems);
         primary::complete(&mut guests, board, &mut problems);
         sharing::divide(&mut guests, tree, board, &mut problems);

@@ -13,6 +13,7 @@ use crate::limits::{MAX_INTIDS, MAX_VCPUS};
 use crate::machine::{GICC, GICR_STRIDE, IPA_LIMIT, Machine, SPI_BASE, UART};
 use crate::quiesce::procedure;
 use crate::refusal::Refusal;
+use crate::sort;
 use crate::vgic::IntId;
 
 /// Devices with which Ballast resets the board and turns it off: never a guest's.
@@ -267,7 +268,7 @@ fn read(node: Node<'_>, gic: Node<'_>) -> Device {
     }
     interrupts.extend(node.mapped_interrupts(gic));
     interrupts.retain(|interrupt: &Interrupt| interrupt.kind == InterruptKind::Spi);
-    interrupts.sort_by_key(|interrupt| interrupt.intid);
+    sort::by_key(&mut interrupts, |interrupt| interrupt.intid);
     interrupts.dedup_by_key(|interrupt| interrupt.intid);
     Device {
         path: node.path(),

@@ -16,6 +16,7 @@ use crate::board::{Board, subtract};
 use crate::dt::{DeviceTree, Node};
 use crate::mediate::{Page, Part, What};
 use crate::refusal::Refusal;
+use crate::sort;
 
 /// The clock and interrupt switch of mini-UART, SPI1 and SPI2 (BCM2711 ARM Peripherals 2.1.1).
 const AUX: &str = "brcm,bcm2835-aux";
@@ -67,7 +68,7 @@ pub(super) fn divide(
                 parts.push(part);
             }
             parts.extend(console_part(guest, *page, board));
-            parts.sort_by_key(|part| part.first);
+            sort::by_key(&mut parts, |part| part.first);
             Page {
                 start: page.start,
                 parts,
@@ -141,7 +142,7 @@ fn candidates(guests: &Guests<'_>, board: &Board, strangers: &[PaRange]) -> Vec<
             })
         })
         .collect();
-    pages.sort_by_key(|page| page.start);
+    sort::by_key(&mut pages, |page| page.start);
     pages.dedup();
     pages
 }
@@ -256,7 +257,7 @@ fn shared_interrupts(guests: &Guests<'_>, index: usize, board: &Board) -> Vec<u3
                 .any(|(other, (guest, _))| other != index && interrupts(guest).any(|i| i == intid))
     };
     let mut found: Vec<u32> = interrupts(guest).filter(|intid| shared(*intid)).collect();
-    found.sort_unstable();
+    sort::by_key(&mut found, |item| *item);
     found.dedup();
     found
 }
@@ -286,7 +287,7 @@ pub(crate) fn notes(guests: &[GuestConfig], board: &Board) -> Vec<String> {
         .iter()
         .flat_map(|guest| guest.mediated.pages.iter().map(|page| page.start))
         .collect();
-    pages.sort_unstable();
+    sort::by_key(&mut pages, |page| *page);
     pages.dedup();
     for start in pages {
         let page = PaRange {
@@ -304,7 +305,7 @@ pub(crate) fn notes(guests: &[GuestConfig], board: &Board) -> Vec<String> {
         .iter()
         .flat_map(|guest| guest.mediated.interrupts.iter().copied())
         .collect();
-    intids.sort_unstable();
+    sort::by_key(&mut intids, |intid| *intid);
     intids.dedup();
     for intid in intids {
         let has = |guest: &GuestConfig| guest.mediated.interrupts.contains(&intid);

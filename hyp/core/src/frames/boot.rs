@@ -12,6 +12,7 @@ use super::{
 };
 use crate::addr::{BLOCK_SIZE, GIB, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
 use crate::limits::MAX_GUESTS;
+use crate::sort;
 
 /// What the frames hold that nobody has owned since power-on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -261,7 +262,7 @@ fn sorted(ram: &[PaRange]) -> Result<heapless::Vec<PaRange, MAX_REGIONS>, PoolEr
             ranges.push(whole).map_err(|_| PoolError::TooManyRegions)?;
         }
     }
-    ranges.sort_unstable_by_key(|range| range.start);
+    sort::by_key(&mut ranges, |range| range.start);
     for pair in ranges.windows(2) {
         if let [a, b] = pair
             && a.overlaps(*b)

@@ -22,6 +22,7 @@ use crate::dt::{DeviceTree, Node};
 use crate::limits::MAX_RAM_RANGES;
 use crate::machine::{IPA_LIMIT, RAM_BASE};
 use crate::refusal::Refusal;
+use crate::sort;
 
 /// From this size on an allocation is a table that lasts: the heap keeps those apart, in their exact
 /// size, and rounds smaller ones up to a power of two.
@@ -172,7 +173,7 @@ impl Need {
                 blocks.extend([region.start, region.end()].map(|at| at.0 / BLOCK_SIZE));
             }
         }
-        blocks.sort_unstable();
+        sort::by_key(&mut blocks, |block| *block);
         blocks.dedup();
         let level3 = blocks.len() as u64;
         blocks.dedup_by_key(|block| *block / PAGES_PER_BLOCK as u64);

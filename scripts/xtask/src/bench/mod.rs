@@ -3,6 +3,7 @@
 //! QEMU counts instructions as time (`-icount shift=0` and a counter of 1 GHz), so the bare-metal guest's differences
 //! of CNTVCT are instruction counts: the same on every machine, and no cycles. See `docs/bench.md`.
 
+mod linux;
 mod table;
 
 use std::collections::BTreeMap;
@@ -54,13 +55,15 @@ pub type Figures = BTreeMap<String, u64>;
 
 /// `cargo xtask bench`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
-    setup::ensure(
-        &[Need::BareMetalTarget, Need::Qemu, Need::DeviceTree],
-        consent,
-    )?;
+    setup::ensure(&Need::QEMU_VIRT, consent)?;
+    let linux = artefacts::linux_guest(consent)?;
     let bench = Bench {
         hypervisor: artefacts::hypervisor()?,
-        images: [Image::new("bare-metal", artefacts::bare_metal_guest()?)],
+        bare_metal: [Image::new("bare-metal", artefacts::bare_metal_guest()?)],
+        linux: [
+            Image::new("linux", linux.kernel),
+            Image::new("linux-initrd", linux.initrd),
+        ],
         dir: paths::made("ballast/bench")?,
     };
     let gics: &[u8] = match args.gic {
@@ -92,9 +95,23 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     })
 }
 
+/// One instruction is one nanosecond, and nothing else makes a difference from run to run.
+const COUNTED: [&str; 9] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-cpu",
+    "cortex-a72,cntfrq=1000000000",
+    "-seed",
+    "1",
+    "-rtc",
+    "base=2025-01-01,clock=vm",
+    "-no-reboot",
+];
+
 struct Bench {
     hypervisor: PathBuf,
-    images: [Image; 1],
+    bare_metal: [Image; 1],
+    linux: [Image; 2],
     dir: PathBuf,
 }
 
@@ -111,6 +128,7 @@ impl Bench {
         for (name, value) in self.measured(gic, 2, &[guest(2)])? {
             figures.entry(name).or_insert(value);
         }
+        figures.extend(self.linux(gic)?);
         figures.insert("image_bytes".into(), fs::metadata(&self.hypervisor)?.len());
         let resting = |name: &str| Guest::bare_metal(name, "counter");
         let one = self.own_kib(gic, &[resting("a")])?;
@@ -122,14 +140,7 @@ impl Bench {
 
     /// The `MEASURE` lines of a run of `guests`, in instructions.
     fn measured(&self, gic: u8, cores: u8, guests: &[Guest]) -> Result<Figures> {
-        const COUNTED: [&str; 5] = [
-            "-icount",
-            "shift=0,sleep=off",
-            "-cpu",
-            "cortex-a72,cntfrq=1000000000",
-            "-no-reboot",
-        ];
-        let mut console = self.boot(gic, cores, guests, &COUNTED)?;
+        let mut console = self.boot(gic, cores, &self.bare_metal, guests, &COUNTED)?;
         let said = console.patience(300).expect("PASS bench")?;
         console.expect_power_off()?;
         let figures: Figures = said.lines().filter_map(figure).collect();
@@ -142,7 +153,7 @@ impl Bench {
     /// RAM that no guest gets, boot archive apart, as the monitor says.
     fn own_kib(&self, gic: u8, guests: &[Guest]) -> Result<u64> {
         // As many cores for one guest as for two: each has its stack.
-        let mut console = self.boot(gic, 2, guests, &["-no-reboot"])?;
+        let mut console = self.boot(gic, 2, &self.bare_metal, guests, &["-no-reboot"])?;
         let status = console.status()?;
         let own = status.host().number("own-kib");
         if own == 0 {
@@ -151,17 +162,32 @@ impl Bench {
         Ok(own)
     }
 
-    fn boot(&self, gic: u8, cores: u8, guests: &[Guest], extra: &[&str]) -> Result<Console> {
+    /// What a Linux guest's balloon costs.
+    fn linux(&self, gic: u8) -> Result<Figures> {
+        let (boot, min, max) = linux::BOUNDS;
+        let guest = Guest::linux("guest").memory(boot).memory_bounds(min, max);
+        let mut console = self.boot(gic, 1, &self.linux, &[guest], &COUNTED)?;
+        linux::measure(&mut console)
+    }
+
+    fn boot(
+        &self,
+        gic: u8,
+        cores: u8,
+        images: &[Image],
+        guests: &[Guest],
+        extra: &[&str],
+    ) -> Result<Console> {
         let board = Board {
             gic,
             cores,
-            ram_mib: 512,
+            ram_mib: if images == self.linux { 640 } else { 512 },
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
         };
         let dir: &Path = &self.dir;
         let source = dir.join("partitions.dtso");
         paths::write(&source, partitions(guests))?;
-        let boot = run::prepare(&board, &source, &self.images, self.hypervisor.clone(), dir)?;
+        let boot = run::prepare(&board, &source, images, self.hypervisor.clone(), dir)?;
         Console::start(board.command(&boot, Serial::Pipe), &dir.join("console.log"))
             .context("booting the board")
     }

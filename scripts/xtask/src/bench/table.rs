@@ -30,7 +30,7 @@ const fn row(name: &'static str, what: &'static str, goal: u64, peers: [&'static
 
 /// Instructions, measured on QEMU's cortex-a72 in the same way, on 2026-11-22.
 #[rustfmt::skip]
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 31] = [
     row("hvc_psci_version", "HVC PSCI_VERSION", 64, ["464 / 467", "189 / 189", "-", "1730"]),
     row("hvc_psci_features", "HVC PSCI_FEATURES", 80, ["-"; 4]),
     row("smc_psci_version", "SMC PSCI_VERSION", 72, ["495 / 498", "203 / 203", "126", "-"]),
@@ -52,6 +52,13 @@ const ROWS: [Row; 24] = [
     row("release_2m_per_entry", "RELEASE 2 MiB, per entry", 100, ["-"; 4]),
     row("scrub_per_page", "scrub, per page", 180, ["-"; 4]),
     row("longest_memory_call", "longest RESERVE or RELEASE", 60_000, ["-"; 4]),
+    row("linux_down_4k", "Linux down in 4 KiB, per page", 550, ["3720-3746", "-", "-", "-"]),
+    row("linux_down_64k", "Linux down in 64 KiB, per page", 65, ["-"; 4]),
+    row("linux_down_2m", "Linux down in 2 MiB, per page", 11, ["-"; 4]),
+    row("linux_up_4k", "Linux up in 4 KiB, per page, scrubbed", 880, ["2747-2767", "-", "-", "-"]),
+    row("linux_up_64k", "Linux up in 64 KiB, per page, scrubbed", 240, ["-"; 4]),
+    row("linux_up_2m", "Linux up in 2 MiB, per page, scrubbed", 198, ["-"; 4]),
+    row("linux_first_growth_2m", "Linux out of its boot balloon, per page", 22, ["-"; 4]),
     row("image_bytes", "image, bytes", 160 << 10, ["1,015,816", "~94 KB", "164,016", "-"]),
     row("own_kib", "RAM kept, 512 MiB board, KiB", 1024, ["11,460", "236", "66 MiB", "-"]),
     row("own_kib_per_guest", "RAM kept per further guest, KiB", 96, ["-"; 4]),
