@@ -98,6 +98,15 @@ extern bool ballast_verify;
 extern unsigned int ballast_largest_order;
 extern atomic_long_t ballast_pages_not_zero;
 
+/* --- Reports for the resource scheduler (report.c). --- */
+
+void ballast_report_start(void);
+void ballast_report_stop(void);
+/* Ballast asks. */
+void ballast_report_now(void);
+/* The kernel reclaims memory; from any context. */
+void ballast_report_reclaim(void);
+
 /* --- The monitor's calls (control.c). --- */
 
 /* Makes the device if this guest has the right to them. */

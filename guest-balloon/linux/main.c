@@ -8,6 +8,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/interrupt.h>
+#include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -91,7 +92,32 @@ static irqreturn_t fetch_target(int irq, void *data)
 	ballast_core_interrupt(ballast->core);
 	mutex_unlock(&ballast->lock);
 	kick(ballast);
+	ballast_report_now();
 	return IRQ_HANDLED;
+}
+
+/*
+ * Nothing was free, but the scheduler may take memory from other guests for this one: the worker gets it. Not
+ * again for a while if nothing came.
+ */
+static void wait_for_others(struct ballast *ballast, const struct ballast_status *before,
+			    struct ballast_status *after)
+{
+	static unsigned long not_before;
+	unsigned long end = jiffies + HZ;
+
+	if (not_before && time_before(jiffies, not_before))
+		return;
+	do {
+		msleep(20);
+		if (!mutex_trylock(&ballast->lock))
+			continue;
+		ballast_core_status(ballast->core, after);
+		mutex_unlock(&ballast->lock);
+		if (after->total_released != before->total_released)
+			return;
+	} while (time_before(jiffies, end));
+	not_before = (jiffies + 10 * HZ) | 1;
 }
 
 /*
@@ -113,6 +139,8 @@ static int out_of_memory_soon(struct notifier_block *block, unsigned long action
 	ballast_core_status(ballast->core, &after);
 	mutex_unlock(&ballast->lock);
 	kick(ballast);
+	if (before.reserved_pages && after.total_released == before.total_released)
+		wait_for_others(ballast, &before, &after);
 	*(unsigned long *)freed += after.total_released - before.total_released;
 	return NOTIFY_OK;
 }
@@ -261,6 +289,7 @@ static int ballast_probe(struct platform_device *pdev)
 	error = ballast_control_init();
 	if (error)
 		goto oom;
+	ballast_report_start();
 	return 0;
 
 oom:
@@ -284,6 +313,7 @@ static void ballast_leave(struct platform_device *pdev)
 	u64 wait_ns;
 
 	ballast_control_exit();
+	ballast_report_stop();
 	unregister_oom_notifier(&ballast->oom);
 	free_irq(ballast->irq, ballast);
 	kthread_stop(ballast->worker);

@@ -59,6 +59,8 @@ unsigned int ballast_largest_order = 9;
 atomic_long_t ballast_pages_not_zero;
 /* Somebody reclaims memory: set by the shrinker, in any context. */
 static atomic_t reclaim_seen;
+/* Who takes pages for the balloon at this moment. */
+static struct task_struct *taker;
 
 /* What adjust_managed_page_count() is owed, per zone, until the batch is over: 39 instructions a call. */
 static struct { struct page *page; long count; } managed[MAX_NR_ZONES];
@@ -150,8 +152,11 @@ u32 ballast_front_take(u32 order, u64 *ipas, u32 runs, bool *strained)
 		taken += more;
 	}
 	/* Once, lightly: it counts as strain, so the driver slows down. */
-	if (!taken)
+	if (!taken) {
+		WRITE_ONCE(taker, current);
 		taken = take_runs(order, ipas, 1, GFP_LIGHT);
+		WRITE_ONCE(taker, NULL);
+	}
 
 	/* Waits for readers of /proc/kcore that have seen one of these pages online. */
 	page_offline_begin();
@@ -270,6 +275,9 @@ void __noreturn ballast_front_panic(void)
 static unsigned long count_reclaim(struct shrinker *shrinker, struct shrink_control *control)
 {
 	atomic_set(&reclaim_seen, 1);
+	/* The balloon's own doing is no sign that the guest lacks memory. */
+	if (READ_ONCE(taker) != current)
+		ballast_report_reclaim();
 	return 0;
 }
 

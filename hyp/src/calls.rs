@@ -146,6 +146,9 @@ fn balloon(
         });
     }
     system.wake(cpu, outcome.wake);
+    if outcome.registers[0] == 0 && !guest.plan.config.realtime {
+        system.scheduler.called(system, guest, function, x1);
+    }
     system.relocate(cpu, outcome.relocate);
     if guest.memory.has_to_relocate() {
         // The call may have been in its way.

@@ -121,6 +121,7 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
         cpu.gic.tick_lines(crate::boot::counter());
         cpu.gic.end(acknowledged);
         percpu::note(cpu.index, request::RELOCATE);
+        system.scheduler.timer(system, cpu);
     } else if system
         .board
         .console

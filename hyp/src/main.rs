@@ -31,5 +31,6 @@ mod percpu;
 mod power;
 mod report;
 mod run;
+mod scheduler;
 mod system;
 mod traps;

@@ -7,8 +7,10 @@ use ballast_core::balloon::{Calls, Counter};
 use ballast_core::log::{Entry, Event};
 use ballast_core::monitor::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus, Operator,
-    PowerAction, Refused, TransferCounts,
+    PowerAction, Refused, TransferCounts, TransferStatus,
 };
+
+use ballast_core::policy::Mode;
 
 use crate::console::Shell;
 use crate::guest::Guest;
@@ -48,6 +50,7 @@ impl Operator for Shell<'_> {
             cores_used: used as u8,
             cores: self.system.board.cores.len() as u8,
             uptime_s: crate::boot::counter() / self.system.frequency.max(1),
+            policy: self.system.scheduler.mode(),
         }
     }
 
@@ -136,7 +139,27 @@ impl Operator for Shell<'_> {
             by: self.by,
         });
         guest.update_balloon(self.cpu);
+        self.system
+            .scheduler
+            .requested(self.system, self.cpu, self.by);
         Ok(())
+    }
+
+    fn set_policy(&self, mode: Mode) {
+        self.system.scheduler.set_mode(self.system, self.cpu, mode);
+        self.system.record(Event::Policy { mode, by: self.by });
+    }
+
+    fn transfer(&self, guest: usize) -> Option<TransferStatus> {
+        let guest = self.named(guest);
+        let (open, now_us) = self.system.scheduler.open_move(self.system, guest)?;
+        Some(TransferStatus {
+            from_kib: open.from_pages * KIB_PER_PAGE,
+            memory_kib: self.system.pages_of(guest) * KIB_PER_PAGE,
+            target_kib: open.target_pages * KIB_PER_PAGE,
+            since_ms: now_us.saturating_sub(open.began_us) / 1000,
+            left_ms: open.deadline_us.saturating_sub(now_us) / 1000,
+        })
     }
 
     fn power(&self, guest: usize, action: PowerAction) -> Result<(), Refused> {
@@ -164,6 +187,8 @@ impl Shell<'_> {
     fn driver(&self, guest: &Guest, pages: u64, target: u64) -> DriverState {
         if !guest.memory.has_driver() {
             DriverState::None
+        } else if self.system.scheduler.is_unresponsive(guest) {
+            DriverState::Unresponsive
         } else if self.system.pool.lock().is_wanting(guest.memory.guest()) {
             DriverState::Waiting
         } else if pages != target {

@@ -21,6 +21,7 @@ use crate::guest::Guest;
 use crate::guest::lifecycle::{After, Phase};
 use crate::percpu::{self, PerCpu, request};
 use crate::power;
+use crate::scheduler::Scheduler;
 
 /// The board and its guests.
 pub struct System {
@@ -36,6 +37,8 @@ pub struct System {
     pub guests: Box<[Guest]>,
     /// What guests share, and their doorbells.
     pub channels: Channels,
+    /// Who should have how much memory.
+    pub scheduler: Scheduler,
     /// The frame table.
     pub pool: TicketMutex<Pool>,
     /// The ID registers as guests read them.

@@ -8,6 +8,7 @@ use alloc::vec;
 use core::fmt;
 
 use crate::console::Labels;
+use crate::policy::Mode;
 
 /// Events kept.
 pub const CAPACITY: usize = 256;
@@ -104,6 +105,18 @@ pub enum Event {
         /// Index of the guest.
         guest: u8,
     },
+    /// An unresponsive guest answers again.
+    Responsive {
+        /// Index of the guest.
+        guest: u8,
+    },
+    /// Somebody else decides how much memory guests have.
+    Policy {
+        /// Who decides.
+        mode: Mode,
+        /// Who asked.
+        by: Origin,
+    },
     /// A guest's memory target changed.
     Target {
         /// Index of the guest.
@@ -181,6 +194,10 @@ impl fmt::Display for Described<'_> {
                 write!(f, "event=driver {} epoch={epoch}", who(guest))
             }
             Event::Unresponsive { guest } => write!(f, "event=unresponsive {}", who(guest)),
+            Event::Policy { mode, by } => {
+                write!(f, "event=policy mode={} by={}", mode.name(), by.name())
+            }
+            Event::Responsive { guest } => write!(f, "event=responsive {}", who(guest)),
             Event::Target {
                 guest,
                 memory_kib,

@@ -32,6 +32,7 @@ use crate::gic::Gic;
 use crate::guest::{Guest, Shared};
 use crate::percpu;
 use crate::power;
+use crate::scheduler::Scheduler;
 use crate::system::{self, System};
 
 pub use smp::{counter, frequency};
@@ -182,6 +183,7 @@ fn partition(
     let console = board.console.as_ref().and_then(|console| console.intid);
     gic.share(&shared.intids, console, frequency());
     let system = system::install(System {
+        scheduler: Scheduler::new(&plan.policy, &guests),
         sessions: sessions.collect(),
         gic,
         archive: map.archive,

@@ -42,6 +42,11 @@ impl Target {
         self.bump();
     }
 
+    /// Sets when the target shall be reached: an absolute CNTVCT value, 0 for never. No bump.
+    pub fn set_deadline(&self, deadline: u64) {
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
     /// Asks the guest to look again at the same target: memory it had wanted is free now.
     pub fn bump(&self) {
         self.requested.fetch_add(1, Ordering::Release);

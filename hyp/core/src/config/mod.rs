@@ -10,6 +10,7 @@ mod devices;
 mod guest;
 mod names;
 mod pins;
+mod policy;
 mod primary;
 mod reader;
 mod separable;
@@ -26,6 +27,7 @@ pub(crate) use channel::alignment as channel_alignment;
 pub use channel::{Access, ChannelConfig};
 pub use devices::Device;
 pub(crate) use devices::neighbours;
+pub use policy::PolicyConfig;
 pub(crate) use primary::{is_no_device, is_pmu};
 pub use sharing::device_pages;
 pub(crate) use sharing::notes;
@@ -49,6 +51,8 @@ pub struct Partitions {
     pub channels: Vec<ChannelConfig>,
     /// Zero memory before its first owner gets it, too.
     pub scrub_at_boot: bool,
+    /// Who decides how much memory guests have.
+    pub policy: PolicyConfig,
 }
 
 /// One guest, as configured. Sizes are multiples of 2 MiB.
@@ -188,11 +192,13 @@ pub struct CpuConfig {
 /// `compatible` of `/ballast`.
 const PARTITIONS_COMPATIBLE: &str = "ballast,partitions";
 /// What `/ballast` may have beside guests.
-const GLOBAL_PROPERTIES: [names::Known; 4] = [
+const GLOBAL_PROPERTIES: [names::Known; 6] = [
     names::Known::now("compatible"),
     names::Known::now("#address-cells"),
     names::Known::now("#size-cells"),
     names::Known::now("scrub-at-boot"),
+    names::Known::now("policy"),
+    names::Known::now("idle-tax-percent"),
 ];
 
 impl Partitions {
@@ -239,6 +245,7 @@ impl Partitions {
         primary::complete(&mut guests, board, &mut problems);
         sharing::divide(&mut guests, tree, board, &mut problems);
         channel::check(&mut channels, &guests, &mut problems);
+        let policy = policy::read(root, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -246,6 +253,7 @@ impl Partitions {
             guests: guests.into_iter().map(|(guest, _)| guest).collect(),
             channels: channels.into_iter().map(|(channel, _)| channel).collect(),
             scrub_at_boot: root.property("scrub-at-boot").is_some(),
+            policy,
         })
     }
 }

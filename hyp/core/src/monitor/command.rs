@@ -3,11 +3,14 @@
 use core::fmt;
 
 use crate::console::Labels;
+use crate::policy::Mode;
 
 /// What every command looks like, in the order `help` shows them.
-pub const USAGE: [(&str, &str); 8] = [
+pub const USAGE: [(&str, &str); 10] = [
     ("status", "the host and every guest, one line each"),
     ("mem GUEST MIB", "set how much memory a guest shall have"),
+    ("policy MODE", "who decides: manual, auto or external"),
+    ("transfers", "memory that is on its way"),
     ("start GUEST", "start a stopped guest"),
     ("stop GUEST", "stop a guest at once"),
     ("reset GUEST", "start a guest anew with pristine images"),
@@ -51,6 +54,13 @@ pub enum Command {
         /// Memory it shall have, in MiB.
         mib: u64,
     },
+    /// `policy MODE`.
+    Policy {
+        /// Who decides from now on.
+        mode: Mode,
+    },
+    /// `transfers`.
+    Transfers,
     /// `start`, `stop` or `reset GUEST`.
     Power {
         /// Index of the guest.
@@ -81,6 +91,8 @@ pub enum ParseError<'a> {
     Usage(&'static str),
     /// No guest has this number or name.
     UnknownGuest(&'a str),
+    /// This is no policy's name.
+    NotMode(&'a str),
     /// This is not a whole number of MiB.
     NotMib(&'a str),
     /// This is not the number of a log entry.
@@ -121,6 +133,9 @@ impl fmt::Display for Described<'_> {
             }
             ParseError::NotEntry(word) => {
                 write!(f, "'{word}' is no number of a log entry; usage: log [FROM]")
+            }
+            ParseError::NotMode(word) => {
+                write!(f, "'{word}' is no policy: manual, auto or external")
             }
             ParseError::NotMib(word) => {
                 write!(
@@ -164,6 +179,12 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
             let mib = word.parse().map_err(|_| ParseError::NotMib(word))?;
             Command::Memory { guest, mib }
         }
+        "policy" => {
+            let word = words.next().ok_or(ParseError::Usage(usage))?;
+            let mode = Mode::from_name(word).ok_or(ParseError::NotMode(word))?;
+            Command::Policy { mode }
+        }
+        "transfers" => Command::Transfers,
         "start" => power(guest()?, PowerAction::Start),
         "stop" => power(guest()?, PowerAction::Stop),
         "reset" => power(guest()?, PowerAction::Reset),
@@ -232,6 +253,9 @@ mod tests {
         assert_eq!(parse("stats 1"), Some(Command::Stats { guest: 0 }));
         assert_eq!(parse("log"), Some(Command::Log { from: 0 }));
         assert_eq!(parse("log 17"), Some(Command::Log { from: 17 }));
+        assert_eq!(parse("transfers"), Some(Command::Transfers));
+        let mode = Mode::Auto;
+        assert_eq!(parse("policy auto"), Some(Command::Policy { mode }));
         assert_eq!(parse("help"), Some(Command::Help));
     }
 
@@ -239,7 +263,7 @@ mod tests {
     fn errors_say_what_was_wrong_and_what_is_possible() {
         assert_eq!(
             error("list"),
-            "unknown command 'list'; commands: status, mem, start, stop, reset, stats, log, help"
+            "unknown command 'list'; commands: status, mem, policy, transfers, start, stop, reset, stats, log, help"
         );
         assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
         assert_eq!(error("status now"), "usage: status");

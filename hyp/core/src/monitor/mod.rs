@@ -16,12 +16,13 @@ pub use command::{Command, ParseError, PowerAction, USAGE, parse};
 pub use editor::{Edit, Editor, LINE_BYTES};
 pub use report::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus,
-    StatsGroup, TransferCounts,
+    StatsGroup, TransferCounts, TransferStatus,
 };
 pub use session::{BeginError, Session};
 
 use crate::console::{InputRing, Labels, Stage};
 use crate::log::Entry;
+use crate::policy::Mode;
 
 /// What is shown before each command.
 pub const PROMPT: &[u8] = b"ballast> ";
@@ -83,6 +84,10 @@ pub trait Operator {
     /// # Errors
     /// Why it was not set; the old target stands.
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused>;
+    /// From now on `mode` decides.
+    fn set_policy(&self, mode: Mode);
+    /// A guest's memory that is on its way, if any is.
+    fn transfer(&self, guest: usize) -> Option<TransferStatus>;
     /// Begins to start, stop or reset a guest.
     ///
     /// # Errors
@@ -95,6 +100,7 @@ pub trait Operator {
 enum Job {
     Idle,
     Status { line: usize },
+    Transfers { guest: usize },
     Stats { guest: usize, line: usize },
     Log { sequence: u64 },
     Help { line: usize },
@@ -212,6 +218,11 @@ impl Runner {
         };
         match command {
             Command::Status => self.job = Job::Status { line: 0 },
+            Command::Transfers => self.job = Job::Transfers { guest: 0 },
+            Command::Policy { mode } => {
+                shell.set_policy(mode);
+                stage.text(format_args!("ok policy={}\r\n", mode.name()));
+            }
             Command::Stats { guest } => self.job = Job::Stats { guest, line: 0 },
             Command::Log { from } => self.job = Job::Log { sequence: from },
             Command::Help => self.job = Job::Help { line: 0 },
@@ -252,6 +263,17 @@ impl Runner {
                     stage.text(format_args!("{}\r\n", status.line(label)));
                     Job::Status {
                         line: line.saturating_add(1),
+                    }
+                }
+                None => Job::Idle,
+            },
+            Job::Transfers { guest } => match labels.get(guest) {
+                Some(label) => {
+                    if let Some(transfer) = shell.transfer(guest) {
+                        stage.text(format_args!("{}\r\n", transfer.line(label)));
+                    }
+                    Job::Transfers {
+                        guest: guest.saturating_add(1),
                     }
                 }
                 None => Job::Idle,

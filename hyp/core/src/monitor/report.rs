@@ -5,6 +5,7 @@ use core::fmt;
 
 use crate::console::Label;
 use crate::pl011::UartCounts;
+use crate::policy::Mode;
 
 /// Whether a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,46 @@ impl fmt::Display for Labelled<'_, GuestStatus> {
     }
 }
 
+/// Memory of one guest that is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferStatus {
+    /// What the guest had when it was asked, in KiB.
+    pub from_kib: u64,
+    /// What it has, in KiB.
+    pub memory_kib: u64,
+    /// What it shall have, in KiB.
+    pub target_kib: u64,
+    /// Time since it was asked, in milliseconds.
+    pub since_ms: u64,
+    /// Time to its deadline, in milliseconds.
+    pub left_ms: u64,
+}
+
+impl TransferStatus {
+    /// The transfer's line.
+    #[must_use]
+    pub fn line<'a>(&'a self, label: &'a Label) -> impl fmt::Display + 'a {
+        Labelled { label, of: self }
+    }
+}
+
+impl fmt::Display for Labelled<'_, TransferStatus> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transfer = self.of;
+        write!(
+            f,
+            "transfer guest={} name={} from-mib={} memory-mib={} target-mib={} since-ms={} deadline-ms={}",
+            self.label.number(),
+            self.label.name(),
+            transfer.from_kib >> 10,
+            transfer.memory_kib >> 10,
+            transfer.target_kib >> 10,
+            transfer.since_ms,
+            transfer.left_ms,
+        )
+    }
+}
+
 /// The board for `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostStatus {
@@ -134,6 +175,8 @@ pub struct HostStatus {
     pub cores: u8,
     /// Time since boot, in seconds.
     pub uptime_s: u64,
+    /// Who decides how much memory guests have.
+    pub policy: Mode,
 }
 
 /// The host's line.
@@ -141,7 +184,7 @@ impl fmt::Display for HostStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "host free-mib={} zeroed-mib={} dirty-mib={} own-kib={} cores={}/{} uptime-s={}",
+            "host free-mib={} zeroed-mib={} dirty-mib={} own-kib={} cores={}/{} uptime-s={} policy={}",
             self.free_kib >> 10,
             self.zeroed_kib >> 10,
             self.dirty_kib >> 10,
@@ -149,6 +192,7 @@ impl fmt::Display for HostStatus {
             self.cores_used,
             self.cores,
             self.uptime_s,
+            self.policy.name(),
         )
     }
 }
@@ -422,10 +466,11 @@ mod tests {
             cores_used: 2,
             cores: 4,
             uptime_s: 7,
+            policy: Mode::Auto,
         };
         assert_eq!(
             host.to_string(),
-            "host free-mib=3 zeroed-mib=2 dirty-mib=1 own-kib=900 cores=2/4 uptime-s=7"
+            "host free-mib=3 zeroed-mib=2 dirty-mib=1 own-kib=900 cores=2/4 uptime-s=7 policy=auto"
         );
     }
 

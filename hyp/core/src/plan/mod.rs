@@ -25,7 +25,7 @@ pub use own::{OwnMemory, TABLE_BYTES};
 use crate::addr::{Ipa, IpaRange, PaRange};
 use crate::archive::Archive;
 use crate::board::Board;
-use crate::config::{GuestConfig, Partitions};
+use crate::config::{GuestConfig, Partitions, PolicyConfig};
 use crate::dt::DeviceTree;
 use crate::frames::Pool;
 use crate::guest_dt::{self, BoardTree, GuestMachine};
@@ -43,6 +43,8 @@ pub struct BootPlan {
     pub free: Vec<PaRange>,
     /// Zero memory before its first owner gets it, too.
     pub scrub_at_boot: bool,
+    /// Who decides how much memory guests have.
+    pub policy: PolicyConfig,
 }
 
 /// One guest, ready to be loaded.
@@ -157,6 +159,7 @@ impl BootPlan {
                 channels,
                 free,
                 scrub_at_boot: partitions.scrub_at_boot,
+                policy: partitions.policy,
             })
         } else {
             Err(problems)

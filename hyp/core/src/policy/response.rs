@@ -61,6 +61,8 @@ pub enum Seen {
     InVain,
     /// It has missed the last one: it is unresponsive from now on.
     GivenUp,
+    /// It was unresponsive and has moved after all.
+    Recovered,
 }
 
 /// One guest's answers.
@@ -68,6 +70,8 @@ pub enum Seen {
 pub struct Response {
     open: Option<Move>,
     misses: u8,
+    /// What it had when it was given up.
+    stuck_pages: u64,
     /// Pages a second.
     speed: u64,
 }
@@ -77,6 +81,7 @@ impl Default for Response {
         Self {
             open: None,
             misses: 0,
+            stuck_pages: 0,
             speed: FIRST_SPEED,
         }
     }
@@ -113,6 +118,10 @@ impl Response {
 
     /// Looks at the guest, while `free` pages lie in the pool.
     pub fn look(&mut self, memory: u64, target: u64, free: u64, now_us: u64) -> Seen {
+        if self.is_unresponsive() && memory.abs_diff(self.stuck_pages) >= BLOCK {
+            self.misses = 0;
+            return Seen::Recovered;
+        }
         if memory.abs_diff(target) < BLOCK {
             let Some(done) = self.open.take() else {
                 return Seen::Rest;
@@ -162,6 +171,7 @@ impl Response {
         self.misses = self.misses.saturating_add(1);
         if self.is_unresponsive() {
             self.open = None;
+            self.stuck_pages = memory;
             Seen::GivenUp
         } else {
             Seen::Late

@@ -69,6 +69,14 @@ impl Mode {
             Self::External => "external",
         }
     }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Manual, Self::Auto, Self::External]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+    }
 }
 
 /// How much of the reserve is free.

@@ -9,6 +9,7 @@ mod kernels;
 mod linux;
 mod memory;
 mod monitor;
+mod policy;
 mod refusals;
 mod rpi4;
 mod rpi4_card;
@@ -68,6 +69,7 @@ fn scenarios() -> Vec<Scenario> {
         linux::scenarios(),
         monitor::scenarios(),
         memory::scenarios(),
+        policy::scenarios(),
         rpi4::scenarios(),
         rpi4_card::scenarios(),
         shared::scenarios(),

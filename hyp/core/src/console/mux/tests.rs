@@ -10,7 +10,9 @@ use crate::exit::Width;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
     DriverState, GuestState, GuestStats, GuestStatus, HostStatus, PowerAction, Refused,
+    TransferStatus,
 };
+use crate::policy::Mode;
 
 const HZ: u64 = 1000;
 
@@ -42,6 +44,7 @@ impl Operator for Shell {
             cores_used: 2,
             cores: 4,
             uptime_s: 1,
+            policy: Mode::Manual,
         }
     }
 
@@ -64,6 +67,22 @@ impl Operator for Shell {
 
     fn log_from(&self, sequence: u64) -> Option<Entry> {
         self.log.borrow().from(sequence)
+    }
+
+    fn set_policy(&self, mode: Mode) {
+        self.asked
+            .borrow_mut()
+            .push(format!("policy {}", mode.name()));
+    }
+
+    fn transfer(&self, guest: usize) -> Option<TransferStatus> {
+        (guest == 0).then_some(TransferStatus {
+            from_kib: 2048,
+            memory_kib: 1536,
+            target_kib: 1024,
+            since_ms: 7,
+            left_ms: 1993,
+        })
     }
 
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused> {
@@ -333,7 +352,7 @@ fn a_pasted_script_runs_in_order_to_its_end() {
     let text = bench.shown();
     let wanted = "\
 ballast> status\r
-host free-mib=1 zeroed-mib=1 dirty-mib=0 own-kib=900 cores=2/4 uptime-s=1\r
+host free-mib=1 zeroed-mib=1 dirty-mib=0 own-kib=900 cores=2/4 uptime-s=1 policy=manual\r
 guest=1 name=a state=running memory-mib=1 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=1024\r
 guest=2 name=b state=running memory-mib=2 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=2048\r
 ballast> mem a 256\r
@@ -341,7 +360,7 @@ ok guest=1 name=a target-mib=256\r
 ballast> mem 2 9999\r
 error: guest=2 name=b above the guest's memory-max-mib=1024\r
 ballast> bogus\r
-error: unknown command 'bogus'; commands: status, mem, start, stop, reset, stats, log, help\r
+error: unknown command 'bogus'; commands: status, mem, policy, transfers, start, stop, reset, stats, log, help\r
 ballast> reset 2\r
 ok guest=2 name=b action=reset\r
 [ballast] focus on guest 2 b\r

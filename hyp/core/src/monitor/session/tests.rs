@@ -7,7 +7,9 @@ use crate::console::Label;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
     DriverState, GuestState, GuestStats, GuestStatus, HostStatus, PowerAction, Refused,
+    TransferStatus,
 };
+use crate::policy::Mode;
 
 /// Two guests, and what was asked of them.
 #[derive(Default)]
@@ -26,6 +28,7 @@ impl Operator for Board {
             cores_used: 2,
             cores: 4,
             uptime_s: 1,
+            policy: Mode::Manual,
         }
     }
 
@@ -48,6 +51,22 @@ impl Operator for Board {
 
     fn log_from(&self, sequence: u64) -> Option<Entry> {
         self.log.borrow().from(sequence)
+    }
+
+    fn set_policy(&self, mode: Mode) {
+        self.asked
+            .borrow_mut()
+            .push(format!("policy {}", mode.name()));
+    }
+
+    fn transfer(&self, guest: usize) -> Option<TransferStatus> {
+        (guest == 0).then_some(TransferStatus {
+            from_kib: 2048,
+            memory_kib: 1536,
+            target_kib: 1024,
+            since_ms: 7,
+            left_ms: 1993,
+        })
     }
 
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused> {

@@ -1,0 +1,102 @@
+//! The resource scheduler with Linux guests.
+
+use anyhow::{Result, ensure};
+use ballast_workload::Checksum;
+
+use super::{Guest, Scenario};
+use crate::console::Console;
+
+const SEED: u64 = 7;
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![loads_alternate(2), loads_alternate(3), gives_nothing()]
+}
+
+fn is_up(console: &mut Console, guest: u8) -> Result<()> {
+    console.patience(180).expect_up(guest)?;
+    console.patience(120);
+    console.wait_for_status("the driver to register", |s| {
+        s.guest(guest).get("driver") == "ready"
+    })?;
+    Ok(())
+}
+
+/// Runs a job that needs `mib` at once, at a steady pace, and is killed if it does not get them.
+fn needs(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
+    let said = console.shell(guest, &format!("workload {mib} 48 {SEED}"))?;
+    let expected = Checksum::expected(mib, SEED).to_string();
+    ensure!(
+        said.contains(&expected),
+        "guest {guest} did not get {mib} MiB:\n{said}\n{}\n{}",
+        console.status()?,
+        console.monitor("log")?
+    );
+    let killed = console.shell(guest, "awk '/^oom_kill / { print $2 }' /proc/vmstat")?;
+    ensure!(killed.trim() == "0", "guest {guest} killed {killed} times");
+    Ok(())
+}
+
+/// Two guests need by turns more than half of the board's memory, and nobody says so to the monitor.
+fn loads_alternate(gic: u8) -> Scenario {
+    let guest = |name: &str| Guest::linux(name).memory(384).memory_bounds(160, 768);
+    Scenario::new(format!("policy-loads-alternate-gic{gic}"), gic, |console| {
+        for guest in [1, 2] {
+            is_up(console, guest)?;
+        }
+        // By hand nobody gets more than it was given: the job would be killed.
+        let answer = console.monitor("policy auto")?;
+        ensure!(answer.contains("ok policy=auto"), "{answer}");
+        for (guest, other) in [(1, 2), (2, 1), (1, 2)] {
+            needs(console, guest, 440)?;
+            let status = console.status()?;
+            ensure!(status.memory_mib(guest) > 440, "{status}");
+            ensure!(status.memory_mib(other) >= 160, "{status}");
+        }
+        let log = console.monitor("log")?;
+        for event in ["event=policy", "event=reserved", "event=released"] {
+            ensure!(log.contains(event), "no {event} in the log:\n{log}");
+        }
+        // Nobody lacks anything now, so soon nothing is on its way.
+        console.wait_for_status("rest", |s| s.settled(1) && s.settled(2))?;
+        ensure!(
+            !console.monitor("transfers")?.contains("guest="),
+            "transfers at rest"
+        );
+        Ok(())
+    })
+    .ram(896)
+    .guest(guest("linux-a"))
+    .guest(guest("linux-b"))
+}
+
+/// A guest whose memory is in use cannot give it: after three deadlines it is named for it and keeps what it
+/// has, and it is forgiven when it gives.
+fn gives_nothing() -> Scenario {
+    Scenario::new("policy-unresponsive", 3, |console| {
+        is_up(console, 1)?;
+        console.shell(
+            1,
+            "dd if=/dev/zero of=/tmp/full bs=1M count=300 2> /dev/null",
+        )?;
+        console.patience(240).monitor("mem 1 128")?;
+        ensure!(
+            console.monitor("transfers")?.contains("target-mib=128"),
+            "no transfer"
+        );
+        console.wait_for_status("the guest to be given up", |s| {
+            s.guest(1).get("driver") == "unresponsive"
+        })?;
+        let status = console.status()?;
+        ensure!(status.memory_mib(1) > 300, "{status}");
+        let log = console.monitor("log")?;
+        ensure!(log.contains("event=unresponsive guest=1"), "{log}");
+        console.shell(1, "rm /tmp/full")?;
+        console.wait_for_status("the guest to give", |s| {
+            s.memory_mib(1) == 128 && s.settled(1)
+        })?;
+        let log = console.monitor("log")?;
+        ensure!(log.contains("event=responsive guest=1"), "{log}");
+        Ok(())
+    })
+    .guest(Guest::linux("full").memory(512).memory_bounds(96, 512))
+}
