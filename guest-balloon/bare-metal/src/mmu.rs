@@ -17,7 +17,10 @@ const ACCESSED: u64 = 1 << 10;
 const INNER_SHAREABLE: u64 = 3 << 8;
 const NORMAL: u64 = BLOCK | ACCESSED | INNER_SHAREABLE | 1 << 2;
 const DEVICE: u64 = BLOCK | ACCESSED | 1 << 54 | 1 << 53;
-const GIB: u64 = 1 << 30;
+/// MAIR's attribute 2; shareability means nothing there (Arm ARM DDI 0487 D8.6.2).
+const NON_CACHEABLE: u64 = BLOCK | ACCESSED | 2 << 2 | 1 << 54 | 1 << 53;
+/// Bytes that an entry of the table maps.
+pub const GIB: u64 = 1 << 30;
 /// GiB 1 to 8 may hold RAM.
 const RAM_GIB: core::ops::RangeInclusive<u64> = 1..=8;
 
@@ -55,6 +58,8 @@ pub enum Mapping {
     Normal(u64),
     /// Device memory, not executable.
     Device(u64),
+    /// Normal memory past the caches, not executable.
+    NonCacheable(u64),
     /// A level-2 table at this physical address.
     Table(u64),
 }
@@ -67,6 +72,7 @@ pub fn map_scratch(mapping: Mapping) -> u64 {
     let entry = match mapping {
         Mapping::Normal(address) => address | NORMAL,
         Mapping::Device(address) => address | DEVICE,
+        Mapping::NonCacheable(address) => address | NON_CACHEABLE,
         Mapping::Table(address) => address | 0b11,
     };
     let slot = LEVEL1

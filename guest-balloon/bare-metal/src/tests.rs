@@ -4,8 +4,9 @@ pub mod balloon;
 mod basic;
 mod channel;
 
-mod hostile;
+pub mod hostile;
 mod regulate;
+mod self_test;
 mod shared;
 
 use core::fmt::Write;
@@ -50,6 +51,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "shared-control" => shared::control(machine),
         "balloon" => balloon::serve(machine),
         "ignore" => balloon::ignore(machine),
+        "self-test" => self_test::run(machine),
         "counter" => balloon::counter(machine),
         "bench" => bench::run(machine),
         "bench-memory" => bench::run_memory(machine),

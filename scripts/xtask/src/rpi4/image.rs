@@ -40,6 +40,9 @@ pub struct Args {
     /// RAM of the board in MiB that the partitions are checked for
     #[arg(long, default_value_t = 2048, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1024..=8192))]
     ram: u32,
+    /// Make the card that tests and measures the board it is in (docs/hardware.md)
+    #[arg(long, conflicts_with_all = ["partitions", "example", "images", "root"])]
+    self_test: bool,
     /// Write the card even if the check refuses the partitions
     #[arg(long)]
     no_check: bool,
@@ -48,12 +51,27 @@ pub struct Args {
     out: PathBuf,
 }
 
+/// The example that `--self-test` makes a card of.
+pub const SELF_TEST: &str = "self-test";
+
+/// An example of the board by its name.
+pub fn example(name: &str) -> Source {
+    Source {
+        example: Some(name.to_owned()),
+        ..Source::default()
+    }
+}
+
 /// `cargo xtask image`.
 pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     if args.board != BoardName::Rpi4 {
         anyhow::bail!("only a Raspberry Pi boots from a card: give --board rpi4");
     }
-    let chosen = args.source.choose(BOARD, consent)?;
+    let chosen = if args.self_test {
+        example(SELF_TEST).choose(BOARD, consent)?
+    } else {
+        args.source.choose(BOARD, consent)?
+    };
     let ram = u64::from(args.ram) * MIB;
     let root = args.root.clone().or_else(|| chosen.root.clone());
     let checked = (!args.no_check).then_some(ram);

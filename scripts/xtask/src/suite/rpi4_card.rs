@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use super::Scenario;
 use crate::archive::Image;
 use crate::artefacts;
-use crate::example::Source;
 use crate::paths;
 use crate::rpi4::card::{self, Files};
 use crate::rpi4::install::{self, Request};
@@ -19,7 +18,7 @@ use crate::setup::{self, Consent};
 
 /// The example cards and an installation.
 pub fn scenarios() -> Vec<Scenario> {
-    vec![hello(), linux_with_its_root(), installed()]
+    vec![hello(), self_test(), linux_with_its_root(), installed()]
 }
 
 /// The smallest card: two guests that say hello, and the board goes off with them.
@@ -85,12 +84,33 @@ fn installed() -> Scenario {
     })
 }
 
+/// The card's self-test: QEMU shows that it runs to its end, and only a board what it is for.
+fn self_test() -> Scenario {
+    fn make(dir: &Path, consent: Consent) -> Result<PathBuf> {
+        example(image::SELF_TEST, dir, consent)
+    }
+    Scenario::card("rpi4-card-self-test", make, |console| {
+        console.patience(180).expect("BEGIN JSON")?;
+        let json = console.expect("END JSON")?;
+        let report: serde_json::Value = serde_json::from_str(&json)?;
+        let checks = report["checks"].as_object();
+        ensure!(
+            checks.is_some_and(|all| all.len() >= 7 && all.values().all(|passed| passed == true)),
+            "not every check passed: {json}"
+        );
+        ensure!(
+            report["nanoseconds"]
+                .as_object()
+                .is_some_and(|all| all.len() > 15),
+            "measurements are missing: {json}"
+        );
+        console.expect("PASS self-test")?;
+        console.expect_power_off()
+    })
+}
+
 fn example(name: &str, dir: &Path, consent: Consent) -> Result<PathBuf> {
-    let source = Source {
-        example: Some(name.to_owned()),
-        ..Source::default()
-    };
-    let chosen = source.choose(image::BOARD, consent)?;
+    let chosen = image::example(name).choose(image::BOARD, consent)?;
     let card = dir.join("card.img");
     image::write(&card, &chosen, chosen.root.as_deref(), None, consent)?;
     Ok(card)
