@@ -57,6 +57,9 @@ fn linux_with_its_root() -> Scenario {
             back.contains("same"),
             "what was written reads differently: {back}"
         );
+        // Set-points to the real-time guest, telemetry back.
+        let said = console.shell(1, "setpoints 20")?;
+        ensure!(said.contains("setpoints done count=20"), "{said}");
         // The neighbour is there, and stays there when Linux goes.
         console.focus(1)?;
         console.send("poweroff -f\r")?;
