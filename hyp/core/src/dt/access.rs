@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ffi::CStr;
 
 use super::Node;
 use crate::refusal::Refusal;
@@ -219,20 +218,16 @@ impl<'t> Node<'t> {
     /// Whether `compatible` has `name` among its strings.
     #[must_use]
     pub fn is_compatible(self, name: &str) -> bool {
-        let value = self
-            .property("compatible")
-            .map(|property| property.value)
-            .unwrap_or_default();
-        let mut rest = value;
-        while let Ok(entry) = CStr::from_bytes_until_nul(rest) {
-            if entry.to_bytes() == name.as_bytes() {
+        let mut rest = self.compatible();
+        loop {
+            if rest.get(name.len()) == Some(&0) && rest.starts_with(name.as_bytes()) {
                 return true;
             }
-            rest = rest
-                .get(entry.to_bytes_with_nul().len()..)
-                .unwrap_or_default();
+            let Some(end) = rest.iter().position(|byte| *byte == 0) else {
+                return false;
+            };
+            rest = rest.get(end.saturating_add(1)..).unwrap_or_default();
         }
-        false
     }
 
     /// Whether the node is in use: no `status`, or "okay" (DT specification 2.3.4).

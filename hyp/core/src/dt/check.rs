@@ -209,6 +209,7 @@ impl<'a> Walk<'a> {
         self.tree.nodes.push(Entry {
             name: if is_root { "/" } else { name },
             properties: count(self.at)?,
+            compatible: 0,
             parent,
             end: 0,
         });
@@ -216,6 +217,8 @@ impl<'a> Walk<'a> {
     }
 
     fn property(&mut self, node: u32, bad: BlobError) -> Result<(), BlobError> {
+        // Behind the token that was taken.
+        let token = count(self.at.saturating_sub(4))?;
         let mut size = || {
             self.word()
                 .and_then(|value| usize::try_from(value).ok())
@@ -225,10 +228,17 @@ impl<'a> Walk<'a> {
         let value = self.take(length).ok_or(bad)?;
         let name = self.strings.as_bytes().get(name_at..);
         let name = name.filter(|name| !matches!(name.first(), None | Some(0)));
-        if name.ok_or(BlobError::BadName)?.starts_with(b"phandle\0")
+        let name = name.ok_or(BlobError::BadName)?;
+        if name.starts_with(b"phandle\0")
             && let Ok(phandle) = value.try_into()
         {
             self.tree.phandles.push((u32::from_be_bytes(phandle), node));
+        }
+        if name.starts_with(b"compatible\0")
+            && let Some(entry) = self.tree.nodes.get_mut(super::index(node))
+            && entry.compatible == 0
+        {
+            entry.compatible = token;
         }
         Ok(())
     }

@@ -84,6 +84,8 @@ struct Entry<'a> {
     name: &'a str,
     /// Offset of its properties in the structure block.
     properties: u32,
+    /// Offset of its `compatible`, which is searched for most; 0 if it has none.
+    compatible: u32,
     parent: u32,
     /// Number of the first node that is not below it.
     end: u32,
@@ -184,6 +186,7 @@ impl<'a> DeviceTree<'a> {
         let missing = Entry {
             name: "",
             properties: 0,
+            compatible: 0,
             parent: 0,
             end: 0,
         };
@@ -334,6 +337,16 @@ impl<'t> Node<'t> {
                 value,
             })
         })
+    }
+
+    /// The value of `compatible`; empty if there is none.
+    fn compatible(self) -> &'t [u8] {
+        let found = Raw {
+            structure: self.tree.structure,
+            at: index(self.entry().compatible),
+        }
+        .next();
+        found.map_or(&[], |(_, value)| value)
     }
 
     /// The property called `name`.
