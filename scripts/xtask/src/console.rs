@@ -426,8 +426,9 @@ mod tests {
     #[test]
     fn shell_answers_are_told_from_their_echo() {
         // As on a guest's terminal, a line ends in a carriage return and is echoed.
-        let mut console =
-            script(r#"while read -r -d $'\r' line; do echo "\# $line"; eval "$line"; done"#);
+        let mut console = script(
+            r#"echo up; while read -r -d $'\r' line; do echo "\# $line"; eval "$line"; done"#,
+        );
         console.view = View::Guest(1);
         assert_eq!(console.shell(1, "echo hi").unwrap().trim(), "hi");
         assert_eq!(console.shell_status(1, "false").unwrap().0, 1);
