@@ -18,9 +18,13 @@ wanted=$(sed -n 's/.*\<root=\([^ ]*\).*/\1/p' /proc/cmdline)
 case $wanted in
 UUID=* | LABEL=*) find_root() { findfs "$wanted" 2>/dev/null; } ;;
 PARTUUID=*) find_root() {
-	for dir in /sys/class/block/*; do
-		grep -qix "PARTUUID=${wanted#PARTUUID=}" "$dir/uevent" 2>/dev/null && echo "/dev/${dir##*/}" && return
+	# Of a partition table as cards have it: the disk's signature and the partition's number.
+	for number in /sys/block/*/*/partition; do
+		part=${number%/partition} disk=${number%/*/partition}
+		id=$(dd if="/dev/${disk##*/}" bs=4 skip=110 count=1 2>/dev/null | od -An -tx4 | tr -d ' ')
+		[ "PARTUUID=$id-$(printf %02x "$(cat "$number")")" = "$wanted" ] && echo "/dev/${part##*/}" && return
 	done
+	return 1
 } ;;
 /dev/*) find_root() { [ -b "$wanted" ] && echo "$wanted"; } ;;
 *) find_root() { for card in /dev/mmcblk?p2; do [ -b "$card" ] && echo "$card" && return; done; } ;;
