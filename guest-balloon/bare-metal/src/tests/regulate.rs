@@ -1,7 +1,8 @@
 //! The real-time guest of the example: a control loop that gets its set-points from another guest and sends telemetry back.
 //!
 //! A tick every millisecond moves the plant towards the set-point. Ticks come from the timer alone: a set-point that
-//! arrives is looked at by the next tick, so nothing the other guest does changes when the loop runs.
+//! arrives is looked at by the next tick, so nothing the other guest does changes when the loop runs. With `pin=N`
+//! each tick changes that pin, which an oscilloscope sees.
 
 use core::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use ballast_balloon::channel::Notify;
 use ballast_balloon::channel::ring::{Consumer, Producer};
 
 use super::channel::{Line, call};
+use super::shared::Pin;
 use super::{Outcome, why};
 use crate::machine::Machine;
 use crate::{cpu, gic, println};
@@ -27,6 +29,9 @@ pub fn run(machine: &Machine) -> Outcome {
     let mut setpoints = Consumer::new(from.memory, to.memory).ok_or_else(small)?;
     let mut telemetry = Producer::new(to.memory, from.memory).ok_or_else(small)?;
     gic::get().enable(gic::VIRTUAL_TIMER);
+    // The loop's heartbeat on the board, if the guest has a pin for it.
+    let pin = machine.arg_number("pin").map(|pin| Pin::output(pin as u32));
+    let mut is_high = false;
     println!("regulate: {RATE_HZ} ticks a second");
 
     let this = cpu::this();
@@ -39,6 +44,10 @@ pub fn run(machine: &Machine) -> Outcome {
         CNTV_CVAL_EL0.set(due);
         CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
         cpu::sleep_until(|| this.timer_ticks.load(Ordering::Acquire) != ticks);
+        if let Some(pin) = pin {
+            is_high = !is_high;
+            pin.drive(is_high);
+        }
         let late = this.timer_at.load(Ordering::Relaxed).saturating_sub(due);
         worst_us = worst_us.max(late * 1_000_000 / cpu::frequency().max(1));
         // Late ticks are left out, not made up for.

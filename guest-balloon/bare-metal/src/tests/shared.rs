@@ -111,6 +111,31 @@ const CLEAR: usize = 0x28;
 const LEVEL: usize = 0x34;
 const PULL: usize = 0xe4;
 
+/// A pin of 0 to 31 that is this guest's.
+#[derive(Clone, Copy)]
+pub struct Pin {
+    gpio: Mmio,
+    bit: u32,
+}
+
+impl Pin {
+    /// Makes it an output. Of the register that is written only this pin's field is the guest's.
+    pub fn output(pin: u32) -> Self {
+        // SAFETY: the BCM2711's block, of which the guest was given the pin.
+        let gpio = unsafe { Mmio::new(GPIO) };
+        gpio.write32(pin as usize / 10 * 4, 1 << (pin % 10 * 3));
+        Self {
+            gpio,
+            bit: 1 << (pin & 31),
+        }
+    }
+
+    /// High or low.
+    pub fn drive(self, high: bool) {
+        self.gpio.write32(if high { SET } else { CLEAR }, self.bit);
+    }
+}
+
 /// One pin of 0 to 31, driven and read back while another guest does the same with another, each trying all pins
 /// at each access. Then the guest's UART, if it has one.
 pub fn pins(machine: &Machine) -> Outcome {
