@@ -262,26 +262,48 @@ fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(),
     Ok(())
 }
 
-/// The frequencies behind `clocks`, if all are fixed; else none, and the guest's driver goes
-/// without.
+/// The frequencies behind `clocks`, if all are known; else none, and the guest's driver goes without.
 fn clocks(node: Node<'_>) -> Vec<u32> {
-    let Some(cells) = node
-        .property("clocks")
-        .and_then(|clocks| clocks.cells().ok())
-    else {
+    let cells = node.property("clocks").map(|clocks| clocks.cells());
+    let Some(Ok(mut cells)) = cells else {
         return Vec::new();
     };
-    let frequency = |phandle| {
-        let clock = node.tree().by_phandle(phandle)?;
-        clock
-            .is_compatible("fixed-clock")
-            .then(|| clock.u32("clock-frequency").ok().flatten())
-            .flatten()
-    };
-    cells
-        .map(frequency)
-        .collect::<Option<Vec<u32>>>()
-        .unwrap_or_default()
+    let mut clocks = Vec::new();
+    while let Some(phandle) = cells.next() {
+        let frequency = node.tree().by_phandle(phandle).and_then(|clock| {
+            let width = clock.u32("#clock-cells").ok().flatten().unwrap_or(0);
+            let which = (width != 0).then(|| cells.next()).flatten();
+            // More than one cell is no clock of these.
+            frequency(clock, which).filter(|_| width <= 1)
+        });
+        let Some(frequency) = frequency else {
+            return Vec::new();
+        };
+        clocks.push(frequency);
+    }
+    clocks
+}
+
+/// What a clock runs at: fixed ones say so, of the BCM2711's those that its firmware sets at boot are known
+/// (config.txt's `init_uart_clock` and `core_freq`, unless changed there).
+fn frequency(clock: Node<'_>, which: Option<u32>) -> Option<u32> {
+    /// Linux's `dt-bindings/clock/bcm2835.h`.
+    const UART: u32 = 19;
+    const VPU: u32 = 20;
+    const UART_HZ: u32 = 48_000_000;
+    const VPU_HZ: u32 = 500_000_000;
+    if clock.is_compatible("fixed-clock") {
+        return clock.u32("clock-frequency").ok().flatten();
+    }
+    if clock.is_compatible("brcm,bcm2711-cprman") {
+        return match which? {
+            UART => Some(UART_HZ),
+            VPU => Some(VPU_HZ),
+            _ => None,
+        };
+    }
+    // The mini-UART's and the auxiliary SPIs' are gates of the VPU's.
+    clock.is_compatible("brcm,bcm2835-aux").then_some(VPU_HZ)
 }
 
 /// What Ballast drives itself, or emulates under the same interrupt number, is not given away.

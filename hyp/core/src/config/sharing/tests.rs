@@ -28,7 +28,10 @@ fn device(
 /// A Raspberry Pi 4's UARTs, AUX and GPIO, at their places, on a board that has the rest.
 fn pi() -> Vec<u8> {
     let uart = |name, address| {
-        let state = vec![("pinctrl-0", cells(&[0x77]))];
+        let state = vec![
+            ("pinctrl-0", cells(&[0x77])),
+            ("clocks", cells(&[0x78, 19, 0x78, 20])),
+        ];
         device(name, "arm,pl011", [address, 0x200], &[0, 121, 4], state)
     };
     let group = Branch(
@@ -54,6 +57,15 @@ fn pi() -> Vec<u8> {
     with_nodes(
         VIRT_V2,
         &[
+            Branch(
+                "cprman@fe101000",
+                vec![
+                    ("compatible", text(&["brcm,bcm2711-cprman"])),
+                    ("#clock-cells", cells(&[1])),
+                    ("phandle", cells(&[0x78])),
+                ],
+                vec![],
+            ),
             uart("serial@fe201400", 0xfe20_1400),
             uart("serial@fe201600", 0xfe20_1600),
             device(
@@ -140,6 +152,13 @@ fn uarts_of_one_page_go_to_two_guests() {
     let second = page(device_part(0x600, 0x7ff));
     assert_eq!(pages, [(&*first, &[153][..]), (&*second, &[153][..])]);
     assert!(found.iter().all(|guest| device_pages(guest).is_empty()));
+    // The clocks that firmware sets stand in the guest's tree as fixed ones.
+    let clocks = |guest: &GuestConfig| guest.devices[0].clocks_hz.clone();
+    assert!(
+        found
+            .iter()
+            .all(|guest| clocks(guest) == [48_000_000, 500_000_000])
+    );
     let report = report(&pi(), &guests);
     assert!(report.refusals.is_empty() && report.warnings.is_empty());
     assert_eq!(
