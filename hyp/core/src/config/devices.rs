@@ -344,7 +344,7 @@ fn check_against_ballast(
         if let Some(Power::Pm(registers)) = board.power
             && pages(registers).overlaps(page)
         {
-            let problem = "turns the whole board off, which only Ballast may";
+            let problem = "resets the board and turns it off, which is Ballast's";
             return Err(refuse(property, path, problem, fix));
         }
     }

@@ -85,7 +85,7 @@ fn unreadable_tree() -> Scenario {
 
 /// What turns the whole board off is no guest's.
 fn power_is_not_given() -> Scenario {
-    const WORDS: &str = "turns the whole board off, which only Ballast may";
+    const WORDS: &str = "resets the board and turns it off, which is Ballast's";
     let guest = Guest::bare_metal("guest", "hello")
         .property("devices = \"/soc/watchdog@7e100000\"")
         .property("dma = \"trusted\"")
