@@ -103,6 +103,7 @@ impl Operator for Shell<'_> {
             reserve: transfer(&stats.reserve, busy_reserving, &stats.reserved),
             release: transfer(&stats.release, busy_releasing, &stats.released),
             splits: stats.splits.get(),
+            relocated_pages: stats.relocated_pages.get(),
             merges: stats.merges.get(),
             console: guest.uart.lock().counts(),
         }

@@ -36,7 +36,23 @@ boot_entry:
     mrs     x21, cntvct_el0
     mov     x19, x0
     bl      enable_mmu
-    adrp    x1, __bss_start
+    // Linked for the generic guest machine's RAM; elsewhere every address in the data is off by as much
+    // (R_AARCH64_RELATIVE, the only kind there is: place, kind, address as linked).
+    adrp    x1, __rela_start
+    add     x1, x1, :lo12:__rela_start
+    adrp    x2, __rela_end
+    add     x2, x2, :lo12:__rela_end
+    adrp    x3, __image_start
+    mov     x4, #0x40080000
+    sub     x3, x3, x4
+2:  cmp     x1, x2
+    b.hs    3f
+    ldp     x4, x5, [x1], #16
+    ldr     x5, [x1], #8
+    add     x5, x5, x3
+    str     x5, [x4, x3]
+    b       2b
+3:  adrp    x1, __bss_start
     add     x1, x1, :lo12:__bss_start
     adrp    x2, __bss_end
     add     x2, x2, :lo12:__bss_end

@@ -16,13 +16,14 @@ fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The allocator over the first range of RAM, less image, device tree and reserved memory; its tables lie in the
+/// The allocator over the range of RAM that the image is in, less image, device tree and reserved memory; its tables lie in the
 /// first place behind the image that is free.
 pub fn allocator(machine: &Machine) -> Result<Pages<'static>, &'static str> {
-    let ram = machine.ram.first().ok_or("no memory node")?;
+    let image = memory::image();
+    let has_image = |range: &&Range<u64>| range.contains(&image.start);
+    let ram = machine.ram.iter().find(has_image).ok_or("no memory node")?;
     let base = ram.start.next_multiple_of(Order::Block.bytes());
     let count = (ram.end.saturating_sub(base) / PAGE_SIZE) as usize;
-    let image = memory::image();
     let bytes = page_up((count + Pages::blocks_for(count) * size_of::<Counts>() + 64) as u64);
     let mut tables = page_up(image.end)..page_up(image.end) + bytes;
     while let Some(in_the_way) = machine

@@ -328,6 +328,8 @@ pub struct GuestStats {
     pub release: TransferCounts,
     /// Stage-2 blocks split into pages.
     pub splits: u64,
+    /// Pages moved to other frames, because a guest with its RAM at the board's addresses wanted these back.
+    pub relocated_pages: u64,
     /// Stage-2 blocks merged from pages.
     pub merges: u64,
     /// Its console.
@@ -412,8 +414,8 @@ impl fmt::Display for StatsLine<'_> {
             StatsGroup::Stage2 => {
                 write!(
                     f,
-                    "stats=stage2 splits={} merges={}",
-                    stats.splits, stats.merges
+                    "stats=stage2 splits={} merges={} relocated-pages={}",
+                    stats.splits, stats.merges, stats.relocated_pages
                 )
             }
             StatsGroup::Console => write!(

@@ -5,6 +5,7 @@ use ballast_workload::Checksum;
 
 use super::{Guest, Scenario};
 use crate::console::Console;
+use crate::status::Status;
 
 /// Moving by hand, growing, reset while inflated, module reload, and a guest that does not answer.
 pub fn scenarios() -> Vec<Scenario> {
@@ -32,6 +33,9 @@ pub fn scenarios() -> Vec<Scenario> {
     ));
     all.push(two_guests("memory-module-reload", 3, module_reload));
     all.push(ignores_its_target());
+    all.push(comes_home(2, 50));
+    all.push(comes_home(3, 50));
+    all.push(linux_comes_home());
     all.extend([2, 3].map(bare_metal_moves));
     all
 }
@@ -149,13 +153,7 @@ fn many_moves(console: &mut Console, times: u32) -> Result<()> {
             "guest {guest} lost data"
         );
         let stats = console.monitor(&format!("stats {guest}"))?;
-        let count = |key: &str| {
-            let word = stats
-                .split_whitespace()
-                .find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
-            word.and_then(|value| value.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
+        let count = |key| counter(&stats, key);
         let (splits, merges) = (count("splits"), count("merges"));
         ensure!(
             splits == merges,
@@ -248,4 +246,113 @@ fn bare_metal_moves(gic: u8) -> Scenario {
     .ram(256)
     .guest(Guest::bare_metal("a", "balloon").memory_bounds(16, 128))
     .guest(Guest::bare_metal("b", "balloon").memory_bounds(16, 128))
+}
+
+/// The number behind `key=` in a report; 0 if it is not there.
+fn counter(report: &str, key: &str) -> u64 {
+    let mut words = report.split_whitespace();
+    let word = words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    word.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Pages of a guest that moved out of another's way.
+fn relocated_pages(console: &mut Console, guest: u8) -> Result<u64> {
+    let stats = console.monitor(&format!("stats {guest}"))?;
+    Ok(counter(&stats, "relocated-pages"))
+}
+
+fn same_total(before: &Status, console: &mut Console) -> Result<()> {
+    let after = console.status()?;
+    ensure!(
+        before.total_kib() == after.total_kib(),
+        "memory was lost:\n{before}{after}"
+    );
+    Ok(())
+}
+
+/// The same between two bare-metal guests, which verify each page: the pattern of what they keep when they give it, and
+/// zeroes when they get it.
+fn comes_home(gic: u8, rounds: u32) -> Scenario {
+    Scenario::new(format!("memory-comes-home-gic{gic}"), gic, move |console| {
+        console.patience(120);
+        console.wait_for_status("both drivers", |s| {
+            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
+        })?;
+        let before = console.status()?;
+        for round in 0..rounds {
+            // The other gets more than nobody claims; then it has to make way.
+            for (guest, mib) in [(1, 16), (2, 80), (2, 48), (1, 64)] {
+                console.monitor(&format!("mem {guest} {mib}"))?;
+                let what = format!("round {round}: guest {guest} to have {mib} MiB");
+                console
+                    .wait_for_status(&what, |s| s.memory_mib(guest) == mib && s.settled(guest))?;
+            }
+        }
+        let moved = relocated_pages(console, 2)?;
+        ensure!(
+            moved >= u64::from(rounds) * 16,
+            "{moved} pages in {rounds} rounds had to move: the test shows nothing"
+        );
+        same_total(&before, console)?;
+        console.expect_never("FAIL")
+    })
+    .cores(2)
+    .ram(128)
+    .guest(
+        Guest::bare_metal("own", "balloon")
+            .memory_bounds(16, 64)
+            .property("dma = \"trusted\""),
+    )
+    .guest(
+        Guest::bare_metal("other", "balloon")
+            .memory(32)
+            .memory_bounds(16, 96),
+    )
+}
+
+/// A guest with DMA gives memory to another and gets its own frames back while the other uses what it has, on all its
+/// cores.
+fn linux_comes_home() -> Scenario {
+    Scenario::new("memory-comes-home-linux", 3, |console| {
+        for guest in [1, 2] {
+            guest_is_up(console, guest)?;
+        }
+        let before = console.status()?;
+        for _ in 0..5 {
+            set_memory(console, 1, 160)?;
+            set_memory(console, 2, 512)?;
+            uses_memory(console, 2, 300)?;
+            set_memory(console, 2, 288)?;
+            console.focus(2)?;
+            console.send("workload 200 1000000 7 > /tmp/load & workload 20 1000000 7\r")?;
+            set_memory(console, 1, 384)?;
+            uses_memory(console, 1, 200)?;
+        }
+        console.shell(2, "wait")?;
+        let said = console.shell(2, "cat /tmp/load")?;
+        ensure!(
+            said.contains(&Checksum::expected(200, 7).to_string()),
+            "what moved under the load is something else:\n{said}"
+        );
+        for guest in [1, 2] {
+            only_zeroes_came(console, guest)?;
+        }
+        let moved = relocated_pages(console, 2)?;
+        ensure!(moved != 0, "nothing had to move: the test shows nothing");
+        same_total(&before, console)
+    })
+    .cores(3)
+    .ram(768)
+    .guest(
+        Guest::linux("own")
+            .memory(384)
+            .memory_bounds(128, 384)
+            .property("dma = \"trusted\""),
+    )
+    .guest(
+        Guest::linux("other")
+            .memory(288)
+            .memory_bounds(128, 512)
+            .cpus(2),
+    )
 }
