@@ -25,6 +25,7 @@
 #include <linux/shrinker.h>
 #include <linux/string.h>
 #include <linux/version.h>
+#include <linux/vmstat.h>
 
 #include "ballast.h"
 
@@ -91,7 +92,8 @@ static unsigned int index_of(u32 order)
 
 u64 ballast_front_headroom(void)
 {
-	long available = si_mem_available();
+	/* What is kept for contiguous allocations the kernel cannot use for itself. */
+	long available = si_mem_available() - global_zone_page_state(NR_FREE_CMA_PAGES);
 
 	return available > 0 && available > floor_pages ? available - floor_pages : 0;
 }

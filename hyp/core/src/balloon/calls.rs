@@ -73,7 +73,12 @@ impl GuestMemory {
                 // What the guest was configured with it may have back, if it is there.
                 let need = x1.min(u64::from(pool.lock().counts().free()));
                 let floor = self.max_pages.saturating_sub(self.config.memory_pages);
-                Outcome::new(Status::Success, [self.target.relieve(need, floor), 0, 0])
+                // A target on the way to which the guest came into trouble is given up.
+                let reserved = self
+                    .max_pages
+                    .saturating_sub(self.backed_pages().unwrap_or(0));
+                let target = self.target.relieve(need, floor, reserved);
+                Outcome::new(Status::Success, [target, 0, 0])
             }
             function::REPORT if x3 > 1000 => Outcome::status(Status::InvalidParameters),
             function::REPORT => {

@@ -78,10 +78,14 @@ impl Target {
         fetched
     }
 
-    /// Lowers the memory target by up to `need` pages, not below `floor`; no bump, as the guest is
-    /// told at once. Returns the target as it is then.
-    pub(super) fn relieve(&self, need: u64, floor: u64) -> u64 {
-        let lower = |pages: u64| (pages > floor).then(|| pages.saturating_sub(need).max(floor));
+    /// Lowers the memory target to `need` pages less than the guest holds `reserved`, or than the target
+    /// if that is less, not below `floor`; no bump, as the guest is told at once. Returns the target as
+    /// it is then.
+    pub(super) fn relieve(&self, need: u64, floor: u64, reserved: u64) -> u64 {
+        let lower = |pages: u64| {
+            let lowered = pages.min(reserved).saturating_sub(need).max(floor);
+            (lowered < pages).then_some(lowered)
+        };
         match self
             .reserve_pages
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower)
