@@ -136,6 +136,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     let dir = paths::made("ballast/run")?;
     let mut extra = Vec::new();
     if let Some(root) = args.root.as_ref().or(chosen.root.as_ref()) {
+        setup::ensure(&[Need::RootFilesystem], consent)?;
         extra = qemu::disk_and_network(&rpi4::root::image_of(root, &dir)?);
     }
     extra.extend(args.extra.iter().cloned());

@@ -114,7 +114,13 @@ pub fn write(
     ] {
         files.insert(name.to_owned(), paths::read(path)?);
     }
-    let root = root.map(|path| root::image_of(path, &dir)).transpose()?;
+    let root = match root {
+        Some(path) => {
+            setup::ensure(&[Need::RootFilesystem], consent)?;
+            Some(root::image_of(path, &dir)?)
+        }
+        None => None,
+    };
     card::write(out, &files, root.as_deref())
 }
 

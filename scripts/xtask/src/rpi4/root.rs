@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::paths;
 use crate::process::Program;
+use crate::setup;
 
 const MIB: u64 = 1 << 20;
 /// Of the file system and of its hashed folders: fixed, so that the same files give the same bytes.
@@ -89,13 +90,9 @@ fn list(dir: &Path, inside: &Path, entries: &mut Vec<(String, u32)>) -> Result<u
     Ok(size)
 }
 
-/// e2fsprogs' tools, which are not in everybody's path.
+/// One of e2fsprogs' tools.
 fn tool(name: &str) -> PathBuf {
-    ["/usr/sbin", "/sbin"]
-        .iter()
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| PathBuf::from(name))
+    setup::find(name).unwrap_or_else(|| PathBuf::from(name))
 }
 
 #[cfg(test)]

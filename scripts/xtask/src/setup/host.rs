@@ -1,6 +1,7 @@
 //! Host programs: which are missing, which package has each, and installing them where that is apt's business.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -66,13 +67,29 @@ const TOOLS: &[HostTool] = &[
         fedora: "make",
         brew: None,
     },
+    HostTool {
+        need: Need::RootFilesystem,
+        program: "mke2fs",
+        purpose: "makes a card's root filesystem",
+        debian: "e2fsprogs",
+        fedora: "e2fsprogs",
+        brew: Some("e2fsprogs"),
+    },
+    HostTool {
+        need: Need::RootFilesystem,
+        program: "debugfs",
+        purpose: "gives its files to root",
+        debian: "e2fsprogs",
+        fedora: "e2fsprogs",
+        brew: Some("e2fsprogs"),
+    },
 ];
 
 /// Finds the programs that `needs` asks for, and installs the missing ones after saying so.
 pub fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
     let missing: Vec<&HostTool> = TOOLS
         .iter()
-        .filter(|t| needs.contains(&t.need) && which::which(t.program).is_err())
+        .filter(|t| needs.contains(&t.need) && find(t.program).is_none())
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -85,6 +102,16 @@ pub fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
         bail!("{}", how_to_get(&missing));
     }
     install_with_apt(&names(&missing, |t| Some(t.debian)), consent)
+}
+
+/// Where `program` is: in the path, or among the administrator's programs, which are not in everybody's.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let in_path = which::which(program).ok();
+    let elsewhere = ["/usr/sbin", "/sbin"];
+    in_path.or_else(|| {
+        let mut places = elsewhere.iter().map(|dir| Path::new(dir).join(program));
+        places.find(|path| path.is_file())
+    })
 }
 
 fn names(

@@ -16,6 +16,7 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use anyhow::Result;
 
 pub use debian::{Flavour, Kernel, busybox, kernel};
+pub use host::find;
 pub use newer_qemu::Qemu;
 pub use raspberry_pi::{
     device_tree as raspberry_pi_device_tree, firmware as raspberry_pi_firmware,
@@ -41,6 +42,8 @@ pub enum Need {
     QemuRaspi4b,
     /// The Raspberry Pi's firmware, and Debian's full arm64 kernel with the board's device tree.
     RaspberryPi,
+    /// What makes a card's root filesystem.
+    RootFilesystem,
 }
 
 impl Need {
@@ -54,7 +57,7 @@ impl Need {
         Need::DebianGuest,
     ];
     /// All of them.
-    pub const ALL: [Need; 8] = [
+    pub const ALL: [Need; 9] = [
         Need::BareMetalTarget,
         Need::LinuxGuestTarget,
         Need::Qemu,
@@ -63,6 +66,7 @@ impl Need {
         Need::DebianGuest,
         Need::QemuRaspi4b,
         Need::RaspberryPi,
+        Need::RootFilesystem,
     ];
 }
 

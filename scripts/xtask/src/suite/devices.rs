@@ -109,7 +109,7 @@ fn rpi4_primary() -> Scenario {
         console.expect("debian is trusted and could break isolation")?;
         let up = console.expect_up(1)?;
         ensure!(
-            up.contains("4 CPU") && up.contains("root on /dev/mmcblk0p2"),
+            up.contains("4 CPU") && up.contains("root on /dev/mmcblk"),
             "{up}"
         );
         let write = "dd if=/dev/urandom of=/root/data bs=64k count=16 conv=fsync 2>/dev/null";

@@ -114,7 +114,10 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     if !chosen.is_empty() {
         setup::ensure(&Need::QEMU_VIRT, consent)?;
         if chosen.iter().any(|s| s.is_rpi4() || s.has_medium()) {
-            setup::ensure(&[Need::QemuRaspi4b, Need::RaspberryPi], consent)?;
+            setup::ensure(
+                &[Need::QemuRaspi4b, Need::RaspberryPi, Need::RootFilesystem],
+                consent,
+            )?;
         }
         let images = Images::build(chosen.iter().any(Scenario::has_medium), consent)?;
         for scenario in &chosen {
