@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::devices::{self, POWERS, pages};
 use super::{Device, GuestConfig};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
-use crate::board::{Board, Gic, gic_node};
+use crate::board::{Board, Gic, Uart, gic_node};
 use crate::dt::{Interrupt, InterruptKind, Node};
 use crate::limits::{MAX_INTIDS, MAX_VCPUS};
 use crate::machine::{GICC, GICR_STRIDE, IPA_LIMIT, Machine, SPI_BASE, UART};
@@ -23,6 +23,13 @@ pub(super) const BOARD_POWER: [&str; 4] = [
     "brcm,bcm2711-pm",
     "brcm,bcm2712-pm",
 ];
+
+/// Where the emulated PL011 is if the board's console is another UART, in whose place it has no room: the
+/// last page of the guest's address space.
+const APART: IpaRange = IpaRange {
+    start: Ipa(IPA_LIMIT.0 - PAGE_SIZE),
+    size: PAGE_SIZE,
+};
 
 /// Fills in what `primary;` means: the machine's map and the devices.
 pub(super) fn complete(
@@ -76,10 +83,15 @@ pub(super) fn complete(
         spis: [false; MAX_INTIDS],
     };
     gatherer.below(node.tree().root());
-    let Gatherer { found, spis, .. } = gatherer;
+    let Gatherer {
+        found, mut spis, ..
+    } = gatherer;
     guest.devices = found;
     check_trust(guest, *node, problems);
-    guest.machine.balloon_intid = balloon_intid(guest.machine.balloon_intid, &spis);
+    guest.machine.balloon_intid = free_intid(guest.machine.balloon_intid, &mut spis);
+    if guest.machine.uart == APART {
+        guest.machine.uart_intid = free_intid(guest.machine.uart_intid, &mut spis);
+    }
 }
 
 /// Where a primary guest has its interrupt controller and its console: at the board's addresses.
@@ -110,6 +122,10 @@ fn machine(board: &Board) -> Machine {
         }
     }
     if let Some(console) = &board.console {
+        if console.uart != Uart::Pl011 {
+            machine.uart = APART;
+            return machine;
+        }
         machine.uart = here(pages(console.registers), UART.size);
         if let Some(intid) = console.intid.and_then(|intid| u8::try_from(intid).ok()) {
             machine.uart_intid = IntId(intid);
@@ -118,12 +134,16 @@ fn machine(board: &Board) -> Machine {
     machine
 }
 
-/// The usual interrupt if no device of the board has it, else the highest that none has.
-fn balloon_intid(usual: IntId, taken: &[bool; MAX_INTIDS]) -> IntId {
+/// The usual interrupt if nothing else has it, else the highest that nothing has. It is taken then.
+fn free_intid(usual: IntId, taken: &mut [bool; MAX_INTIDS]) -> IntId {
     let is_free = |id: &u8| taken.get(usize::from(*id)) == Some(&false);
     let first = u8::try_from(SPI_BASE).unwrap_or(u8::MAX);
     let mut candidates = core::iter::once(usual.0).chain((first..=u8::MAX).rev());
-    candidates.find(is_free).map_or(usual, IntId)
+    let free = candidates.find(is_free).map_or(usual, IntId);
+    if let Some(slot) = taken.get_mut(usize::from(free.0)) {
+        *slot = true;
+    }
+    free
 }
 
 struct Gatherer<'a, 't> {

@@ -4,18 +4,22 @@
 //! the guest has not got stays in the tree as disabled, for the same reason. What describes the machine
 //! itself (memory, CPUs, PSCI, the interrupt controller, the console, `/chosen`) is written anew.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
 
 use super::{GuestMachine, LEVEL_HIGH, SPI, UART_CLOCK_PHANDLE, spi};
 use crate::addr::IpaRange;
-use crate::board::{Console, gic_node};
+use crate::board::{Console, Uart, gic_node};
 use crate::config::{Device, is_no_device, is_pmu};
 use crate::dt::{DeviceTree, Node, Property, Writer};
 use crate::machine::{GICR_STRIDE, UART_CLOCK_HZ};
 use crate::plan::unbacked_ram;
 
+/// Name of the emulated console's node where it does not take the place of the board's.
+const UART_APART: &str = "ballast-console";
 /// Largest piece of RAM that is described in one: a size of one cell has 32 bits.
 const PIECE: u64 = 0x8000_0000;
 
@@ -71,6 +75,7 @@ pub(super) fn write<'n>(fdt: &mut Writer<'n>, machine: &GuestMachine<'n>, board:
         copy.node(fdt, child);
     }
     copy.balloon(fdt);
+    copy.uart_apart(fdt);
     copy.channels(fdt);
 }
 
@@ -105,8 +110,11 @@ impl<'n> Copy<'_, 'n> {
         if Some(node) == self.gic {
             return gic(fdt, node, self.machine);
         }
+        if is_name_table(node) && node.name() == "aliases" {
+            return self.aliases(fdt, node);
+        }
         if self
-            .console
+            .console_in_place()
             .is_some_and(|console| node.path() == console.path)
         {
             return self.uart(fdt, node);
@@ -181,8 +189,8 @@ impl<'n> Copy<'_, 'n> {
                 fdt.bytes(property.name, property.value);
             }
             super::chosen_properties(fdt, self.machine);
-            if let Some(console) = self.console {
-                fdt.text("stdout-path", &console.path);
+            if let Some(path) = self.console_path() {
+                fdt.text("stdout-path", &path);
             }
         });
     }
@@ -306,27 +314,72 @@ impl<'n> Copy<'_, 'n> {
     /// The emulated PL011 in the console's place. It keeps the clocks of the real one, which Ballast goes on
     /// using: a clock without a user is turned off by Linux.
     fn uart(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
-        let is_pl011 = node.is_compatible("arm,pl011");
         fdt.node(node.name(), |fdt| {
             fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
             for property in node.properties() {
-                let is_kept = matches!(
+                if matches!(
                     property.name,
-                    "reg" | "interrupts" | "interrupts-extended" | "interrupt-parent" | "phandle"
-                ) || is_pl011
-                    && matches!(
-                        property.name,
-                        "clocks" | "clock-names" | "arm,primecell-periphid"
-                    );
-                if is_kept {
+                    "reg"
+                        | "interrupts"
+                        | "interrupts-extended"
+                        | "interrupt-parent"
+                        | "phandle"
+                        | "clocks"
+                        | "clock-names"
+                        | "arm,primecell-periphid"
+                ) {
                     fdt.bytes(property.name, property.value);
                 }
             }
-            if !is_pl011 {
-                let clock = self.free_phandle;
-                fdt.cells("clocks", &[clock, clock]);
-                fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
-                super::clock(fdt, "uart-clock", UART_CLOCK_HZ, clock);
+        });
+    }
+
+    /// The emulated PL011 where the console is none and its place too small for one.
+    fn uart_apart(&self, fdt: &mut Writer<'n>) {
+        if self.console_in_place().is_some() || self.console.is_none() {
+            return;
+        }
+        let clock = self.free_phandle;
+        super::clock(fdt, "ballast-uart-clock", UART_CLOCK_HZ, clock);
+        let machine = self.machine.machine;
+        fdt.node_at(UART_APART, machine.uart.start.0, |fdt| {
+            fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
+            fdt.cells("reg", &self.reg(&[machine.uart]));
+            if let Some(gic) = self.gic.and_then(|gic| gic.u32("phandle").ok()?) {
+                fdt.cells("interrupt-parent", &[gic]);
+            }
+            fdt.cells("interrupts", &[SPI, spi(machine.uart_intid), LEVEL_HIGH]);
+            fdt.cells("clocks", &[clock, clock]);
+            fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
+        });
+    }
+
+    /// The board's console if the emulated one takes its place: if it is a PL011, too.
+    fn console_in_place(&self) -> Option<&'n Console> {
+        self.console.filter(|console| console.uart == Uart::Pl011)
+    }
+
+    /// Path of the emulated console.
+    fn console_path(&self) -> Option<String> {
+        let console = self.console?;
+        Some(match self.console_in_place() {
+            Some(_) => console.path.clone(),
+            None => format!("/{UART_APART}@{:x}", self.machine.machine.uart.start.0),
+        })
+    }
+
+    /// `/aliases`, in which the console's name is the emulated one's.
+    fn aliases(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
+        let path = self.console_path();
+        fdt.node(node.name(), |fdt| {
+            for property in node.properties() {
+                let named = property.as_str().ok();
+                match (&path, self.console) {
+                    (Some(path), Some(console)) if named == Some(&console.path) => {
+                        fdt.text(property.name, path);
+                    }
+                    _ => fdt.bytes(property.name, property.value),
+                }
             }
         });
     }

@@ -14,6 +14,7 @@ pub fn scenarios() -> Vec<Scenario> {
     }
     all.push(on_reset_board());
     all.push(rpi4_primary());
+    all.push(rpi4_primary_on_mini_uart());
     all.extend(refusals());
     all
 }
@@ -136,6 +137,23 @@ fn rpi4_primary() -> Scenario {
             .cpus(4)
             .memory(512)
             .memory_bounds(256, 768)
+            .primary(),
+    )
+}
+
+/// With stock firmware's tree the console is the mini-UART: the guest has a PL011 of its own elsewhere.
+fn rpi4_primary_on_mini_uart() -> Scenario {
+    Scenario::rpi4("rpi4-primary-mini-uart", |console| {
+        console.patience(300).expect_up(1)?;
+        let said = console.shell(1, "tr '\\0' '\\n' < /proc/device-tree/chosen/stdout-path")?;
+        ensure!(said.contains("/ballast-console@"), "{said}");
+        Ok(())
+    })
+    .tree(1, super::rpi4::console_on_mini_uart)
+    .guest(
+        Guest::linux("linux")
+            .console("ttyAMA1")
+            .memory(512)
             .primary(),
     )
 }

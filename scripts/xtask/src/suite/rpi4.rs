@@ -43,7 +43,8 @@ fn passes(test: &'static str, cpus: u8) -> Scenario {
     .guest(Guest::bare_metal("guest", test).cpus(cpus))
 }
 
-fn console_on_mini_uart(tree: &mut Tree) {
+/// As stock firmware leaves it.
+pub fn console_on_mini_uart(tree: &mut Tree) {
     tree.root
         .child("chosen")
         .set_string("stdout-path", "serial1:115200n8");

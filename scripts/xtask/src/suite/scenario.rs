@@ -86,6 +86,12 @@ impl Guest {
         self
     }
 
+    /// The console that Linux knows by this name.
+    pub fn console(mut self, name: &str) -> Self {
+        self.bootargs = self.bootargs.replace("ttyAMA0", name);
+        self
+    }
+
     /// Further boot arguments.
     pub fn args(mut self, args: &str) -> Self {
         self.bootargs += " ";

@@ -344,3 +344,59 @@ fn a_spin_table_is_kept_whoever_forgets_to_reserve_it() {
         "/cpus/cpu@0: cpu-release-addr = <0 217>: is no physical address of eight aligned bytes"
     );
 }
+
+/// A primary guest has RAM on both sides of the devices in pieces that one cell can say, and a console of its
+/// own wherever the board's is.
+#[test]
+fn a_primary_guest_on_every_size() {
+    let linux = arm64_image(8 << 20, 0, 9 << 20, 0b1010);
+    let files = archive(&[("linux", &linux)]);
+    for (gib, most) in [(1, 700), (2, 1700), (4, 3600), (8, 7700)] {
+        let tree = of_size(gib * GIB);
+        let guest = Guest::new("linux", 1)
+            .with("kernel", text(&["linux"]))
+            .with("primary", flag())
+            .with("dma", text(&["trusted"]))
+            .with("board", text(&["trusted"]))
+            .with("memory-mib", cells(&[512]))
+            .with("memory-max-mib", cells(&[most]));
+        let merged = merge_into(&tree, &header(), &[guest]);
+        let held = [range(0x20_0000, 2 * MIB), range(0x2eff_0000, 0x2_0000)];
+        let report = check(&merged, Some(&files), &held);
+        assert_eq!(report.refusals, vec![], "{gib} GiB");
+        let plan = report.plan.unwrap();
+        let guest = &plan.guests[0];
+        let sees = DeviceTree::new(&guest.dtb).unwrap();
+        let memory = sees.find("/memory").unwrap().regions().unwrap();
+        let sum = |ranges: &[PaRange]| ranges.iter().map(|range| range.size).sum::<u64>();
+        assert_eq!(sum(&memory), u64::from(most) * MIB);
+        let is_free = |range: &PaRange| {
+            let mut free = plan.free.iter();
+            free.any(|free| free.start <= range.start && range.end() <= free.end())
+        };
+        assert!(memory.iter().all(is_free), "{memory:?}");
+        let parent = sees.find("/reserved-memory").unwrap();
+        let balloons: Vec<_> = parent
+            .children()
+            .filter(|node| node.base_name() == "boot-balloon")
+            .flat_map(|node| node.regions().unwrap())
+            .collect();
+        assert_eq!(sum(&balloons), u64::from(most - 512) * MIB);
+
+        // The board's console is the mini-UART, whose place has no room for a PL011.
+        let chosen = sees.find("/chosen").unwrap();
+        let path = chosen.str("stdout-path").unwrap().unwrap();
+        let console = sees.find(path).unwrap();
+        assert!(console.is_compatible("arm,pl011"), "{path}");
+        let uart = guest.config.machine.uart;
+        assert_eq!(console.regions().unwrap(), [range(uart.start.0, uart.size)]);
+        assert!(!sees.find("/soc/serial@7e215040").unwrap().is_enabled());
+        assert!(sees.find("/soc/serial@7e201000").unwrap().is_enabled());
+        let aliases = sees.find("/aliases").unwrap();
+        assert_eq!(aliases.str("serial1"), Ok(Some(path)));
+        let gic = crate::board::gic_node(&sees).unwrap();
+        let interrupts = console.interrupts(gic).unwrap();
+        let balloon = sees.find("/balloon").unwrap().interrupts(gic).unwrap();
+        assert_ne!(interrupts[0].intid, balloon[0].intid);
+    }
+}
