@@ -103,8 +103,11 @@ impl Guest {
     }
 
     fn build_memory(&self, system: &System, cpu: &PerCpu) -> Result<u64, LoadError> {
-        self.memory
-            .begin_rebuild(&system.pool, self.plan.config.memory.boot_bytes / PAGE_SIZE);
+        let goal_pages = self.plan.config.memory.boot_bytes / PAGE_SIZE;
+        // No vCPU is in a call: who has the ledger only looks at it, for a moment.
+        while !self.memory.begin_rebuild(&system.pool, goal_pages) {
+            core::hint::spin_loop();
+        }
         let backed = loop {
             let progress = self.memory.rebuild_step(&system.pool, &mut Machine(cpu));
             system.wake(cpu, progress.wake);

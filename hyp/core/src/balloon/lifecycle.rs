@@ -356,9 +356,11 @@ impl GuestMemory {
                 if let Some(pa) = self.home_block(ipa_block, use_for) {
                     return self.await_home(pa, &mut section, relocate);
                 }
-                // What another core is scrubbing will be there soon.
-                let is_scrubbing = section.available() < section.counts().free();
-                return if is_scrubbing {
+                // What another core is scrubbing will be there soon, and so will what is on its way to make
+                // room, unless that is stuck.
+                let is_coming =
+                    section.available() < section.counts().free() && !section.is_stalled();
+                return if is_coming {
                     Found::NotYet
                 } else {
                     Found::Nothing

@@ -64,7 +64,8 @@ impl GuestMemory {
     }
 
     /// Moves some of what others want back, a bounded piece, as long as no interrupt is pending. On a core of this
-    /// guest, whose VMID VTTBR_EL2 holds. Does nothing while a call is in progress or the guest is loaded.
+    /// guest, whose VMID VTTBR_EL2 holds. Does nothing while the guest is loaded, nor while a call is in progress:
+    /// then there is more to do.
     pub fn relocate_step(&self, pool: &TicketMutex<Pool>, hw: &mut impl Hardware) -> Relocated {
         let nothing = Relocated {
             more: false,
@@ -72,11 +73,18 @@ impl GuestMemory {
             relocate: GuestSet::EMPTY,
         };
         let Some(mut ledger) = self.ledger.try_lock() else {
-            return nothing;
+            // A call in progress, or a mere look at the ledger, which asks nobody again when it ends.
+            return Relocated {
+                more: true,
+                ..nothing
+            };
         };
         if ledger.rebuild.is_some() || self.is_loading() {
             return nothing;
         }
+        // Before the queue is looked at: who asks from now on is not forgotten.
+        self.has_to_relocate
+            .store(false, core::sync::atomic::Ordering::SeqCst);
         let Ledger {
             driver,
             tables,
@@ -97,9 +105,8 @@ impl GuestMemory {
         };
         let end = work.run();
         let relocate = work.others;
-        if end == End::Done {
-            self.has_to_relocate
-                .store(false, core::sync::atomic::Ordering::Release);
+        if end != End::Done {
+            self.ask_to_relocate();
         }
         Relocated {
             more: end == End::More,

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::world::*;
 use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, Pa, PaRange};
+use crate::balloon::GuestMemory;
+use crate::balloon::hw::{Hardware, Window};
 use crate::frames::{GuestId, Owner};
 use crate::stage2::Descriptor;
 
@@ -495,4 +497,110 @@ proptest! {
         let counts = *world.pool.lock().counts();
         prop_assert_eq!(counts.zero, counts.total);
     }
+}
+
+/// A core that asks the guest again before each look at the interrupts.
+struct Asking<'a>(FakeHw, &'a GuestMemory);
+
+impl Window for Asking<'_> {
+    fn read(&mut self, page: Pa, index: usize) -> u64 {
+        self.0.read(page, index)
+    }
+
+    fn write(&mut self, page: Pa, index: usize, word: u64) {
+        self.0.write(page, index, word);
+    }
+
+    fn fill(&mut self, page: Pa, index: usize, count: usize, first: u64, step: u64) {
+        self.0.fill(page, index, count, first, step);
+    }
+
+    fn read_page(&mut self, page: Pa, words: &mut [u64]) {
+        self.0.read_page(page, words);
+    }
+
+    fn write_page(&mut self, page: Pa, words: &[u64]) {
+        self.0.write_page(page, words);
+    }
+}
+
+impl Hardware for Asking<'_> {
+    fn publish_tables(&mut self) {
+        self.0.publish_tables();
+    }
+
+    fn copy_page(&mut self, from: Pa, to: Pa) {
+        self.0.copy_page(from, to);
+    }
+
+    fn finish_copies(&mut self) {
+        self.0.finish_copies();
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        self.1.ask_to_relocate();
+        self.0.is_interrupted()
+    }
+
+    fn invalidate_guest(&mut self) {
+        self.0.invalidate_guest();
+    }
+
+    fn scrub(&mut self, first: Pa, pages: usize) {
+        self.0.scrub(first, pages);
+    }
+}
+
+/// Who asks while the last piece moves is heard: what it wants may have come after the queue was looked at.
+#[test]
+fn who_asks_meanwhile_is_heard() {
+    let mut world = one_lent();
+    assert_eq!(release_block(&mut world, A, 1), EntryStatus::NoMemory);
+    let Guest { memory, hw, .. } = &world.guests[B];
+    let mut hw = Asking(hw.clone(), memory);
+    for _ in 0..1_000 {
+        if !memory.relocate_step(&world.pool, &mut hw).more {
+            break;
+        }
+    }
+    assert!(!world.pool.lock().has_to_move(memory.guest()));
+    assert!(memory.has_to_relocate(), "the question is forgotten");
+    world.relocate_step(B);
+    assert!(!world.guests[B].memory.has_to_relocate());
+}
+
+/// Whoever holds the ledger for a moment may not be one who asks again.
+#[test]
+fn a_look_at_the_ledger_does_not_end_relocation() {
+    let mut world = one_lent();
+    assert_eq!(release_block(&mut world, A, 1), EntryStatus::NoMemory);
+    let Guest { memory, hw, .. } = &world.guests[B];
+    let held = memory.ledger.lock();
+    assert!(memory.relocate_step(&world.pool, &mut hw.clone()).more);
+    drop(held);
+    world.relocate_all();
+    assert_eq!(release_block(&mut world, A, 1), EntryStatus::Done);
+}
+
+/// A free frame in a block that is wanted, and cannot be left, is nobody's to wait for.
+#[test]
+fn a_start_does_not_wait_for_what_is_stuck() {
+    let mut world = world_with(
+        5,
+        &[
+            identity((2, 2, 0), &[blocks(0, 2)]),
+            ordinary((1, 3, 0)),
+            ordinary((2, 2, 0)),
+        ],
+    );
+    let lent = world.guests[A].block(1);
+    world.reserve(A, &[lent]);
+    world.release(B, &[block(1)]);
+    assert_eq!(world.reserve(2, &[block(1)]), [EntryStatus::Done]);
+    world.release(B, &[block(2)]);
+    assert_eq!(world.reserve(B, &[page(512 + 7), page(512 + 8)]).len(), 2);
+    assert_eq!(release_block(&mut world, A, 1), EntryStatus::NoMemory);
+    world.relocate_all();
+    assert!(world.guests[B].memory.has_to_relocate(), "it is stuck");
+    assert_eq!(world.rebuild(2, 1024), 512);
 }
