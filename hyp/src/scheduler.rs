@@ -140,11 +140,7 @@ impl Scheduler {
                 drop(state);
                 self.wait_until(system, self.not_too_soon(now_us));
             }
-            function::HELLO => {
-                self.state.lock().policy.restarted(guest.index);
-                self.unresponsive
-                    .fetch_and(!(1 << guest.index), Ordering::Relaxed);
-            }
+            function::HELLO => self.state.lock().policy.restarted(guest.index),
             function::TARGET if self.is_unresponsive(guest) => self.recover(system, guest, now_us),
             // Its target reached: whoever waits for that need not wait for the timer.
             function::RESERVE | function::RELEASE

@@ -177,12 +177,12 @@ impl Policy {
         self.heard_us = now_us;
     }
 
-    /// A guest begins anew: nothing is known of it.
+    /// A guest begins anew, or says so: nothing is known of what it uses. Its deadlines stand, since a driver
+    /// that said so again and again would otherwise have none.
     pub fn restarted(&mut self, guest: usize) {
         if let Some(member) = self.members.get_mut(guest) {
             member.activity = None;
             member.sent = None;
-            member.response.forget();
         }
     }
 

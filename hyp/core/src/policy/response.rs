@@ -72,6 +72,8 @@ pub struct Response {
     misses: u8,
     /// What it had when it was given up.
     stuck_pages: u64,
+    /// The last target it was at.
+    reached_pages: Option<u64>,
     /// Pages a second.
     speed: u64,
 }
@@ -82,6 +84,7 @@ impl Default for Response {
             open: None,
             misses: 0,
             stuck_pages: 0,
+            reached_pages: None,
             speed: FIRST_SPEED,
         }
     }
@@ -123,6 +126,7 @@ impl Response {
             return Seen::Recovered;
         }
         if memory.abs_diff(target) < BLOCK {
+            let was_here = self.reached_pages.replace(target) == Some(target);
             let Some(done) = self.open.take() else {
                 return Seen::Rest;
             };
@@ -130,6 +134,10 @@ impl Response {
             // A target that was withdrawn is no answer.
             if done.has_moved(memory) {
                 self.misses = 0;
+            }
+            if was_here {
+                // It strayed by itself, which it may do as often as it likes.
+                return Seen::Rest;
             }
             return Seen::Arrived(Move {
                 target_pages: memory,
@@ -198,5 +206,23 @@ impl Response {
         let seen = done.saturating_mul(SECOND_US) / elapsed;
         let (least, most) = SPEEDS;
         self.speed = ((self.speed + seen.min(most)) / 2).clamp(least, most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_strays_and_returns_is_no_news() {
+        let mut response = Response::default();
+        let mut look = |memory, target, now| response.look(memory, target, 4096, now);
+        assert_eq!(look(2048, 2048, 0), Seen::Rest);
+        for round in 1..100 {
+            assert_eq!(look(1024, 2048, 2 * round), Seen::Rest);
+            assert_eq!(look(2048, 2048, 2 * round + 1), Seen::Rest);
+        }
+        assert_eq!(look(2048, 1024, 300), Seen::Rest);
+        assert!(matches!(look(1024, 1024, 400), Seen::Arrived(_)));
     }
 }

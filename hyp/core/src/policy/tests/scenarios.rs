@@ -125,6 +125,19 @@ fn a_deaf_guest_is_given_up_after_three_deadlines_and_recovers() {
 }
 
 #[test]
+fn a_driver_that_begins_anew_all_the_time_is_given_up_too() {
+    let mut world = world(vec![Guest::new(512, 128, 1024, 100).loaded(100)], 0);
+    world.policy.set_mode(Mode::Manual, 0);
+    world.guests[0].is_deaf = true;
+    world.manual(0, 256 * MIB);
+    for _ in 0..120 {
+        world.policy.restarted(0);
+        world.run(1);
+    }
+    assert_eq!(world.given_up, [0]);
+}
+
+#[test]
 fn a_slow_guest_is_not_an_unresponsive_one() {
     let mut slow = Guest::new(512, 128, 1024, 100).loaded(50);
     slow.speed = 2 * MIB;
