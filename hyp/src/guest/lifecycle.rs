@@ -42,14 +42,14 @@ pub enum After {
     Fault = 3,
 }
 
-/// [`Phase`] (bits 1:0), [`After`] (3:2) and who asked (5:4), which change together: whoever sees a
+/// [`Phase`] (bits 1:0), [`After`] (3:2) and who asked (6:4), which change together: whoever sees a
 /// stop sees what it is for.
 #[derive(Clone, Copy)]
 struct Life(u8);
 
 impl Life {
     const fn new(phase: Phase, after: After, by: Origin) -> Self {
-        Self(phase as u8 | (after as u8) << 2 | (by as u8 & 3) << 4)
+        Self(phase as u8 | (after as u8) << 2 | (by as u8 & 7) << 4)
     }
 
     const fn phase(self) -> Phase {
@@ -71,10 +71,11 @@ impl Life {
     }
 
     const fn by(self) -> Origin {
-        match self.0 >> 4 & 3 {
+        match self.0 >> 4 & 7 {
             0 => Origin::Boot,
             1 => Origin::Monitor,
             2 => Origin::Guest,
+            3 => Origin::Control,
             _ => Origin::Ballast,
         }
     }
