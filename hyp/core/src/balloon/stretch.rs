@@ -105,7 +105,8 @@ impl GuestMemory {
         tables: &'a mut [TableRecord],
         word: u64,
     ) -> Option<(Group, &'a mut TableRecord)> {
-        let ipa_block = (word >> BLOCK_SHIFT) as u32;
+        // A used entry has a status above its address, and is no entry.
+        let ipa_block = u32::try_from(word >> BLOCK_SHIFT).ok()?;
         let record = tables
             .get_mut(self.record(ipa_block))
             .filter(|record| record.home)?;

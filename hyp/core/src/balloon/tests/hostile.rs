@@ -307,3 +307,19 @@ fn a_page_that_is_away_is_not_given_twice() {
     world.check();
     assert_eq!(world.touch(0, 601), Ok(true));
 }
+
+/// A used entry is malformed in a block with a table too, where entries are taken in stretches.
+#[test]
+fn a_used_entry_of_a_split_block_is_malformed() {
+    let mut world = world(4, &[(2, 2, 0)]);
+    world.hello(0);
+    world.touch_all(0).unwrap();
+    assert_eq!(world.reserve(0, &[page(512 + 488)]), [Done]);
+    for status in [Done, AlreadyBacked] {
+        let used = Entry::new(page(512 + 489).0, Order::Page).with_status(status);
+        assert_eq!(world.reserve(0, &[used]), [Malformed]);
+        let used = page(512 + 488).with_status(status);
+        assert_eq!(world.release(0, &[used]), [Malformed]);
+    }
+    world.check();
+}
