@@ -157,7 +157,8 @@ impl<H: Hardware> Relocate<'_, H> {
             self.end_transfer(part.map(Part::block));
             let Some(part) = part else {
                 if self.pool.lock().has_to_move(guest) {
-                    // What took in was wanted itself.
+                    // What took in was wanted itself, or others have what is next.
+                    self.budget.spend(budget::RELOCATE_MOST);
                     continue;
                 }
                 return End::Done;

@@ -113,6 +113,9 @@ impl Part {
     }
 }
 
+/// Blocks of the queue that are looked at together: of each every frame may have to be.
+const LOOKS: u32 = 2;
+
 /// Pages that move in one run, at most: 64 KiB.
 pub(crate) const RUN_PAGES: u16 = 16;
 
@@ -190,11 +193,11 @@ impl Pool {
         Some((GuestId::new(guest)?, word))
     }
 
-    /// What `guest` is to move next. What it had in a block that is next no longer goes to the next
-    /// holder, who is put into `others`.
+    /// What `guest` is to move next. A block in which it has nothing any more goes to the next holder, who is
+    /// put into `others`. After [`LOOKS`] such blocks there is nothing to move, though there may be more of them:
+    /// the pool is not held for longer.
     pub(crate) fn next_part(&mut self, guest: GuestId, others: &mut GuestSet) -> Option<Part> {
-        // As many as there are blocks in the queue, each of which leaves it at most once.
-        loop {
+        for _ in 0..LOOKS {
             let index = self.head(ListId::Wanted(guest.0))?;
             if let Some(part) = self.part_of(index, guest) {
                 return Some(part);
@@ -205,6 +208,7 @@ impl Pool {
                 None => {}
             }
         }
+        None
     }
 
     fn part_of(&self, index: u32, guest: GuestId) -> Option<Part> {

@@ -604,3 +604,41 @@ fn a_start_does_not_wait_for_what_is_stuck() {
     assert!(world.guests[B].memory.has_to_relocate(), "it is stuck");
     assert_eq!(world.rebuild(2, 1024), 512);
 }
+
+/// However many blocks a holder has left by itself, they go to the next one a few at a time.
+#[test]
+fn the_pool_is_not_held_for_a_whole_queue() {
+    let mut world = lent(
+        &[
+            identity((4, 4, 0), &[blocks(0, 4)]),
+            ordinary((1, 4, 0)),
+            ordinary((1, 2, 0)),
+        ],
+        6,
+    );
+    // B gives three pages of each of its blocks, the first of which holds the table; C takes the others.
+    for number in 1..4 {
+        let given = [0, 1, 2].map(|n| page(512 * number + n));
+        assert_eq!(world.reserve(B, &given), [EntryStatus::Done; 3]);
+    }
+    let taken: Vec<Entry> = (512..517).map(page).collect();
+    assert_eq!(world.release(2, &taken), [EntryStatus::Done; 5]);
+    for number in 1..4 {
+        assert_eq!(release_block(&mut world, A, number), EntryStatus::NoMemory);
+    }
+    for number in 1..4 {
+        let rest: Vec<Entry> = (3..512).map(|n| page(512 * number + n)).collect();
+        world.reserve(B, &rest);
+    }
+    let holder = GuestId::new(B).unwrap();
+    let mut rounds = 0;
+    while world.pool.lock().has_to_move(holder) {
+        let mut others = crate::frames::GuestSet::EMPTY;
+        let part = world.pool.lock().next_part(holder, &mut others);
+        assert_eq!(part, None);
+        assert!(others.contains(GuestId::new(2).unwrap()));
+        rounds += 1;
+    }
+    assert_eq!(rounds, 2, "three blocks, two at a time");
+    world.check();
+}
