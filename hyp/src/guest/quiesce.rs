@@ -88,6 +88,12 @@ impl Guest {
         self.masters.are_quiet.load(Ordering::Acquire)
     }
 
+    /// The guest is about to be stopped: whoever sees it so finds its devices as they are.
+    pub fn begin_quiesce(&self) {
+        let is_quiet = self.masters.told.is_empty() && self.plan.config.unstoppable().is_none();
+        self.masters.are_quiet.store(is_quiet, Ordering::Release);
+    }
+
     /// Makes the devices of the guest, which has just stopped, stop too. The first that does not.
     pub fn quiesce(&self, cpu: &PerCpu) -> Option<&str> {
         let config = &self.plan.config;
