@@ -209,7 +209,7 @@ impl Scheduler {
             *seen = Observed {
                 memory_pages: counts.guests.get(guest.index).copied().unwrap_or(0).into(),
                 target_pages: guest.target_pages(),
-                can_move: guest.phase() == Phase::Running && guest.has_driver(),
+                can_move: guest.phase() == Phase::Running && guest.memory.has_driver(),
                 touched: None,
             };
         }
@@ -304,11 +304,6 @@ impl Guest {
         self.memory
             .max_pages()
             .saturating_sub(self.memory.target.reserve_pages())
-    }
-
-    /// Whether it has a driver; one whose call is in progress is there.
-    fn has_driver(&self) -> bool {
-        self.memory.has_driver() || self.memory.backed_pages().is_none()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The interface's calls: which there are, and what each may do at once.
 
+use core::sync::atomic::Ordering;
+
 use ballast_abi::{LIST_ENTRIES, Status, feature, function};
 use spin::mutex::{SpinMutexGuard, TicketMutex};
 
@@ -66,7 +68,12 @@ impl GuestMemory {
                 Err(status) => Outcome::status(status),
             },
             function::GOODBYE => match self.transaction() {
-                Ok(mut ledger) => Outcome::status(ledger.goodbye(x1)),
+                Ok(mut ledger) => {
+                    let status = ledger.goodbye(x1);
+                    self.is_driven
+                        .store(ledger.driver.is_some(), Ordering::Release);
+                    Outcome::status(status)
+                }
                 Err(status) => Outcome::status(status),
             },
             function::PRESSURE => {
@@ -148,6 +155,7 @@ impl GuestMemory {
             return Outcome::status(Status::InvalidAddress);
         };
         ledger.driver = Some(Driver { list_ipa, list });
+        self.is_driven.store(true, Ordering::Release);
         ledger.epoch = ledger.epoch.wrapping_add(1);
         let missing = self.max_pages - ledger.backed_pages;
         Outcome::new(Status::Success, [u64::from(ledger.epoch), missing, 0])

@@ -69,7 +69,7 @@ pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status};
 pub use lifecycle::{Progress, Scrubbed, scrub_step};
@@ -119,6 +119,8 @@ pub struct GuestMemory {
     has_to_relocate: AtomicBool,
     /// It is being loaded: nothing moves.
     is_loading: AtomicBool,
+    /// [`Ledger::driver`] is there. Written with the ledger's lock held.
+    is_driven: AtomicBool,
     ledger: SpinMutex<Ledger>,
 }
 
@@ -273,6 +275,7 @@ impl GuestMemory {
             banks: Bank::parts(layout.banks).collect(),
             has_to_relocate: AtomicBool::new(false),
             is_loading: AtomicBool::new(false),
+            is_driven: AtomicBool::new(false),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
                 epoch: 0,
@@ -298,12 +301,11 @@ impl GuestMemory {
         self.max_pages
     }
 
-    /// Whether a driver has said HELLO since the last start, and not GOODBYE; false while a call is in progress.
+    /// Whether a driver has said HELLO since the last start, and not GOODBYE. Takes no lock: who looks makes no
+    /// call of the guest's BUSY.
     #[must_use]
     pub fn has_driver(&self) -> bool {
-        self.ledger
-            .try_lock()
-            .is_some_and(|ledger| ledger.driver.is_some())
+        self.is_driven.load(Ordering::Acquire)
     }
 
     /// Pages backed now; `None` while a call is in progress.
