@@ -162,6 +162,9 @@ pub(crate) use say;
 
 /// Bytes taken from the multiplexer at a time: a PL011's transmit FIFO.
 const CHUNK: usize = 16;
+/// Seconds for which the console's last words may keep the board on: nine guests' rings at 115200 baud, and
+/// as long again.
+const DRAIN_S: u64 = 8;
 /// Chunks one call sends at most, and bytes one interrupt takes at most.
 const ROUNDS: usize = 8;
 
@@ -299,7 +302,7 @@ impl Terminal {
         let cpu = crate::percpu::current();
         let shell = Shell::new(system, cpu, Origin::Monitor);
         let mut line = self.line.lock();
-        let deadline = crate::boot::counter().wrapping_add(system.frequency);
+        let deadline = crate::boot::counter().wrapping_add(DRAIN_S * system.frequency);
         while crate::boot::counter() < deadline {
             if line.sent == line.filled {
                 let Line { console, chunk, .. } = &mut *line;
