@@ -162,9 +162,9 @@ pub(crate) use say;
 
 /// Bytes taken from the multiplexer at a time: a PL011's transmit FIFO.
 const CHUNK: usize = 16;
-/// Seconds for which the console's last words may keep the board on: nine guests' rings at 115200 baud, and
-/// as long again.
-const DRAIN_S: u64 = 8;
+/// Seconds for which the console's last words may keep the board on: what nine guests' buffers take at
+/// 115200 baud, and some.
+const DRAIN_S: u64 = 15;
 /// Chunks one call sends at most, and bytes one interrupt takes at most.
 const ROUNDS: usize = 8;
 
