@@ -52,6 +52,13 @@ enum Command {
         #[arg(long, default_value_t = 60, requires = "wait")]
         timeout: u64,
     },
+    /// Set who decides what guests have: manual, auto, or external (a control guest)
+    Policy {
+        /// manual, auto or external
+        mode: String,
+    },
+    /// Moves under way, one line each
+    Transfers,
     /// Start a stopped guest
     Start {
         /// Number or name
@@ -120,6 +127,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let mut say = |line: &str| commands::say(&mut control, line, json);
     match &arguments.command {
         Command::Status => say("status"),
+        Command::Policy { mode } => say(&format!("policy {mode}")),
+        Command::Transfers => say("transfers"),
         Command::Start { guest } => say(&format!("start {guest}")),
         Command::Stop { guest } => say(&format!("stop {guest}")),
         Command::Reset { guest } => say(&format!("reset {guest}")),

@@ -99,6 +99,14 @@ fn control(gic: u8) -> Scenario {
         ensure!(code == 1 && said.contains("memory-min-mib"), "{said}");
         let (code, said) = ctl("log")?;
         ensure!(code == 0 && said.contains("by=control"), "{said}");
+        let (code, said) = ctl("policy auto")?;
+        ensure!(code == 0 && said.contains("ok"), "{said}");
+        let (code, said) = ctl("status")?;
+        ensure!(code == 0 && said.contains("policy=auto"), "{said}");
+        let (code, _) = ctl("policy manual")?;
+        ensure!(code == 0, "policy manual");
+        let (code, said) = ctl("transfers")?;
+        ensure!(code == 0, "{said}");
         let (code, said) = ctl("top --count 1")?;
         ensure!(code == 0 && said.contains("linux-b"), "{said}");
         let (code, said) = ctl("completion bash")?;
