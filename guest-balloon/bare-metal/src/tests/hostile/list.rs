@@ -6,12 +6,16 @@ use ballast_balloon::{Driver, Hypercall, PageSource};
 use super::super::balloon::register;
 use super::super::{Outcome, Why, why};
 use crate::balloon::{self, Front, LIST};
+use crate::cpu;
 use crate::machine::Machine;
 use crate::pages::State;
 use crate::{ensure, println};
 
 /// Calls in a row that may consume nothing (a large page is being scrubbed) or find the guest busy.
 pub const PATIENCE: u32 = 1000;
+
+/// The same in seconds: whoever scrubs may be a core that the emulator has no time for.
+const PATIENCE_S: u64 = 10;
 
 /// Puts `entries` in the list page and makes the call, again until all are consumed: status, pages done.
 pub fn exchange(
@@ -20,7 +24,9 @@ pub fn exchange(
     epoch: u64,
     entries: &[Entry],
 ) -> (Option<Status>, u64) {
-    let (mut first, mut done, mut idle) = (0, 0, 0);
+    let (mut first, mut done) = (0, 0);
+    let patience = PATIENCE_S * cpu::frequency();
+    let mut moved_at = cpu::counter();
     while first < entries.len() {
         for (index, &entry) in entries[first..].iter().enumerate() {
             LIST.set(index, entry);
@@ -33,13 +39,15 @@ pub fn exchange(
             Some(Status::Busy) => true,
             _ => return (status, done),
         };
-        idle = if waits { idle + 1 } else { 0 };
-        if idle > PATIENCE || consumed > left {
+        if consumed > left || cpu::counter().wrapping_sub(moved_at) > patience {
             return (Some(Status::Busy), done);
         }
-        if !waits {
+        if waits {
+            cpu::relax();
+        } else {
             first += consumed as usize;
             done += pages;
+            moved_at = cpu::counter();
         }
     }
     (Some(Status::Success), done)
