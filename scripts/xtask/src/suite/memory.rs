@@ -219,7 +219,7 @@ fn ignores_its_target() -> Scenario {
     })
     .ram(1024)
     .guest(guest("deaf").args("noballoon"))
-    .guest(guest("linux"))
+    .guest(guest("linux").args("cma=0"))
 }
 
 /// Two bare-metal guests give each other memory; each verifies what it keeps and that what it gets reads zero.
