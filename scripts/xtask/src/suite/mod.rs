@@ -34,6 +34,10 @@ pub struct Args {
     /// Also run the long ones
     #[arg(long)]
     long: bool,
+    /// Run a test on an emulated board that fails up to this often again: the emulator's cores share the
+    /// machine's, and a machine with much else to do starves them
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    again: u8,
     /// Name the tests and run nothing
     #[arg(long)]
     list: bool,
@@ -121,7 +125,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
         }
         let images = Images::build(chosen.iter().any(Scenario::has_medium), consent)?;
         for scenario in &chosen {
-            tally.add(run_one(scenario, &images, args.long));
+            tally.add(run_one(scenario, &images, args));
         }
     }
     println!(
@@ -135,36 +139,37 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     })
 }
 
-fn run_one(scenario: &Scenario, images: &Images, long: bool) -> Tally {
-    if scenario.long && !long {
+fn run_one(scenario: &Scenario, images: &Images, args: &Args) -> Tally {
+    if scenario.long && !args.long {
         println!("{} ... skipped (give --long)", scenario.name);
         return Tally {
             skipped: 1,
             ..Tally::default()
         };
     }
-    let start = Instant::now();
-    let outcome = scenario.run(images);
-    let seconds = start.elapsed().as_secs_f32();
-    match outcome {
-        Ok(()) => {
+    for tries_left in (0..=args.again).rev() {
+        let start = Instant::now();
+        let outcome = scenario.run(images);
+        let seconds = start.elapsed().as_secs_f32();
+        let Err(error) = outcome else {
             println!("{} ... ok ({seconds:.1} s)", scenario.name);
-            Tally {
+            return Tally {
                 passed: 1,
                 ..Tally::default()
-            }
+            };
+        };
+        println!("{} ... FAILED ({seconds:.1} s)", scenario.name);
+        println!("  {error:#}");
+        println!(
+            "  everything it said: {}",
+            scenario.dir().join("console.log").display()
+        );
+        if tries_left > 0 {
+            println!("  once more, as --again says");
         }
-        Err(error) => {
-            println!("{} ... FAILED ({seconds:.1} s)", scenario.name);
-            println!("  {error:#}");
-            println!(
-                "  everything it said: {}",
-                scenario.dir().join("console.log").display()
-            );
-            Tally {
-                failed: 1,
-                ..Tally::default()
-            }
-        }
+    }
+    Tally {
+        failed: 1,
+        ..Tally::default()
     }
 }
