@@ -178,10 +178,11 @@ static bool is_registered;
 
 int ballast_control_init(void)
 {
+	/* An empty line asks whether the guest may. */
+	long status = begin("", 0);
 	int error;
 
-	/* An empty line asks whether the guest may. */
-	if (begin("", 0) == STATUS_DENIED || begin("", 0) == SMCCC_RET_NOT_SUPPORTED)
+	if (status == STATUS_DENIED || status == SMCCC_RET_NOT_SUPPORTED)
 		return 0;
 	error = misc_register(&control_device);
 	is_registered = !error;

@@ -11,10 +11,8 @@ use crate::machine::Machine;
 use crate::pages::State;
 use crate::{ensure, println};
 
-/// Calls in a row that may consume nothing (a large page is being scrubbed) or find the guest busy.
-pub const PATIENCE: u32 = 1000;
-
-/// The same in seconds: whoever scrubs may be a core that the emulator has no time for.
+/// Seconds for which calls may consume nothing (a large page is being scrubbed) or find the guest busy: whoever
+/// scrubs may be a core that the emulator has no time for.
 const PATIENCE_S: u64 = 10;
 
 /// Puts `entries` in the list page and makes the call, again until all are consumed: status, pages done.

@@ -7,7 +7,7 @@ use ballast_balloon::{Driver, Hypercall};
 
 use super::super::balloon::register;
 use super::super::{Outcome, Why, why};
-use super::list::{PATIENCE, judge, not_backed};
+use super::list::{judge, not_backed};
 use crate::balloon::{Front, LIST};
 use crate::machine::Machine;
 use crate::pages::State;
@@ -106,6 +106,9 @@ pub fn h8(machine: &Machine) -> Outcome {
     ensure!(moved[0] > 0 && moved[1] > 0, "the race moved nothing");
     Ok(())
 }
+
+/// Calls in a row that may consume nothing: a large page is being scrubbed.
+const PATIENCE: u32 = 1000;
 
 /// Reserves what entry 0 names; pages done. To be told that the guest is busy is to have lost.
 fn reserve_one(epoch: u64) -> u64 {
