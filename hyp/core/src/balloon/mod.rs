@@ -54,6 +54,7 @@
     )
 )]
 
+mod boot;
 pub mod budget;
 mod calls;
 pub mod hw;
@@ -62,6 +63,8 @@ mod query;
 mod release;
 mod relocate;
 mod reserve;
+mod section;
+mod span;
 mod stretch;
 mod target;
 #[cfg(test)]
@@ -71,13 +74,14 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status};
+use ballast_abi::{LIST_ENTRIES, Status};
 pub use lifecycle::{Progress, Scrubbed, scrub_step};
 pub use relocate::Relocated;
+use span::Span;
 use spin::mutex::SpinMutex;
 pub use target::{Calls, Counter, Fetched, Report, Reported, Stats, Target};
 
-use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
+use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, DirtyRun};
 use crate::frames::{GuestId, GuestSet, Pool};
 use crate::limits::MAX_RAM_RANGES;
@@ -210,32 +214,6 @@ impl Outcome {
     }
 }
 
-/// The pages one list entry names, checked.
-#[derive(Clone, Copy)]
-struct Span {
-    order: Order,
-    /// IPA / 2 MiB.
-    ipa_block: u32,
-    /// First page within its 2 MiB.
-    first: u16,
-    pages: u16,
-}
-
-impl Span {
-    const fn ipa(self) -> Ipa {
-        Ipa(((self.ipa_block as u64) << BLOCK_SHIFT) + self.first as u64 * PAGE_SIZE)
-    }
-
-    /// Index of the order in the statistics.
-    const fn class(self) -> usize {
-        match self.order {
-            Order::Page => 0,
-            Order::Pages16 => 1,
-            Order::Block => 2,
-        }
-    }
-}
-
 /// Heap for each 2 MiB of a guest's maximum, beside the stage-2 tables.
 pub(crate) const RECORD_BYTES: u64 = size_of::<TableRecord>() as u64;
 
@@ -312,33 +290,6 @@ impl GuestMemory {
     #[must_use]
     pub fn backed_pages(&self) -> Option<u64> {
         Some(self.ledger.try_lock()?.backed_pages)
-    }
-
-    /// The pages an entry names, if it is well formed and within the guest's maximum.
-    #[inline]
-    fn span(&self, entry: Entry) -> Result<Span, EntryStatus> {
-        let ipa = Ipa(entry.ipa());
-        // What is not address must be the order alone.
-        let (order, pages) = match entry.0 ^ ipa.0 {
-            0 => (Order::Page, 1),
-            4 => (Order::Pages16, 16),
-            9 => (Order::Block, PAGES_PER_BLOCK as u16),
-            _ => return Err(EntryStatus::Malformed),
-        };
-        if !ipa.is_aligned(u64::from(pages) * PAGE_SIZE) {
-            return Err(EntryStatus::Unaligned);
-        }
-        // RAM is whole blocks, so an aligned span that begins in it ends in it.
-        if !self.is_ram(ipa) {
-            return Err(EntryStatus::OutOfRange);
-        }
-        let first = ipa.page() as u16 & (PAGES_PER_BLOCK as u16 - 1);
-        Ok(Span {
-            order,
-            ipa_block: ipa.block() as u32,
-            first,
-            pages,
-        })
     }
 
     /// The range of RAM in which `ipa` lies.

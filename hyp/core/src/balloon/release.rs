@@ -3,18 +3,17 @@
 use core::ops::Range;
 
 use ballast_abi::{Entry, EntryStatus};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::TicketMutex;
 
 use super::budget::{self, Budget};
 use super::hw::Hardware;
+use super::section::PoolSection;
+use super::span::page_in_block;
 use super::{GuestMemory, Span, TableRecord, Use};
 use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, Claim};
 use crate::frames::{GuestId, GuestSet, Obstacle, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
-
-/// Entries for which the pool's lock is held at a time.
-const ENTRIES_PER_LOCK: usize = 32;
 
 /// Pages in the longest run that is not a whole block.
 const RUN: usize = 16;
@@ -29,47 +28,6 @@ pub(super) struct Release<'a, H> {
     pub backed_pages: &'a mut u64,
     pub budget: Budget,
     holders: GuestSet,
-}
-
-/// The pool's lock, taken when it is needed and held over a bounded number of entries.
-pub(super) struct PoolSection<'a> {
-    pool: &'a TicketMutex<Pool>,
-    guard: Option<TicketMutexGuard<'a, Pool>>,
-    /// Entries since it was taken.
-    entries: usize,
-}
-
-impl PoolSection<'_> {
-    #[inline]
-    pub(super) fn get(&mut self) -> &mut Pool {
-        self.guard.get_or_insert_with(|| self.pool.lock())
-    }
-
-    /// Before anything that must not be done under the lock.
-    #[inline]
-    pub(super) fn leave(&mut self) {
-        self.guard = None;
-        self.entries = 0;
-    }
-
-    #[inline]
-    pub(super) fn end_of_entry(&mut self) {
-        self.end_of_entries(1);
-    }
-
-    /// How many entries more the lock may be held.
-    #[inline]
-    pub(super) const fn entries_left(&self) -> usize {
-        ENTRIES_PER_LOCK.saturating_sub(self.entries)
-    }
-
-    #[inline]
-    pub(super) fn end_of_entries(&mut self, entries: usize) {
-        self.entries += entries;
-        if self.entries >= ENTRIES_PER_LOCK {
-            self.leave();
-        }
-    }
 }
 
 /// The table through which a span's pages are mapped.
@@ -96,11 +54,6 @@ impl Place {
     }
 }
 
-/// The number of the page at `pa` in its 2 MiB.
-const fn page_in_block(pa: Pa) -> u16 {
-    pa.page() as u16 & (PAGES_PER_BLOCK as u16 - 1)
-}
-
 impl GuestMemory {
     /// Releases the pages of `entries` until the work bound; returns how many were consumed, and who holds
     /// frames that had to be the guest's.
@@ -113,11 +66,7 @@ impl GuestMemory {
         tables: &mut [TableRecord],
         backed_pages: &mut u64,
     ) -> (usize, GuestSet) {
-        let mut pool = PoolSection {
-            pool,
-            guard: None,
-            entries: 0,
-        };
+        let mut pool = PoolSection::new(pool);
         pool.get().clear_wanting(self.guest());
         let target_pages = self.max_pages.saturating_sub(self.target.reserve_pages());
         let mut work = Release {

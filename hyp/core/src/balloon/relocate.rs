@@ -18,6 +18,7 @@ use spin::mutex::TicketMutex;
 
 use super::budget::{self, Budget};
 use super::hw::Hardware;
+use super::span::page_in_block;
 use super::{Driver, GuestMemory, Ledger, TableRecord};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, Transit};
@@ -382,11 +383,6 @@ impl<H: Hardware> Relocate<'_, H> {
             }
         }
     }
-}
-
-/// The number of the page at `pa` in its 2 MiB.
-const fn page_in_block(pa: Pa) -> u16 {
-    pa.page() as u16 & LAST
 }
 
 const fn page_ipa(ipa_block: u32, page: u16) -> Ipa {

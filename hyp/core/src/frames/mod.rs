@@ -33,6 +33,8 @@
 )]
 
 mod boot;
+mod destination;
+mod guests;
 pub mod handover;
 mod list;
 mod moving;
@@ -40,15 +42,18 @@ mod split;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod wanting;
 mod whole;
 
 use alloc::boxed::Box;
 
 pub use boot::{BootFrames, PoolError};
+pub use guests::{GuestId, GuestSet};
 use list::List;
 use moving::{Moving, Waiting};
 pub(crate) use moving::{Obstacle, Part};
 pub(crate) use split::home_frame;
+pub use wanting::TELL_PAGES;
 pub(crate) use whole::ZeroBlocks;
 
 use crate::addr::{BLOCK_SHIFT, Ipa, PAGE_SHIFT, PAGES_PER_BLOCK, Pa};
@@ -57,77 +62,8 @@ use crate::limits::MAX_GUESTS;
 /// RAM regions (runs of touching 2 MiB blocks) the pool can keep apart.
 pub const MAX_REGIONS: usize = 16;
 
-/// Pages that become free before those who want some are told, unless a transfer ends with fewer.
-pub const TELL_PAGES: u32 = PAGES_PER_BLOCK as u32;
-
 /// Pages in a block, in the width the counters use.
 const BLOCK_PAGES: u16 = PAGES_PER_BLOCK as u16;
-
-/// A guest's number in the frame table, `0..MAX_GUESTS`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct GuestId(u8);
-
-impl GuestId {
-    /// The guest with this index; `None` from [`MAX_GUESTS`] on.
-    #[must_use]
-    pub const fn new(index: usize) -> Option<Self> {
-        if index < MAX_GUESTS {
-            Some(Self(index as u8))
-        } else {
-            None
-        }
-    }
-
-    /// The index, `0..MAX_GUESTS`.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// A set of guests.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct GuestSet(u16);
-
-impl GuestSet {
-    /// Nobody.
-    pub const EMPTY: Self = Self(0);
-
-    /// Adds `guest`.
-    pub const fn insert(&mut self, guest: GuestId) {
-        self.0 |= 1 << guest.0;
-    }
-
-    /// Removes `guest`.
-    pub const fn remove(&mut self, guest: GuestId) {
-        self.0 &= !(1 << guest.0);
-    }
-
-    /// Whether `guest` is in the set.
-    #[must_use]
-    pub const fn contains(self, guest: GuestId) -> bool {
-        self.0 & (1 << guest.0) != 0
-    }
-
-    /// Whether nobody is.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Those in either set.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// The members, ascending.
-    pub fn iter(self) -> impl Iterator<Item = GuestId> {
-        (0..MAX_GUESTS)
-            .filter_map(GuestId::new)
-            .filter(move |&guest| self.contains(guest))
-    }
-}
 
 /// Who owns a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -361,52 +297,6 @@ impl Pool {
                 }
             }
         })
-    }
-
-    /// Remembers that `guest` found too little; it is in a later [`Pool::take_wanting`].
-    pub const fn set_wanting(&mut self, guest: GuestId) {
-        self.wanting.insert(guest);
-        // What it missed may be no more than frames that are being scrubbed at this moment.
-        self.tell_at_once |= self.claimed != 0;
-    }
-
-    /// Whether `guest` found too little and has not been told of more since.
-    #[must_use]
-    pub const fn is_wanting(&self, guest: GuestId) -> bool {
-        self.wanting.contains(guest)
-    }
-
-    /// Forgets that `guest` wanted memory.
-    pub const fn clear_wanting(&mut self, guest: GuestId) {
-        self.wanting.remove(guest);
-    }
-
-    /// Those to be told that frames have become free, each once: claimants of their own, the others of any.
-    pub const fn take_wanting(&mut self) -> GuestSet {
-        let ready = core::mem::replace(&mut self.ready, GuestSet::EMPTY);
-        if self.available() == 0 {
-            return ready;
-        }
-        self.untold_pages = 0;
-        self.tell_at_once = false;
-        ready.union(core::mem::replace(&mut self.wanting, GuestSet::EMPTY))
-    }
-
-    /// The same after `pages` have become free, but not for every few of them: a guest that gives a page
-    /// and takes it back, over and over, would make the others run for it each time. They are told once
-    /// [`TELL_PAGES`] have come together, or when `is_complete`: a transfer has reached its target.
-    pub fn take_wanting_after(&mut self, pages: u32, is_complete: bool) -> GuestSet {
-        let ready = core::mem::replace(&mut self.ready, GuestSet::EMPTY);
-        if self.wanting.is_empty() {
-            self.untold_pages = 0;
-            return ready;
-        }
-        self.untold_pages = self.untold_pages.saturating_add(pages);
-        if is_complete || self.tell_at_once || self.untold_pages >= TELL_PAGES {
-            ready.union(self.take_wanting())
-        } else {
-            ready
-        }
     }
 
     /// The number of the block at `pa`.

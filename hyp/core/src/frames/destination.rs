@@ -1,0 +1,99 @@
+//! Blocks that take in what moves out of wanted ones: see [`moving`](super::moving).
+
+use super::list::ListId;
+use super::moving::Moving;
+use super::{BLOCK_PAGES, Block, GuestId, Kind, Pool, bit};
+use crate::addr::Pa;
+
+impl Pool {
+    /// A whole free block for the 2 MiB of `guest` at `ipa_block` to move to, with its frame number `table`
+    /// as their level-3 table, whose address it returns: unclaimed if possible, and dirty rather than
+    /// zero, as all of it is written anyway.
+    pub(crate) fn open_destination(
+        &mut self,
+        guest: GuestId,
+        ipa_block: u32,
+        table: u16,
+    ) -> Option<Pa> {
+        let index = self.whole_block([ListId::Dirty, ListId::Zero], guest)?;
+        self.open_free_block(index, Some((guest, ipa_block)));
+        self.update(index, |block| block.moving = Moving::DESTINATION);
+        self.claimed += u32::from(BLOCK_PAGES);
+        self.take_as_table(index, table, guest, ipa_block);
+        Some(self.frame_pa(index, table))
+    }
+
+    /// The whole block at `pa` is mapped page by page from now on.
+    pub(crate) fn split_wanted(&mut self, pa: Pa) {
+        if let Some(index) = self.block_at(pa) {
+            self.update(index, |block| {
+                debug_assert_eq!(block.kind, Kind::Guest);
+                block.kind = Kind::Split;
+                (block.free, block.dirty) = (0, 0);
+            });
+        }
+    }
+
+    /// Takes the frames `first..first + pages` (within 16) of the destination in which `table` lies, if they are
+    /// all free, for the pages they are home to.
+    pub(crate) fn take_in(&mut self, table: Pa, first: u16, pages: u16, guest: GuestId) -> bool {
+        let Some(index) = self.block_at(table) else {
+            return false;
+        };
+        let is_free = self
+            .maps(index)
+            .is_some_and(|maps| (first..first + pages).all(|frame| bit(maps.free, frame)));
+        let is_destination = self
+            .blocks
+            .get(index as usize)
+            .is_some_and(|block| block.moving.is_destination() && block.guest == guest.0);
+        if !is_free || !is_destination {
+            return false;
+        }
+        for frame in first..first + pages {
+            self.take_frame(index, frame);
+        }
+        self.count_guest(guest, u32::from(pages));
+        true
+    }
+
+    /// Takes back frames whose content has moved, `pages` from `from` on.
+    pub(crate) fn give_moved(&mut self, from: Pa, pages: u16, guest: GuestId) {
+        for page in 0..pages {
+            self.give_frame(Pa(from.0 + u64::from(page) * crate::addr::PAGE_SIZE));
+        }
+        self.count_given(u32::from(pages), guest);
+    }
+
+    /// Takes back the frame of a level-3 table that has moved. What else is at home in its block stays.
+    pub(crate) fn give_moved_table(&mut self, from: Pa, guest: GuestId) {
+        self.uncount_table(guest);
+        self.give_frame(from);
+        self.counts.dirty += 1;
+    }
+
+    /// The block of `table` takes nothing in any more. If it is wanted itself, its holder is to move on.
+    pub(crate) fn close_destination(&mut self, table: Pa) -> Option<GuestId> {
+        let index = self.block_at(table)?;
+        let &Block { moving, free, .. } = self.blocks.get(index as usize)?;
+        if !moving.is_destination() {
+            return None;
+        }
+        if moving.is_wanted() {
+            return self.queue(index);
+        }
+        self.claimed -= u32::from(free);
+        self.update(index, |block| block.moving = Moving::NONE);
+        None
+    }
+
+    /// Whether a destination that has become whole in the hands of its guest is wanted: whose it then is.
+    pub(super) fn end_of_destination(&mut self, index: u32) {
+        let moving = self.blocks.get(index as usize).map(|block| block.moving);
+        if moving.is_some_and(Moving::is_wanted) {
+            self.queue(index);
+        } else {
+            self.update(index, |block| block.moving = Moving::NONE);
+        }
+    }
+}
