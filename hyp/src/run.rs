@@ -6,7 +6,7 @@
 use ballast_core::log::{Event, Origin};
 use ballast_core::vgic::IntId;
 
-use crate::aarch64::{registers, tlb};
+use crate::aarch64::{registers, speculation, tlb};
 use crate::guest::{Guest, relocate};
 use crate::interrupts;
 use crate::layout;
@@ -120,6 +120,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     registers::load_guest(guest.vttbr(), system.vtcr, vcpu);
     tlb::forget_vcpu();
     registers::reset_guest_state();
+    speculation::enter(guest.plan.config.harden);
     cpu.gic.reset_virtual_interface(true);
     cpu.current.set(Some(Current { guest, vcpu }));
     let kicks = {

@@ -46,6 +46,7 @@ pub mod quiesce;
 pub mod refusal;
 pub mod smccc;
 mod sort;
+pub mod speculation;
 pub mod stage2;
 pub mod sysreg;
 pub mod vgic;

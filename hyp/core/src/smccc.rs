@@ -4,6 +4,7 @@
 //! answered [`NOT_SUPPORTED`], whatever its arguments.
 
 use crate::psci::{self, Guest, Psci};
+use crate::speculation::{SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_3};
 
 /// `SMCCC_VERSION`: 1.2.
 const SMCCC_1_2: u64 = 1 << 16 | 2;
@@ -18,11 +19,9 @@ const NOT_REQUIRED: u64 = 1;
 const SVE_HINT: u32 = 1 << 16;
 
 /// First function of the Arm Architecture Calls.
-const SMCCC_VERSION: u32 = 0x8000_0000;
-const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-const SMCCC_ARCH_WORKAROUND_1: u32 = 0x8000_8000;
+pub(crate) const SMCCC_VERSION: u32 = 0x8000_0000;
+pub(crate) const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 const SMCCC_ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
-const SMCCC_ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
 /// Vendor-specific hypervisor service: number of calls and revision; the UID is in the ABI.
 const HYPERVISOR_CALL_COUNT: u32 = 0x8600_ff00;
 const HYPERVISOR_REVISION: u32 = 0x8600_ff03;

@@ -45,11 +45,8 @@
     isb
 .endm
 
-.section .text.vectors, "ax"
-.balign 2048
-.global el2_vectors
-el2_vectors:
-    // From EL2 itself: a bug of ours, but for what device.S does in a guest's stead.
+// From EL2 itself: a bug of ours, but for what device.S does in a guest's stead.
+.macro vectors_of_el2
     vector  el2_fault_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
@@ -58,16 +55,62 @@ el2_vectors:
     vector  el2_fault_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
-    // From a guest in AArch64.
-    vector  guest_sync
-    vector  guest_irq
-    vector  guest_irq
-    vector  guest_serror
-    // From a guest's AArch32 EL0.
-    vector  guest_sync
-    vector  guest_irq
-    vector  guest_irq
-    vector  guest_serror
+.endm
+
+// From a guest: in AArch64, then its AArch32 EL0.
+.macro vectors_of_guests entry
+    .rept 2
+    \entry  guest_sync
+    \entry  guest_irq
+    \entry  guest_irq
+    \entry  guest_serror
+    .endr
+.endm
+
+// The branch history is EL2's own behind this (CVE-2022-23960): as many taken branches as a Cortex-A57 or
+// A72 remembers (speculation.rs). The flags it changes are EL2's.
+.macro behind_branches name
+    .balign 128
+    str     x0, [sp, #0]
+    mov     x0, #{branches}
+1:  b       2f
+2:  subs    x0, x0, #1
+    b.ne    1b
+    dsb     nsh
+    isb
+    ldr     x0, [sp, #0]
+    b       \name
+.endm
+
+// Firmware forgets what the predictor has learnt, history and targets (DEN0028, 7.7 and 7.9). x0 to x3 may change.
+.macro behind_firmware name
+    .balign 128
+    stp     x0, x1, [sp, #0]
+    stp     x2, x3, [sp, #16]
+    adrp    x0, firmware_workaround
+    ldr     w0, [x0, #:lo12:firmware_workaround]
+    smc     #0
+    ldp     x2, x3, [sp, #16]
+    ldp     x0, x1, [sp, #0]
+    b       \name
+.endm
+
+.section .text.vectors, "ax"
+.balign 2048
+.global el2_vectors
+el2_vectors:
+    vectors_of_el2
+    vectors_of_guests vector
+.balign 2048
+.global el2_vectors_behind_branches
+el2_vectors_behind_branches:
+    vectors_of_el2
+    vectors_of_guests behind_branches
+.balign 2048
+.global el2_vectors_behind_firmware
+el2_vectors_behind_firmware:
+    vectors_of_el2
+    vectors_of_guests behind_firmware
 
 guest_sync:
     save_caller

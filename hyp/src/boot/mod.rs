@@ -25,7 +25,7 @@ use ballast_core::sysreg::IdRegisters;
 use ballast_core::vgic;
 use spin::mutex::TicketMutex;
 
-use crate::aarch64::registers;
+use crate::aarch64::{registers, speculation};
 use crate::channels::Channels;
 use crate::console::{self, Terminal, say};
 use crate::gic::Gic;
@@ -88,6 +88,7 @@ fn bring_up(
     let plan = BootPlan::new(&board, tree, partitions, &archive, &map.held)?;
 
     let system = partition(board, tree, plan, &map).map_err(one)?;
+    speculation::init(system.board.psci);
     let core = smp::start_all(&system.board, system.gic, image.start).map_err(one)?;
     let cpu = percpu::current();
     system.channels.zero(cpu);

@@ -54,9 +54,9 @@ pub(super) const PROPERTIES: [Known; 31] = [
     Known::now("on-reset"),
     Known::now("primary"),
     Known::now("control"),
+    Known::now("harden"),
     Known::later("housekeeping"),
     Known::later("scrub-when-idle"),
-    Known::later("harden"),
     Known::later("user-balloon"),
 ];
 
@@ -120,6 +120,7 @@ pub(super) fn parse(
         raz_windows: reader.ranges("raz-windows"),
         realtime: reader.flag("realtime"),
         control: reader.flag("control"),
+        harden: reader.flag("harden"),
         primary: reader.flag("primary"),
         dma_trusted: trust::is_trusted(&mut reader, "dma"),
         board_trusted: trust::is_trusted(&mut reader, "board"),
@@ -131,7 +132,7 @@ pub(super) fn parse(
         },
     };
     check_addresses(&mut reader, &guest);
-    trust::check(&mut reader, &guest);
+    trust::check(&mut reader, &guest, board);
     if guest.realtime {
         amounts::check_realtime(&mut reader, &guest);
     }

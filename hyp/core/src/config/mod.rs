@@ -92,6 +92,8 @@ pub struct GuestConfig {
     pub realtime: bool,
     /// It may do what the monitor does, by hypercall.
     pub control: bool,
+    /// EL2 forgets the branch history with each of its exits.
+    pub harden: bool,
     /// It sees the board itself: the board's device tree and every device nobody else was given.
     pub primary: bool,
     /// `dma = "trusted"`: its devices may write any memory of the board.

@@ -271,7 +271,7 @@ fn property_names() {
         text(&["blue"]),
         "/ballast/rtos@1: colour = \"blue\": is no property of this binding; remove it; docs/binding.md lists all properties",
     );
-    for later in ["housekeeping", "scrub-when-idle", "harden"] {
+    for later in ["housekeeping", "scrub-when-idle"] {
         let line = format!("/ballast/rtos@1: {later}: is not supported yet; remove it");
         one(later, flag(), &line);
     }

@@ -2,6 +2,8 @@
 
 use super::reader::Reader;
 use super::{GuestConfig, OnReset};
+use crate::board::Board;
+use crate::speculation;
 
 /// Whether `name` (`dma` or `board`) is there: its only value is "trusted".
 pub(super) fn is_trusted(reader: &mut Reader<'_, '_>, name: &str) -> bool {
@@ -31,12 +33,24 @@ pub(super) fn read_on_reset(reader: &mut Reader<'_, '_>) -> OnReset {
     }
 }
 
-/// Banks lie at addresses that the configuration chooses, so no device could reach them.
-pub(super) fn check(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
+/// Banks lie at addresses that the configuration chooses, so no device could reach them; and nobody is promised a
+/// sequence that is not known.
+pub(super) fn check(reader: &mut Reader<'_, '_>, guest: &GuestConfig, board: &Board) {
     if guest.is_identity()
         && let Some(property) = reader.node.property("extra-ram")
     {
         let problem = "is not to be had by a guest whose RAM lies where the board has it";
         reader.refuse(property, problem, "remove it");
+    }
+    if guest.harden
+        && let Some(property) = reader.node.property("harden")
+        && let Some(core) = speculation::unknown_core(board)
+    {
+        let problem = alloc::format!("knows nothing to do on this board's {core}");
+        reader.refuse(
+            property,
+            problem,
+            "remove it; docs/errata.md says what is known",
+        );
     }
 }

@@ -17,6 +17,9 @@ const VERSION: u64 = 1 << 16 | 1;
 pub const FUNCTION_BASE: u32 = 0x8400_0000;
 const IS_64_BIT: u32 = 1 << 30;
 
+/// `PSCI_FEATURES`, as firmware is asked by it.
+pub const PSCI_FEATURES: u32 = FUNCTION_BASE | 0x0a;
+
 /// Return codes (DEN0022, 5.2.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i64)]

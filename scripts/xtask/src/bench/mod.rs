@@ -128,6 +128,9 @@ impl Bench {
         for (name, value) in self.measured(gic, 2, &[guest(2)])? {
             figures.entry(name).or_insert(value);
         }
+        let hardened = self.measured(gic, 1, &[guest(1).property("harden")])?;
+        let call = hardened.get("hvc_psci_version").copied();
+        figures.extend(call.map(|value| ("hvc_hardened".to_owned(), value)));
         figures.extend(self.linux(gic)?);
         figures.insert("image_bytes".into(), fs::metadata(&self.hypervisor)?.len());
         let resting = |name: &str| Guest::bare_metal(name, "counter");

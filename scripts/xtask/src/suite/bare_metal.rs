@@ -14,6 +14,7 @@ pub fn scenarios() -> Vec<Scenario> {
         }
         all.push(passes("ipi", gic, 2));
         all.push(passes("hostile-h15", gic, 4));
+        all.push(hardened(gic));
     }
     all
 }
@@ -31,4 +32,15 @@ fn passes(test: &'static str, gic: u8, cores: u8) -> Scenario {
     .cores(cores)
     .ram(512)
     .guest(Guest::bare_metal("guest", test).cpus(cores))
+}
+
+/// Every kind of exit of a guest with `harden` comes back with the registers it had.
+fn hardened(gic: u8) -> Scenario {
+    Scenario::new(format!("bare-metal-hardened-gic{gic}"), gic, |console| {
+        console.expect("PASS smp")?;
+        console.expect_power_off()
+    })
+    .cores(4)
+    .ram(512)
+    .guest(Guest::bare_metal("guest", "smp").cpus(4).property("harden"))
 }
