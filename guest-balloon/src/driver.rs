@@ -84,6 +84,8 @@ pub struct Driver {
     rate: Rate,
     /// The last step ended in [`Next::Idle`].
     at_rest: bool,
+    /// Ballast gives CPU targets.
+    has_cpu_targets: bool,
     /// Ballast takes whole 2 MiB blocks only from this guest.
     blocks_only: bool,
     /// Ballast takes no more (minimum) until the next interrupt.
@@ -119,6 +121,7 @@ impl Driver {
             reserved_pages: 0,
             rate: Rate::new(clock.now(), clock.ticks_per_second()),
             at_rest: true,
+            has_cpu_targets: false,
             blocks_only: false,
             reserve_blocked: false,
             block_failures: 0,
@@ -150,7 +153,7 @@ impl Driver {
         self.target_pages
     }
 
-    /// CPUs the guest shall have; 0 if Ballast gives no such target.
+    /// CPUs the guest shall have online; 0 if Ballast gives no such target.
     #[must_use]
     pub fn cpu_target(&self) -> u32 {
         self.cpu_target
@@ -200,7 +203,11 @@ impl Driver {
         }
         self.target_pages = target;
         self.sequence = sequence_and_cpus as u32;
-        self.cpu_target = (sequence_and_cpus >> 32) as u32;
+        self.cpu_target = if self.has_cpu_targets {
+            (sequence_and_cpus >> 32) as u32
+        } else {
+            0
+        };
         self.deadline = deadline;
         self.counters.targets += 1;
         self.reserve_blocked = false;

@@ -11,17 +11,22 @@
 //! [`Driver::step`] as long as that says [`Next::Again`] or at the time it says. One call at a time: the front
 //! holds a lock that may sleep.
 //!
+//! CPUs are a balloon too: [`Cpus`] follows the CPU target through a fourth trait, [`CpuSource`], which a guest
+//! whose CPUs stay as they are leaves out.
+//!
 //! [`channel`] is apart from all this: memory shared with another guest.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod channel;
+mod cpus;
 mod driver;
 mod exchange;
 mod front;
 mod rate;
 
 pub use ballast_abi as abi;
+pub use cpus::{CpuCounters, CpuError, CpuSource, CpuState, Cpus};
 pub use driver::{Counters, Driver, HelloError, Next, State};
 pub use front::{Clock, Hypercall, PageSource, Taken};
 pub use rate::Rate;

@@ -20,9 +20,30 @@ const STEADY: u32 = 32;
 const DOUBLING: u32 = 8;
 /// Periods over which what the allocator delivers is measured; runs of 512 pages come in lumps.
 const WINDOW: u64 = 10;
-/// The longest a failing allocator is left alone.
+/// The longest that something that fails is left alone.
 const LONGEST_BACK_OFF_MS: u64 = 1000;
 const FIRST_BACK_OFF_MS: u64 = 10;
+
+/// How long something that fails is left alone: 10 ms, then twice as long each time, up to a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BackOff {
+    ms: u64,
+}
+
+impl BackOff {
+    pub(crate) const fn new() -> Self {
+        Self {
+            ms: FIRST_BACK_OFF_MS,
+        }
+    }
+
+    /// When to try again after a failure at `now` of a clock with so many ticks a second.
+    pub(crate) fn until(&mut self, now: u64, ticks_per_second: u64) -> u64 {
+        let ticks = ticks_per_second / 1000 * self.ms;
+        self.ms = (self.ms * 2).min(LONGEST_BACK_OFF_MS);
+        now.saturating_add(ticks)
+    }
+}
 
 /// The allowance to take pages.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +63,7 @@ pub struct Rate {
     strained_in_period: bool,
     used_up_in_period: bool,
     unstrained_periods: u32,
-    back_off_ms: u64,
+    back_off: BackOff,
 }
 
 impl Rate {
@@ -62,7 +83,7 @@ impl Rate {
             strained_in_period: false,
             used_up_in_period: false,
             unstrained_periods: 0,
-            back_off_ms: FIRST_BACK_OFF_MS,
+            back_off: BackOff::new(),
         }
     }
 
@@ -101,7 +122,7 @@ impl Rate {
         self.strained_in_period |= strained;
         self.used_up_in_period |= self.allowance <= 0;
         if pages > 0 {
-            self.back_off_ms = FIRST_BACK_OFF_MS;
+            self.back_off = BackOff::new();
         }
     }
 
@@ -123,9 +144,7 @@ impl Rate {
 
     /// When to try again after the allocator gave nothing or the floor was reached; doubles up to a second.
     pub fn back_off_until(&mut self, now: u64) -> u64 {
-        let ticks = self.ticks_per_second / 1000 * self.back_off_ms;
-        self.back_off_ms = (self.back_off_ms * 2).min(LONGEST_BACK_OFF_MS);
-        now.saturating_add(ticks)
+        self.back_off.until(now, self.ticks_per_second)
     }
 
     fn period(&self) -> u64 {

@@ -7,6 +7,7 @@
 )]
 
 mod basic;
+mod cpus;
 mod random;
 mod speed;
 mod world;

@@ -39,6 +39,7 @@ impl Driver {
             return Err(HelloError::Version(version as u32));
         }
         let [_, features, ..] = success(front, function::FEATURES, 0)?;
+        self.has_cpu_targets = features & feature::CPUS != 0;
         self.blocks_only |= features & feature::WHOLE_BLOCKS != 0;
         let list = front.list_ipa();
         let [_, epoch, ..] = success(front, function::HELLO, list)?;

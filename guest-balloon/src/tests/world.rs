@@ -1,10 +1,13 @@
 //! A guest of a few MiB and the Ballast under it, both as simple as they can be while still judging every move.
 
+mod cores;
 mod front;
 
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, PAGE_SIZE, Status};
 
 use crate::{Driver, Next};
+
+pub use cores::Cores;
 
 pub const RAM_BASE: u64 = 0x4000_0000;
 pub const TICKS_PER_SECOND: u64 = 1_000_000;
@@ -59,6 +62,7 @@ pub struct World {
     free: Option<Vec<usize>>,
     /// Where the last search ended, by order / 4.
     hints: [usize; 3],
+    pub cores: Cores,
 }
 
 impl World {
@@ -97,6 +101,7 @@ impl World {
             failed_requests: 0,
             free: None,
             hints: [0; 3],
+            cores: Cores::default(),
         }
     }
 

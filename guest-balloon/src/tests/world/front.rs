@@ -17,7 +17,12 @@ impl Hypercall for World {
                 } else {
                     0
                 };
-                [0, feature::MEMORY | blocks, 0, 0]
+                let cpus = if self.cores.target == 0 {
+                    0
+                } else {
+                    feature::CPUS
+                };
+                [0, feature::MEMORY | blocks | cpus, 0, 0]
             }
             function::HELLO => {
                 assert_eq!(x1, RAM_BASE);
@@ -26,7 +31,8 @@ impl Hypercall for World {
             }
             function::TARGET => {
                 self.fetched = self.sequence;
-                [0, self.target, u64::from(self.sequence), 0]
+                let cpus = u64::from(self.cores.target) << 32;
+                [0, self.target, cpus | u64::from(self.sequence), 0]
             }
             function::RESERVE => self.exchange(x1, x2, Self::judge_reserve),
             function::RELEASE => self.exchange(x1, x2, Self::judge_release),
