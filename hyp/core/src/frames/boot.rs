@@ -105,6 +105,7 @@ impl Pool {
                 ..Counts::default()
             },
             claimed: 0,
+            scrubbing: 0,
             wanting: GuestSet::EMPTY,
             untold_pages: 0,
             tell_at_once: false,

@@ -249,6 +249,7 @@ impl Pool {
             block.dirty
         })?;
         self.claimed += u32::from(BLOCK_PAGES);
+        self.scrubbing += u32::from(BLOCK_PAGES);
         let first = BLOCK_PAGES - dirty;
         let pa = Pa(self.block_pa(block).0 + u64::from(first) * PAGE_SIZE);
         Some(DirtyRun {
@@ -295,6 +296,7 @@ impl Pool {
             block.dirty -= pages;
         });
         self.claimed -= u32::from(BLOCK_PAGES);
+        self.scrubbing -= u32::from(BLOCK_PAGES);
         self.counts.dirty -= u32::from(pages);
         self.counts.zero += u32::from(pages);
     }

@@ -82,7 +82,8 @@ impl Pool {
     /// Changes a block and moves it to the list where it then belongs.
     ///
     /// A block that is somebody's home or that is claimed goes to the end, so that its free frames are
-    /// the last to be given to others.
+    /// the last to be given to others. One that is scrubbed in part is the first of its kind, so that work goes
+    /// on where it was left and is done block by block.
     #[inline]
     pub(super) fn update<R>(
         &mut self,
@@ -96,6 +97,9 @@ impl Pool {
         if before != after {
             let at_end = block.claimant != NO_GUEST
                 || (block.kind == Kind::Split && block.guest != NO_GUEST);
+            let is_begun = after == Some(ListId::Dirty) && block.dirty != BLOCK_PAGES;
+            // Unclaimed blocks stay before claimed ones.
+            let at_end = at_end && (!is_begun || self.has_unclaimed_dirty());
             self.relist(index, before, after, at_end);
         }
         Some(result)

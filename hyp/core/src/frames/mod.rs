@@ -234,6 +234,8 @@ pub struct Pool {
     counts: Counts,
     /// Free but in nobody's list: being scrubbed, or in a block that moves.
     claimed: u32,
+    /// Those of them that are being scrubbed: back in a moment.
+    scrubbing: u32,
     /// Guests that found nothing free and want to hear when that changes.
     wanting: GuestSet,
     /// Pages that have become free since they were last told.

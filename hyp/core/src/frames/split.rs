@@ -162,6 +162,7 @@ impl Pool {
         self.counts.dirty -= u32::from(pages);
         self.counts.zero += u32::from(pages);
         self.claimed -= u32::from(pages);
+        self.scrubbing -= u32::from(pages);
         self.more_free(index, pages, 0);
     }
 
@@ -233,6 +234,7 @@ impl Pool {
                     self.set_word(index, frame, word::CLAIMED);
                 }
                 self.claimed += u32::from(pages);
+                self.scrubbing += u32::from(pages);
                 return Some((index, first, pages));
             }
             base += 64;

@@ -42,6 +42,7 @@ impl Pool {
             assert_eq!(self.list(list).tail, prev);
         }
         let mut claimed = 0;
+        let mut scrubbing = 0;
         let mut wanted = [0; MAX_GUESTS];
         for (index, block) in self.blocks.iter().enumerate() {
             claimed += match block.kind {
@@ -49,6 +50,9 @@ impl Pool {
                 Kind::Split if !block.moving.is_none() => block.free.into(),
                 _ => 0,
             };
+            if block.kind == Kind::Claimed {
+                scrubbing += PAGES_PER_BLOCK as u32;
+            }
             if block.moving.is_wanted() {
                 wanted[usize::from(block.claimant)] += 1;
             }
@@ -80,9 +84,10 @@ impl Pool {
                     "block {index} frame {frame}"
                 );
                 claimed += u32::from(word == word::CLAIMED);
+                scrubbing += u32::from(word == word::CLAIMED);
             }
         }
-        assert_eq!(self.claimed, claimed);
+        assert_eq!((self.claimed, self.scrubbing), (claimed, scrubbing));
         assert_eq!(self.waiting.map(|waiting| waiting.blocks()), wanted);
     }
 }

@@ -11,7 +11,7 @@ impl Pool {
     pub const fn set_wanting(&mut self, guest: GuestId) {
         self.wanting.insert(guest);
         // What it missed may be no more than frames that are being scrubbed at this moment.
-        self.tell_at_once |= self.claimed != 0;
+        self.tell_at_once |= self.scrubbing != 0;
     }
 
     /// Whether `guest` found too little and has not been told of more since.

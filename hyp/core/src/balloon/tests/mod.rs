@@ -16,5 +16,7 @@ mod properties;
 mod races;
 #[cfg(not(miri))]
 mod relocate;
+#[cfg(not(miri))]
+mod scrub;
 mod wake;
 pub(crate) mod world;

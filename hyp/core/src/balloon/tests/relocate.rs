@@ -16,21 +16,21 @@ const A: usize = 0;
 /// An ordinary one.
 const B: usize = 1;
 
-fn blocks(first: u64, count: u64) -> IpaRange {
+pub fn blocks(first: u64, count: u64) -> IpaRange {
     IpaRange {
         start: Ipa(BASE + first * BLOCK_SIZE),
         size: count * BLOCK_SIZE,
     }
 }
 
-fn ordinary(size: GuestSize) -> Spec {
+pub fn ordinary(size: GuestSize) -> Spec {
     Spec {
         size,
         ..Spec::default()
     }
 }
 
-fn identity(size: GuestSize, ram: &[IpaRange]) -> Spec {
+pub fn identity(size: GuestSize, ram: &[IpaRange]) -> Spec {
     Spec {
         size,
         identity: Some(ram.to_vec()),
@@ -38,7 +38,7 @@ fn identity(size: GuestSize, ram: &[IpaRange]) -> Spec {
     }
 }
 
-fn world_with(ram_blocks: u64, specs: &[Spec]) -> World {
+pub fn world_with(ram_blocks: u64, specs: &[Spec]) -> World {
     let ram = [PaRange {
         start: Pa(BASE),
         size: ram_blocks * BLOCK_SIZE,
