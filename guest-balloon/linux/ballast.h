@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The boundary between the module's three parts: the driver core (Rust, core/), the allocator's side (pages.c)
- * and the device (main.c). core/src/boundary.rs and core/src/front.rs are the other half of the first two
- * groups of functions and are kept in step by hand.
+ * The boundary between the module's parts: the driver core (Rust, core/), the allocator's side (pages.c), the CPU
+ * hotplug's (cpus.c) and the device (main.c). core/src is the other half of the functions of the core's and of those
+ * it calls, and is kept in step by hand.
  */
 #ifndef BALLAST_H
 #define BALLAST_H
@@ -66,6 +66,29 @@ void ballast_core_drain(struct ballast_core *core);
 /* Leaves Ballast: the list page is the kernel's again. */
 void ballast_core_goodbye(struct ballast_core *core);
 void ballast_core_status(const struct ballast_core *core, struct ballast_status *status);
+/* The CPU target fetched last, 0 for none, with its sequence in 63:32. */
+u64 ballast_core_cpu_target(const struct ballast_core *core);
+
+/* --- The core's other half: CPUs. One call at a time, apart from the first half. May sleep for long. --- */
+
+struct ballast_cpus;
+
+struct ballast_cpus_status {
+	u64 taken_offline;
+	u64 brought_online;
+	u64 denied;
+	u64 failed;
+};
+
+size_t ballast_cpus_size(void);
+void ballast_cpus_init(struct ballast_cpus *cpus);
+/* What ballast_core_cpu_target() says. */
+void ballast_cpus_target(struct ballast_cpus *cpus, u64 target);
+/* Moves one CPU at most: enum ballast_next. */
+u32 ballast_cpus_step(struct ballast_cpus *cpus, u64 *wait_ns);
+/* From now on brings all back online: step until it is no longer BALLAST_AGAIN. */
+void ballast_cpus_drain(struct ballast_cpus *cpus);
+void ballast_cpus_status(const struct ballast_cpus *cpus, struct ballast_cpus_status *status);
 
 /* --- What the core asks of the kernel (pages.c). A run is 2^order pages, order 0, 4 or 9. --- */
 
@@ -85,6 +108,24 @@ bool ballast_front_ram(u32 index, u64 *ipa, u64 *pages);
 void ballast_front_settle(void);
 /* The core has panicked. */
 void __noreturn ballast_front_panic(void);
+
+/* --- What the core asks of the kernel's hotplug (cpus.c). --- */
+
+/* CPU numbers are below this. */
+u32 ballast_front_cpus(void);
+/* 0: absent, 1: offline, 2: online. */
+u32 ballast_front_cpu_state(u32 cpu);
+/* 0: done, 1: Ballast has no core for it, 2: not possible now. */
+u32 ballast_front_cpu_take_offline(u32 cpu);
+u32 ballast_front_cpu_bring_online(u32 cpu);
+
+/* --- Between cpus.c and main.c. --- */
+
+int ballast_cpus_start(void);
+void ballast_cpus_stop(void);
+/* A target may be new; from any context that has fetched it. */
+void ballast_cpus_follow(u64 target);
+extern const struct attribute_group ballast_cpus_group;
 
 /* --- Between pages.c and main.c. --- */
 

@@ -77,6 +77,7 @@ static int work(void *data)
 			break;
 		mutex_lock(&ballast->lock);
 		next = ballast_core_step(ballast->core, &wait_ns);
+		ballast_cpus_follow(ballast_core_cpu_target(ballast->core));
 		mutex_unlock(&ballast->lock);
 		cond_resched();
 	}
@@ -90,6 +91,7 @@ static irqreturn_t fetch_target(int irq, void *data)
 
 	mutex_lock(&ballast->lock);
 	ballast_core_interrupt(ballast->core);
+	ballast_cpus_follow(ballast_core_cpu_target(ballast->core));
 	mutex_unlock(&ballast->lock);
 	kick(ballast);
 	ballast_report_now();
@@ -213,7 +215,9 @@ static struct attribute *ballast_attrs[] = {
 	&dev_attr_pages_not_zero.attr,
 	NULL
 };
-ATTRIBUTE_GROUPS(ballast);
+
+static const struct attribute_group ballast_group = { .attrs = ballast_attrs };
+static const struct attribute_group *ballast_groups[] = { &ballast_group, &ballast_cpus_group, NULL };
 
 static int say_hello(struct ballast *ballast)
 {
@@ -275,10 +279,14 @@ static int ballast_probe(struct platform_device *pdev)
 	if (error)
 		goto pages;
 	platform_set_drvdata(pdev, ballast);
+	error = ballast_cpus_start();
+	if (error)
+		goto hello;
+	/* Its first step tells the other thread its target. */
 	ballast->worker = kthread_run(work, ballast, "ballast-balloon");
 	if (IS_ERR(ballast->worker)) {
 		error = PTR_ERR(ballast->worker);
-		goto hello;
+		goto cpus;
 	}
 	error = request_threaded_irq(ballast->irq, NULL, fetch_target, IRQF_ONESHOT, "ballast-balloon", ballast);
 	if (error)
@@ -298,6 +306,8 @@ irq:
 	free_irq(ballast->irq, ballast);
 worker:
 	kthread_stop(ballast->worker);
+cpus:
+	ballast_cpus_stop();
 hello:
 	ballast_core_goodbye(ballast->core);
 pages:
@@ -317,6 +327,7 @@ static void ballast_leave(struct platform_device *pdev)
 	unregister_oom_notifier(&ballast->oom);
 	free_irq(ballast->irq, ballast);
 	kthread_stop(ballast->worker);
+	ballast_cpus_stop();
 	mutex_lock(&ballast->lock);
 	ballast_core_drain(ballast->core);
 	while (ballast_core_step(ballast->core, &wait_ns) == BALLAST_AGAIN)

@@ -2,9 +2,9 @@
 
 use core::panic::PanicInfo;
 
-use ballast_balloon::{Clock, Driver, HelloError, Next, State};
+use ballast_balloon::{Driver, HelloError, Next, State};
 
-use crate::front::Front;
+use crate::front::{Front, counter, frequency};
 
 /// Driver and front together: what C allocates `ballast_core_size()` bytes for.
 pub struct Core {
@@ -90,17 +90,36 @@ pub unsafe extern "C" fn ballast_core_interrupt(core: *mut Core) {
 pub unsafe extern "C" fn ballast_core_step(core: *mut Core, wait_ns: *mut u64) -> u32 {
     // SAFETY: the caller's promise.
     let Core { front, driver } = unsafe { &mut *core };
-    match driver.step(front) {
+    let next = driver.step(front);
+    // SAFETY: the caller's promise.
+    unsafe { next_for_c(next, wait_ns) }
+}
+
+/// # Safety
+/// `wait_ns` points to a u64.
+pub unsafe fn next_for_c(next: Next, wait_ns: *mut u64) -> u32 {
+    match next {
         Next::Idle => IDLE,
         Next::Again => AGAIN,
         Next::WaitUntil(at) => {
-            let ticks = u128::from(at.saturating_sub(front.now()));
-            let ns = ticks * 1_000_000_000 / u128::from(front.ticks_per_second().max(1));
+            let ticks = u128::from(at.saturating_sub(counter()));
+            let ns = ticks * 1_000_000_000 / u128::from(frequency().max(1));
             // SAFETY: the caller's promise.
             unsafe { wait_ns.write(u64::try_from(ns).unwrap_or(u64::MAX)) };
             WAIT
         }
     }
+}
+
+/// The CPU target fetched last, with its sequence in 63:32.
+///
+/// # Safety
+/// As `ballast_core_interrupt`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ballast_core_cpu_target(core: *const Core) -> u64 {
+    // SAFETY: the caller's promise.
+    let driver = unsafe { &(*core).driver };
+    u64::from(driver.sequence()) << 32 | u64::from(driver.cpu_target())
 }
 
 /// # Safety

@@ -109,21 +109,29 @@ impl PageSource for Front {
 
 impl Clock for Front {
     fn now(&self) -> u64 {
-        let now;
-        // SAFETY: reading the virtual counter (Arm ARM DDI 0487 D12.2.1). No `nomem`: it stays in its place
-        // among the calls it times.
-        unsafe {
-            asm!("isb", "mrs {}, cntvct_el0", out(reg) now, options(nostack, preserves_flags))
-        };
-        now
+        counter()
     }
 
     fn ticks_per_second(&self) -> u64 {
-        let frequency;
-        // SAFETY: reading a constant.
-        unsafe {
-            asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack, preserves_flags))
-        };
-        frequency
+        frequency()
     }
+}
+
+/// The virtual counter.
+pub fn counter() -> u64 {
+    let now;
+    // SAFETY: reading the virtual counter (Arm ARM DDI 0487 D12.2.1). No `nomem`: it stays in its place among the
+    // calls it times.
+    unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) now, options(nostack, preserves_flags)) };
+    now
+}
+
+/// Its ticks in a second.
+pub fn frequency() -> u64 {
+    let frequency;
+    // SAFETY: reading a constant.
+    unsafe {
+        asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack, preserves_flags))
+    };
+    frequency
 }

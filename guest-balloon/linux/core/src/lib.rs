@@ -7,4 +7,6 @@
 #[cfg(target_os = "none")]
 mod boundary;
 #[cfg(target_os = "none")]
+mod cpus;
+#[cfg(target_os = "none")]
 mod front;
