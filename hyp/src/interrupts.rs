@@ -12,6 +12,7 @@ use crate::gic::{Gic, Host, KICK, SharedSpi, TIMER};
 use crate::guest::hardware::Machine;
 use crate::guest::{Guest, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
+use crate::report;
 use crate::run;
 use crate::system::{self, System};
 use crate::traps::Frame;
@@ -118,7 +119,9 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
         shared(system, cpu, acknowledged, line);
     } else if intid == TIMER {
         timer::disarm();
-        cpu.gic.tick_lines(crate::boot::counter());
+        cpu.gic.tick_lines(crate::boot::counter(), |line, news| {
+            report::line(system, cpu, line.intid, news);
+        });
         cpu.gic.end(acknowledged);
         percpu::note(cpu.index, request::RELOCATE);
         system.scheduler.timer(system, cpu);
@@ -155,6 +158,9 @@ fn device(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) 
 fn shared(system: &'static System, cpu: &PerCpu, acknowledged: u32, line: &SharedSpi) {
     let now = crate::boot::counter();
     let steps = cpu.gic.step(line, |state| state.fired(now));
+    if let Some(news) = steps.report {
+        report::line(system, cpu, line.intid, news);
+    }
     if line.is_own {
         system.terminal.interrupt(system, cpu);
     }

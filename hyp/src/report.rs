@@ -9,6 +9,7 @@ use ballast_core::addr::{Ipa, IpaRange};
 use ballast_core::exit::{Abort, AccessFault};
 use ballast_core::fault::FaultReport;
 use ballast_core::log::Event;
+use ballast_core::mediate::line::{LIMIT_US, Report};
 
 use crate::aarch64::registers::{self, read};
 use crate::guest::Guest;
@@ -40,6 +41,29 @@ pub fn abort(system: &System, cpu: &PerCpu, current: Current, esr: u64, ipa: Ipa
 #[inline(never)]
 pub fn stop(system: &System, current: Current, esr: u64) {
     say(system, current, esr, None, "stopped");
+}
+
+/// Reports what an operator should know of shared interrupt `intid`; each line and cause once.
+#[cold]
+#[inline(never)]
+pub fn line(system: &System, cpu: &PerCpu, intid: u32, news: Report) {
+    match news {
+        Report::Late(guests) => {
+            for guest in &system.guests {
+                if u32::from(guests) >> guest.index & 1 != 0 {
+                    system.terminal.say(format_args!(
+                        "{}: has not handled interrupt {intid}, which it shares, for {LIMIT_US} us: it is not \
+                         waited for",
+                        guest.plan.config.name
+                    ));
+                }
+            }
+        }
+        Report::Storm => system.terminal.say(format_args!(
+            "shared interrupt {intid} does not end: it is let through every {LIMIT_US} us until it does"
+        )),
+    }
+    system.terminal.pump(system, cpu);
 }
 
 fn say(system: &System, Current { guest, vcpu }: Current, esr: u64, ipa: Option<Ipa>, what: &str) {

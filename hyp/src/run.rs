@@ -7,10 +7,12 @@ use ballast_core::log::{Event, Origin};
 use ballast_core::vgic::IntId;
 
 use crate::aarch64::{registers, speculation, tlb};
+use crate::guest::lifecycle::After;
 use crate::guest::{Guest, relocate};
 use crate::interrupts;
 use crate::layout;
 use crate::percpu::{self, Current, PerCpu, request};
+use crate::report;
 use crate::system::{self, System};
 
 unsafe extern "C" {
@@ -137,7 +139,13 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
 
 /// Takes this core out of its vCPU, which is off then, and back to waiting.
 pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
-    if let Some(Current { guest, vcpu }) = cpu.current.take() {
+    if let Some(current) = cpu.current.take() {
+        let Current { guest, vcpu } = current;
+        if let Some(syndrome) = registers::pending_serror() {
+            // Not of the next guest's doing. What else it concerns is not known: as where it is taken at once.
+            report::stop(system, current, syndrome);
+            guest.stop(cpu, After::Fault, Origin::Ballast);
+        }
         registers::reset_guest_state();
         let kicks = {
             let mut host = guest.host(cpu);

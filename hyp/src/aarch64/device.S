@@ -36,3 +36,31 @@ device_fault:
     mov     x0, xzr
     mov     x1, #1
     ret
+
+// Takes the SError that waits for this core, if one does: an access that the guest made, or EL2 in its stead,
+// and that a device answered with an abort after it had been let go. Returns its syndrome, else 0.
+//
+// The barrier completes the guest's accesses, and with them the aborts of those that report (DDI 0487,
+// B2.3.12); ISR_EL1.A then says whether one is pending (D19.2.62). Unmasked, it is taken to EL2 by AMO, and the
+// ISB sees that this is before the next instruction.
+.global take_serror
+take_serror:
+    mov     x0, xzr
+    dsb     sy
+    isb
+    mrs     x1, ISR_EL1
+    tbz     x1, #8, 1f
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    mrs     x4, ESR_EL2
+    msr     DAIFClr, #4
+serror_first:
+    isb
+    nop
+serror_last:
+    msr     DAIFSet, #4
+    isb
+    msr     ELR_EL2, x2
+    msr     SPSR_EL2, x3
+    msr     ESR_EL2, x4
+1:  ret

@@ -7,7 +7,7 @@
 .equ PAGE_RX,      0x7c7                        // page, AF, inner shareable, read-only, MAIR index 1
 .equ PAGE_RO,      0x7c7 | (1 << 54)            // the same, execute never
 .equ PAGE_RW,      0x747 | (1 << 54)            // read-write, execute never
-.equ MAIR_VALUE,   0x44ff04                     // 0: Device-nGnRE, 1: Normal write-back, 2: Normal non-cacheable
+.equ MAIR_VALUE,   0x44ff04                     // 0: Device-nGnRE, 1: Normal write-back, 2: Normal non-cacheable, 3: Device-nGnRnE
 // 39-bit addresses, walks write-back inner shareable, RES1 bits (DDI 0487, D19.2.139 TCR_EL2)
 .equ TCR_VALUE,    25 | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 23) | (1 << 31)
 // RES1 bits plus WXN (19), I (12), SA (3), C (2), M (0) (DDI 0487, D19.2.123 SCTLR_EL2)

@@ -17,6 +17,8 @@ use crate::layout;
 pub enum Kind {
     /// Device-nGnRE registers, read-write, execute never.
     Device,
+    /// The same as Device-nGnRnE: a store is done when the device has answered it.
+    Answered,
     /// Normal write-back memory, read-write, execute never.
     Memory,
     /// Normal write-back memory, read-only, execute never.
@@ -33,6 +35,7 @@ impl Kind {
         const BASE: u64 = (1 << 54) | (1 << 10) | (1 << 6) | 0b11;
         match self {
             Self::Device => BASE,
+            Self::Answered => BASE | (3 << 2),
             Self::Memory => BASE | (0b11 << 8) | (1 << 2),
             Self::Data => BASE | (0b11 << 8) | (1 << 2) | (1 << 7),
         }
@@ -203,6 +206,16 @@ pub fn map_heap(pa: Pa, size: u64) {
 
 /// Maps `size` bytes of device registers at `pa` (page aligned or not) and returns their address.
 pub fn map_device(pa: Pa, size: u64) -> *mut u8 {
+    map_registers(pa, size, Kind::Device)
+}
+
+/// The same for registers that are accessed in guests' stead, so that a barrier leaves no abort behind that
+/// somebody else would get ([`pending_serror`](super::registers::pending_serror)).
+pub fn map_answered(pa: Pa, size: u64) -> *mut u8 {
+    map_registers(pa, size, Kind::Answered)
+}
+
+fn map_registers(pa: Pa, size: u64, kind: Kind) -> *mut u8 {
     let mut map = MAP.lock();
     let first = pa.0 & !(PAGE_SIZE - 1);
     let bytes = (pa.0 + size - first).next_multiple_of(PAGE_SIZE);
@@ -212,7 +225,7 @@ pub fn map_device(pa: Pa, size: u64) -> *mut u8 {
         "no EL2 address space left for registers at {pa}"
     );
     map.mmio_used += bytes;
-    map.map(va, Pa(first), bytes, Kind::Device);
+    map.map(va, Pa(first), bytes, kind);
     ptr::with_exposed_provenance_mut((va + (pa.0 - first)) as usize)
 }
 

@@ -129,6 +129,19 @@ pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
     barrier::isb(barrier::SY);
 }
 
+unsafe extern "C" {
+    /// In `device.S`.
+    safe fn take_serror() -> u64;
+}
+
+/// Takes the SError that an access of this core's guest has left behind: its syndrome. Before the core changes
+/// hands, so that nobody else is blamed for it.
+pub fn pending_serror() -> Option<u64> {
+    /// A syndrome has its exception class, 0x2f, whatever else the core says (DDI 0487, D19.2.40).
+    const NONE: u64 = 0;
+    Some(take_serror()).filter(|syndrome| *syndrome != NONE)
+}
+
 /// Whether an interrupt waits for this core, which has them masked (DDI 0487, D19.2.62 ISR_EL1: A, I and F).
 #[inline]
 pub fn is_interrupted() -> bool {

@@ -45,7 +45,7 @@
     isb
 .endm
 
-// From EL2 itself: a bug of ours, but for what device.S does in a guest's stead.
+// From EL2 itself: a bug of ours, but for what device.S does in a guest's stead or lets in on purpose.
 .macro vectors_of_el2
     vector  el2_fault_entry
     vector  el2_fault_entry
@@ -54,7 +54,7 @@
     vector  el2_sync_entry
     vector  el2_fault_entry
     vector  el2_fault_entry
-    vector  el2_fault_entry
+    vector  el2_serror_entry
 .endm
 
 // From a guest: in AArch64, then its AArch32 EL0.
@@ -195,6 +195,21 @@ el2_sync_entry:
     b.hs    el2_fault_entry
     ldr     x17, =device_fault
     msr     ELR_EL2, x17
+    return_to_guest
+
+// An SError in EL2, which masks them: let in by take_serror, or a fault of ours.
+el2_serror_entry:
+    mrs     x16, ELR_EL2
+    ldr     x17, =serror_first
+    cmp     x16, x17
+    b.lo    el2_fault_entry
+    ldr     x17, =serror_last
+    cmp     x16, x17
+    b.hi    el2_fault_entry
+    mrs     x0, ESR_EL2
+    mrs     x16, SPSR_EL2
+    orr     x16, x16, #1 << 8                   // masked again
+    msr     SPSR_EL2, x16
     return_to_guest
 
 // A fault in EL2. SP may be the cause, so switch to the emergency stack first; SP_EL0 (the guest's,

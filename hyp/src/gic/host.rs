@@ -45,12 +45,13 @@ impl<'a> Host<'a> {
     }
 
     /// What the guest does with an interrupt that others share, if `pintid` is one. Whether it was.
-    fn share(&self, pintid: u16, step: impl FnOnce(&mut Line, usize) -> Steps) -> bool {
+    fn share(&self, pintid: u16, step: impl FnOnce(&mut Line, usize, u64) -> Steps) -> bool {
         if pintid & SHARED == 0 {
             return false;
         }
         if let Some(line) = self.gic.lines().get(usize::from(pintid & !SHARED)) {
-            let _ = self.gic.step(line, |state| step(state, self.guest));
+            let now = crate::boot::counter();
+            let _ = self.gic.step(line, |state| step(state, self.guest, now));
         }
         true
     }
@@ -131,13 +132,13 @@ impl HostGic for Host<'_> {
     }
 
     fn enable(&mut self, pintid: u16) {
-        if !self.share(pintid, |line, guest| line.listen(guest, true)) {
+        if !self.share(pintid, |line, guest, now| line.listen(guest, true, now)) {
             self.gic.enable(self.core, u32::from(pintid));
         }
     }
 
     fn disable(&mut self, pintid: u16) {
-        if !self.share(pintid, |line, guest| line.listen(guest, false)) {
+        if !self.share(pintid, |line, guest, now| line.listen(guest, false, now)) {
             self.gic.disable(self.core, u32::from(pintid));
         }
     }

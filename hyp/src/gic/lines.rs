@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use ballast_core::mediate::line::{LIMIT_US, Line, Steps};
+use ballast_core::mediate::line::{LIMIT_US, Line, Report, Steps};
 use spin::mutex::TicketMutex;
 
 use super::Gic;
@@ -69,10 +69,14 @@ impl Gic {
         steps
     }
 
-    /// The core's timer has fired and is off: what waits for its deadline goes on, or arms it again.
-    pub fn tick_lines(&self, now: u64) {
+    /// The core's timer has fired and is off: what waits for its deadline goes on, or arms it again. What is to be
+    /// said goes to `report`.
+    pub fn tick_lines(&self, now: u64, report: impl Fn(&SharedSpi, Report)) {
         for line in self.lines() {
-            let _ = self.step(line, |state| state.tick(now));
+            let steps = self.step(line, |state| state.tick(now));
+            if let Some(news) = steps.report {
+                report(line, news);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Pages of device registers that have several holders, as EL2 reaches them for guests.
 //!
 //! What an access does is decided by [`ballast_core::mediate`]; here it is done, on EL2's own
-//! Device-nGnRE mapping of the page. An access that the device answers with an external abort faults in
+//! Device-nGnRnE mapping of the page. An access that the device answers with an external abort faults in
 //! `device.S` alone, which says so.
 
 use core::ptr::NonNull;
@@ -120,7 +120,8 @@ impl SharedPages {
         if let Some((_, page)) = self.0.iter().find(|(at, _)| *at == pa) {
             return page;
         }
-        let registers = NonNull::new(mmu::map_device(pa, PAGE_SIZE)).unwrap_or(NonNull::dangling());
+        let registers =
+            NonNull::new(mmu::map_answered(pa, PAGE_SIZE)).unwrap_or(NonNull::dangling());
         let page = &*Box::leak(Box::new(SharedPage {
             registers,
             merging: TicketMutex::new(()),

@@ -324,6 +324,7 @@ pub fn primary_guest(consent: Consent) -> Result<PrimaryGuest> {
         root: initramfs::root_folder(&[
             ("bin/workload", &workload()?),
             ("bin/setpoints", &setpoints()?),
+            ("bin/pins", initramfs::PINS.as_bytes()),
         ])?,
     })
 }

@@ -19,6 +19,8 @@ const INIT: &str = include_str!("initramfs/init.sh");
 const SWITCH: &str = include_str!("initramfs/switch.sh");
 /// The init of that root filesystem.
 const ROOT_INIT: &str = include_str!("initramfs/root-init.sh");
+/// Uses a pin of a Raspberry Pi 4 and tries at the others.
+pub const PINS: &str = include_str!("initramfs/pins.sh");
 const FOLDERS: &[&str] = &["bin", "sbin", "dev", "proc", "sys", "tmp", "lib"];
 
 /// A file for the guest.

@@ -3,6 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
+use aarch64_cpu::registers::{CNTVCT_EL0, Readable};
+
 use super::Outcome;
 use crate::exception::{DEVICE_CALLS, DEVICE_INTERRUPT, DEVICE_QUIET};
 use crate::machine::Machine;
@@ -110,6 +112,9 @@ const SET: usize = 0x1c;
 const CLEAR: usize = 0x28;
 const LEVEL: usize = 0x34;
 const PULL: usize = 0xe4;
+const EVENTS: usize = 0x40;
+/// Rising, falling, high, low, and the two asynchronous ones.
+const ENABLES: [usize; 6] = [0x4c, 0x58, 0x64, 0x70, 0x7c, 0x88];
 
 /// A pin of 0 to 31 that is this guest's.
 #[derive(Clone, Copy)]
@@ -166,7 +171,30 @@ pub fn pins(machine: &Machine) -> Outcome {
         "a byte was read"
     );
     is_out_of_reach(GPIO + 0x200)?;
-    for round in 0..500 {
+    println!("toggling");
+    // At least as many rounds, and for as long as it is told to.
+    let long = machine.arg_number("seconds").unwrap_or(0) * cpu::frequency();
+    let start = CNTVCT_EL0.get();
+    let mut round = 0;
+    while round < 500 || CNTVCT_EL0.get() - start < long {
+        round += 1;
+        // Function, pull and event enables are as they were, and of others' pins nothing is had.
+        let found = (gpio.read32(select), gpio.read32(pull));
+        let expected = (function(1), 3 << (pin % 16 * 2));
+        ensure!(
+            found == expected,
+            "round {round}: function and pull {found:x?}"
+        );
+        gpio.write32(select, 0o1_111_111_111);
+        gpio.write32(pull, u32::MAX);
+        for enable in ENABLES {
+            gpio.write32(enable, !bit);
+            let found = gpio.read32(enable);
+            ensure!(found == 0, "event enables at {enable:#x} read {found:#x}");
+        }
+        gpio.write32(EVENTS, !bit);
+        let found = gpio.read32(EVENTS) & !bit;
+        ensure!(found == 0, "others' events: {found:#x}");
         gpio.write32(SET, u32::MAX);
         cpu::delay_us(200);
         let high = gpio.read32(LEVEL);

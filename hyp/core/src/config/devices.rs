@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use ballast_abi::device_tree::BALLOON_SPI;
 
+use super::pinctrl::PinGroup;
 use super::primary::BOARD_POWER;
 use super::{GuestConfig, sharing};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
@@ -32,6 +33,8 @@ pub struct Device {
     pub clocks_hz: Vec<u32>,
     /// Further properties for the guest's tree.
     pub properties: Vec<(String, Vec<u8>)>,
+    /// Of a GPIO controller: the groups of pins that the guest's devices come out at.
+    pub pin_groups: Vec<PinGroup>,
     /// It may read and write memory by itself.
     pub is_dma_master: bool,
     /// It acts on what others use, too.
@@ -230,6 +233,7 @@ pub(super) fn describe(node: Node<'_>, gic: Node<'_>) -> Result<Device, Refusal>
         regions,
         interrupts,
         properties: properties.collect(),
+        pin_groups: Vec::new(),
         clocks_hz,
         is_dma_master: may_do_dma(node),
         has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),

@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::GuestConfig;
 use super::devices::{self, Device};
+use super::{GuestConfig, pinctrl};
 use crate::board::{Board, gic_node};
 use crate::dt::{DeviceTree, Node, Property};
 use crate::machine::RAM_BASE;
@@ -132,7 +132,7 @@ pub(super) fn divide(
             problems.push(refuse(property, problem, "choose another pin"));
         }
         taken |= pins;
-        allow_own_functions(guest, node.tree());
+        pinctrl::allow_own_functions(guest, *node, &controller.path);
         guest.devices.push(Device {
             properties: with_reserved_pins(controller, &guest.mediated.gpio),
             ..controller.clone()
@@ -159,6 +159,7 @@ pub(super) fn divide(
         };
         guest.mediated.gpio = share;
     }
+    pinctrl::give_groups(guests, &controller.path, kept, problems);
 }
 
 /// The controller's properties with `gpio-reserved-ranges`: the pins that the guest has not got.
@@ -187,65 +188,4 @@ fn reserved_pins(share: &Share) -> (String, Vec<u8>) {
     }
     let value = ranges.iter().flat_map(|cell| cell.to_be_bytes());
     (RESERVED.to_string(), value.collect())
-}
-
-/// Lets the guest choose those alternate functions of its pins that connect them to its own devices: the
-/// board's tree says which, by the devices' `pinctrl` properties.
-fn allow_own_functions(guest: &mut GuestConfig, tree: &DeviceTree<'_>) {
-    let share = &mut guest.mediated.gpio;
-    for device in &guest.devices {
-        let Some(node) = tree.find(&device.path) else {
-            continue;
-        };
-        let states = node.properties().filter(|property| is_state(property.name));
-        let groups = states
-            .filter_map(|property| property.cells().ok())
-            .flatten();
-        for group in groups.filter_map(|phandle| tree.by_phandle(phandle)) {
-            allow_group(share, group);
-            group.children().for_each(|child| allow_group(share, child));
-        }
-    }
-}
-
-/// `pinctrl-0`, `pinctrl-1`, ...
-fn is_state(name: &str) -> bool {
-    name.strip_prefix("pinctrl-")
-        .is_some_and(|number| number.parse::<u8>().is_ok())
-}
-
-/// A group of pins with a function, in the BCM2835's own words or in the generic ones.
-fn allow_group(share: &mut Share, group: Node<'_>) {
-    let cells = |name| -> Vec<u32> {
-        let cells = group.property(name).and_then(|list| list.cells().ok());
-        cells.into_iter().flatten().collect()
-    };
-    let functions = cells("brcm,function");
-    for (place, pin) in cells("brcm,pins").into_iter().enumerate() {
-        // One value serves all pins of the group.
-        let function = functions.get(place).or(functions.first()).copied();
-        if let (Ok(pin), Some(Ok(function @ 0..=7))) =
-            (u8::try_from(pin), function.map(u8::try_from))
-        {
-            share.allow(pin, function);
-        }
-    }
-    let (Some(pins), Ok(Some(function))) = (group.property("pins"), group.str("function")) else {
-        return;
-    };
-    // Function-select values (ARM Peripherals, table 5-2).
-    let function = match function {
-        "alt0" => 4,
-        "alt1" => 5,
-        "alt2" => 6,
-        "alt3" => 7,
-        "alt4" => 3,
-        "alt5" => 2,
-        _ => return,
-    };
-    for name in pins.strings().unwrap_or_default() {
-        if let Some(Ok(pin)) = name.strip_prefix("gpio").map(str::parse) {
-            share.allow(pin, function);
-        }
-    }
 }

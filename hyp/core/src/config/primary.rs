@@ -291,6 +291,7 @@ fn read(node: Node<'_>, gic: Node<'_>) -> Device {
     sort::by_key(&mut interrupts, |interrupt| interrupt.intid);
     interrupts.dedup_by_key(|interrupt| interrupt.intid);
     Device {
+        pin_groups: Vec::new(),
         path: node.path(),
         name: node.name().to_string(),
         regions,

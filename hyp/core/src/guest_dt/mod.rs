@@ -18,7 +18,7 @@ use ballast_abi::device_tree::{
 };
 
 use crate::addr::IpaRange;
-use crate::config::{Access, Device};
+use crate::config::{Access, Device, PinGroup};
 use crate::dt::Writer;
 use crate::machine::{GICR_STRIDE, Machine, SPI_BASE, TIMER_PPIS, UART_CLOCK_HZ};
 use crate::plan::{ChannelEnd, unbacked_ram};
@@ -328,6 +328,23 @@ fn devices<'d>(fdt: &mut Writer<'d>, devices: &'d [Device]) {
             for (name, value) in &device.properties {
                 fdt.bytes(name, value);
             }
+            pin_groups(fdt, &device.pin_groups);
+        });
+    }
+}
+
+/// Groups of pins below their controller.
+fn pin_groups<'d>(fdt: &mut Writer<'d>, groups: &'d [PinGroup]) {
+    for group in groups {
+        fdt.node(&group.name, |fdt| {
+            if let Some(phandle) = group.phandle {
+                fdt.cells("phandle", &[phandle]);
+            }
+            for (name, value) in &group.properties {
+                fdt.bytes(name, value);
+            }
+            // One level: parts have none.
+            pin_groups(fdt, &group.parts);
         });
     }
 }

@@ -15,6 +15,7 @@ use crate::example::Chosen;
 use crate::paths;
 use crate::process::Program;
 use crate::qemu::{self, Board, Serial};
+use crate::rpi4::card::BootPartition;
 use crate::rpi4::emulator::{self, Raspi4b};
 use crate::rpi4::tree::Tree;
 use crate::rpi4::{image, root};
@@ -401,9 +402,9 @@ impl Scenario {
             let serial = ["-serial", "stdio", "-serial", &other, "-monitor", "none"];
             extra.extend(serial.map(Into::into));
         } else {
-            extra.extend(
-                ["-serial", "null", "-serial", "stdio", "-monitor", "none"].map(Into::into),
-            );
+            let other = format!("file:{}", dir.join("pl011.log").display());
+            let serial = ["-serial", &other, "-serial", "stdio", "-monitor", "none"];
+            extra.extend(serial.map(Into::into));
         }
         let board = Raspi4b::new(self.ram_mib, extra)?;
         if self.has_medium() {
@@ -414,7 +415,10 @@ impl Scenario {
             };
             let card = dir.join("card.img");
             image::write(&card, &chosen, images.root.as_deref(), None, Consent::Ask)?;
-            let (boot, loaded) = board.boot_card(&card, dir)?;
+            let partition = BootPartition::open(&card)?;
+            let mut loaded = board.load(&|path| partition.read(path), dir)?;
+            edit(&mut loaded.tree);
+            let boot = emulator::lay_out(&loaded, Some(&card), dir)?;
             let report = image::judge_loaded(&loaded, true)?;
             return Ok((board.command(&boot, Serial::Pipe)?, report));
         }

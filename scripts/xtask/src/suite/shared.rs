@@ -1,6 +1,6 @@
 //! Devices whose page or interrupt several guests share.
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 
 use super::{Guest, Scenario};
 use crate::paths;
@@ -36,6 +36,7 @@ pub fn scenarios() -> Vec<Scenario> {
     }
     all.extend(refusals());
     all.push(pins_and_uarts());
+    all.push(linux_beside_pins());
     all.extend(pi_refusals());
     all
 }
@@ -124,10 +125,14 @@ fn refusals() -> Vec<Scenario> {
 const AUX_PAGE: u32 = 0xfe21_5000;
 const AUX_INTID: u32 = 93 + 32;
 
-/// SPI1 is in use, which Debian's tree leaves to an overlay.
-fn with_spi1(tree: &mut Tree) {
+/// SPI1 is in use, which Debian's tree leaves to an overlay, and the mini-UART comes out at pins 32 and 33: at the
+/// header's is Ballast's console.
+fn with_aux(tree: &mut Tree) {
     let soc = tree.root.child("soc");
     soc.child("spi@7e215080").set_string("status", "okay");
+    let group = soc.child("gpio@7e200000").child("uart1-gpio32");
+    let phandle = group.get("phandle").unwrap_or_default().to_vec();
+    soc.child("serial@7e215040").set("pinctrl-0", phandle);
 }
 
 /// Each of two guests drives and reads its own pin while the other tries to get at it; one has the mini-UART, the
@@ -141,35 +146,86 @@ fn pins_and_uarts() -> Scenario {
         }
         console.expect_power_off()?;
         console.expect_never("FAIL")?;
-        let sent = paths::read(
-            &paths::target()
-                .join("qemu-tests")
-                .join(NAME)
-                .join("mini-uart.log"),
-        )?;
-        let sent = String::from_utf8_lossy(&sent);
-        ensure!(
-            sent.contains("the mini-UART of a guest"),
-            "it sent {sent:?}"
-        );
-        Ok(())
+        mini_uart_sent(NAME)
     })
-    .tree(0, with_spi1)
-    .guest(
-        Guest::bare_metal("uart", "pins")
-            .args(&format!(
-                "pin=17 uart={} intid={AUX_INTID}",
-                AUX_PAGE + 0x40
-            ))
-            .property("devices = \"/soc/serial@7e215040\"")
-            .property("gpios = <17>"),
-    )
+    .tree(0, with_aux)
+    .guest(with_mini_uart("uart"))
     .guest(
         Guest::bare_metal("spi", "pins")
             .args(&format!("pin=27 spi={} intid={AUX_INTID}", AUX_PAGE + 0x80))
             .property("devices = \"/soc/spi@7e215080\"")
             .property("gpios = <27>"),
     )
+}
+
+/// A guest with pin 17 and the mini-UART.
+fn with_mini_uart(name: &str) -> Guest {
+    let uart = AUX_PAGE + 0x40;
+    Guest::bare_metal(name, "pins")
+        .args(&format!("pin=17 uart={uart} intid={AUX_INTID}"))
+        .property("devices = \"/soc/serial@7e215040\"")
+        .property("gpios = <17 32 33>")
+}
+
+/// What such a guest sends went out there.
+fn mini_uart_sent(test: &str) -> Result<()> {
+    let tests = paths::target().join("qemu-tests");
+    let sent = paths::read(&tests.join(test).join("mini-uart.log"))?;
+    let sent = String::from_utf8_lossy(&sent);
+    ensure!(
+        sent.contains("the mini-UART of a guest"),
+        "it sent {sent:?}"
+    );
+    Ok(())
+}
+
+/// The second guest toggles and reads its pin and uses its UART while Linux, which has the board, uses its own pin
+/// and its own UART, in whose page others are.
+fn linux_beside_pins() -> Scenario {
+    const NAME: &str = "rpi4-linux-and-pins";
+    Scenario::rpi4(NAME, |console| {
+        console.patience(400).expect_up(1)?;
+        // From its start, now that Linux is there.
+        console.monitor("reset 2")?;
+        console.focus(2)?;
+        console.expect("toggling")?;
+        for _ in 0..3 {
+            let said = console.shell(1, "pins 27 17 200")?;
+            ensure!(!said.contains("BAD"), "Linux's pin: {said}");
+            ensure!(said.contains("rounds=200 last=1"), "{said}");
+            let register = |name: &str| {
+                let mut words = said.split_whitespace().skip_while(|word| *word != name);
+                let value = words.nth(1).and_then(|word| word.strip_prefix("0x"));
+                value.and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            };
+            // Of pins 10 to 19 Linux has all but 14, 15 and 17, and so of the pulls of 16 to 31.
+            let expected = [
+                ("select", 0o3_303_003_333),
+                ("pull", !(0b11 << 2)),
+                ("level", 0),
+            ];
+            for (name, value) in expected {
+                let found = register(name);
+                let others = if name == "level" { 1 << 17 } else { u32::MAX };
+                ensure!(
+                    found.is_some_and(|found| found & others == value),
+                    "{name} should be {value:#x}: {said}"
+                );
+            }
+        }
+        console.focus(2)?;
+        console.expect("PASS pins")?;
+        console.expect_never("FAIL")?;
+        mini_uart_sent(NAME)
+    })
+    .tree(0, with_aux)
+    .guest(
+        Guest::debian("debian")
+            .args("iomem=relaxed")
+            .memory(512)
+            .primary(),
+    )
+    .guest(with_mini_uart("pins").args("seconds=25"))
 }
 
 /// Pins and UARTs that cannot be given.
@@ -209,6 +265,11 @@ fn pi_refusals() -> Vec<Scenario> {
             "console-uart",
             ["gpios = <17>", "devices = \"/soc/serial@7e201000\""],
             "is the console UART, which Ballast drives",
+        ),
+        refused(
+            "pins-of-a-device",
+            ["gpios = <17>", "devices = \"/soc/serial@7e215040\""],
+            "comes out at pins 14, 15 by its pinctrl properties",
         ),
     ]
 }

@@ -27,13 +27,35 @@ fn device(
 
 /// A Raspberry Pi 4's UARTs, AUX and GPIO, at their places, on a board that has the rest.
 fn pi() -> Vec<u8> {
-    let uart = |name, address| {
-        let state = vec![
-            ("pinctrl-0", cells(&[0x77])),
-            ("clocks", cells(&[0x78, 19, 0x78, 20])),
-        ];
-        device(name, "arm,pl011", [address, 0x200], &[0, 121, 4], state)
+    pi_with(vec![])
+}
+
+/// The same whose first UART comes out at pins 0 and 1.
+fn routed_pi() -> Vec<u8> {
+    pi_with(vec![
+        ("pinctrl-names", text(&["default"])),
+        ("pinctrl-0", cells(&[0x77, 0x79])),
+    ])
+}
+
+fn pi_with(first: Vec<(&'static str, Value)>) -> Vec<u8> {
+    let uart = |name, address, mut more: Vec<(&'static str, Value)>| {
+        more.push(("clocks", cells(&[0x78, 19, 0x78, 20])));
+        device(name, "arm,pl011", [address, 0x200], &[0, 121, 4], more)
     };
+    let generic = Branch(
+        "uart2-ctsrts-gpio2",
+        vec![("phandle", cells(&[0x79]))],
+        vec![Branch(
+            "pin-cts",
+            vec![
+                ("pins", text(&["gpio2"])),
+                ("function", text(&["alt4"])),
+                ("bias-pull-up", crate::testing::flag()),
+            ],
+            vec![],
+        )],
+    );
     let group = Branch(
         "uart2-gpio0",
         vec![
@@ -53,7 +75,7 @@ fn pi() -> Vec<u8> {
             ("#gpio-cells", cells(&[2])),
         ],
     );
-    gpio.2.push(group);
+    gpio.2.extend([group, generic]);
     with_nodes(
         VIRT_V2,
         &[
@@ -66,8 +88,8 @@ fn pi() -> Vec<u8> {
                 ],
                 vec![],
             ),
-            uart("serial@fe201400", 0xfe20_1400),
-            uart("serial@fe201600", 0xfe20_1600),
+            uart("serial@fe201400", 0xfe20_1400, first),
+            uart("serial@fe201600", 0xfe20_1600, vec![]),
             device(
                 "aux@fe215000",
                 "brcm,bcm2835-aux",
@@ -301,18 +323,18 @@ fn a_primary_guest_has_the_rest() {
 #[test]
 fn pins_go_to_several_guests() {
     let guests = [
-        with(a(), &["/serial@fe201400"]).with("gpios", cells(&[0, 1, 17])),
+        with(a(), &["/serial@fe201400"]).with("gpios", cells(&[0, 1, 2, 17])),
         b().with("gpios", cells(&[27])),
         with(Guest::new("c", 3), &["/gpio@fe200000"]),
     ];
-    let found = parsed(&pi(), &guests);
+    let found = parsed(&routed_pi(), &guests);
     let pins: Vec<u64> = found
         .iter()
         .map(|guest| guest.mediated.gpio.pins())
         .collect();
-    let taken = 1 << 0 | 1 << 1 | 1 << 17 | 1 << 27 | 1 << 14 | 1 << 15;
+    let taken = 0b111 | 1 << 17 | 1 << 27 | 1 << 14 | 1 << 15;
     let rest = ((1 << 58) - 1) & !taken;
-    assert_eq!(pins, [1 << 0 | 1 << 1 | 1 << 17, 1 << 27, rest]);
+    assert_eq!(pins, [0b111 | 1 << 17, 1 << 27, rest]);
     for guest in &found {
         assert_eq!(guest.mediated.interrupts, [145, 146, 147, 148]);
         let page = guest
@@ -336,8 +358,8 @@ fn pins_go_to_several_guests() {
         Effect::Merge { value, mask, .. } => (mask, value),
         _ => (0, 0),
     };
-    assert_eq!(select(0, 0x00, 0o33), (0o77, 0o33));
-    assert_eq!(select(0, 0x00, 0o44), (0, 0));
+    assert_eq!(select(0, 0x00, 0o333), (0o777, 0o333));
+    assert_eq!(select(0, 0x00, 0o444), (0, 0));
     assert_eq!(select(1, 0x08, 0o4000_0000), (0, 0));
     assert_eq!(select(1, 0x08, 0o1000_0000), (0o7000_0000, 0o1000_0000));
     // The one with the controller itself may choose.
@@ -349,12 +371,90 @@ fn pins_go_to_several_guests() {
         .find(|device| device.path == "/gpio@fe200000")
         .unwrap();
     let property = |name: &str| node.properties.iter().find(|(own, _)| own == name);
-    let expected: Vec<u8> = [2_u32, 15, 18, 40]
+    let expected: Vec<u8> = [3_u32, 14, 18, 40]
         .iter()
         .flat_map(|cell| cell.to_be_bytes())
         .collect();
     assert_eq!(property("gpio-reserved-ranges").unwrap().1, expected);
     assert!(property("gpio-ranges").is_none() && property("#gpio-cells").is_some());
+}
+
+/// The groups of pins of a guest's device go into its tree, below its GPIO controller.
+#[test]
+fn groups_of_pins_go_with_the_device() {
+    let guest = with(a(), &["/serial@fe201400"]).with("gpios", cells(&[0, 1, 2]));
+    let [guest] = &parsed(&routed_pi(), &[guest])[..] else {
+        panic!("not one guest")
+    };
+    let machine = crate::guest_dt::GuestMachine {
+        name: "a",
+        gic_version: 2,
+        cpus: 1,
+        cpu_compatible: "arm,cortex-a72",
+        machine: &guest.machine,
+        ram: &[],
+        backed_bytes: 0,
+        extra_ram: &[],
+        bootargs: "",
+        ramdisk: None,
+        devices: &guest.devices,
+        board: None,
+        channels: &[],
+    };
+    let dtb = crate::guest_dt::build(&machine, Vec::new());
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let uart = tree.find("/serial@fe201400").unwrap();
+    assert_eq!(uart.str("pinctrl-names").unwrap(), Some("default"));
+    let phandles = uart.property("pinctrl-0").unwrap().cells().unwrap();
+    let groups: Vec<_> = phandles
+        .map(|phandle| tree.by_phandle(phandle).unwrap())
+        .collect();
+    let paths: Vec<String> = groups.iter().map(|group| group.path()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/gpio@fe200000/uart2-gpio0",
+            "/gpio@fe200000/uart2-ctsrts-gpio2"
+        ]
+    );
+    let pins = groups[0].property("brcm,pins").unwrap().cells().unwrap();
+    assert_eq!(pins.collect::<Vec<_>>(), [0, 1]);
+    let part = groups[1].child("pin-cts").unwrap();
+    assert_eq!(part.str("pins").unwrap(), Some("gpio2"));
+    assert!(part.property("bias-pull-up").is_some());
+}
+
+/// A device that comes out at pins of others is none that its guest could use.
+#[test]
+fn a_device_whose_pins_are_anothers_is_refused() {
+    let line = |rest: &str| {
+        format!(
+            "/ballast/a@1: devices = \"/serial@fe201400\": comes out at pins 0, 1, 2 by its pinctrl properties, and \
+             {rest}, or route the device to other pins by an overlay"
+        )
+    };
+    let uart = || with(a(), &["/serial@fe201400"]);
+    assert_eq!(
+        refused(&routed_pi(), &[uart()]),
+        line("0, 1, 2 are not this guest's; add 0 1 2 to gpios")
+    );
+    let some = uart().with("gpios", cells(&[0, 2, 17]));
+    let other = b().with("gpios", cells(&[1]));
+    assert_eq!(
+        refused(&routed_pi(), &[some.clone(), other]),
+        line("1 is not this guest's (1 of /ballast/b@2); add 1 to gpios")
+    );
+    assert_eq!(
+        refused(&routed_pi(), &[some]),
+        line("1 is not this guest's; add 1 to gpios")
+    );
+    // The board's tree routes what a primary guest has.
+    let trusted = || text(&["trusted"]);
+    let primary = a()
+        .with("primary", crate::testing::flag())
+        .with("dma", trusted())
+        .with("board", trusted());
+    assert_eq!(refused(&routed_pi(), &[primary]), "");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The shared interrupt in a world of prompt, slow, silent and noisy guests.
 
-use super::super::line::{BURST, Line, Steps};
+use super::super::line::{BURST, Line, REFILL, Report, Steps};
 use proptest::prelude::*;
 
 const LIMIT: u64 = 1000;
@@ -8,31 +8,32 @@ const LIMIT: u64 = 1000;
 #[test]
 fn every_holder_gets_it_and_it_waits_for_all() {
     let mut line = Line::new(LIMIT, false);
-    assert_eq!(line.listen(0, true).physical, Some(true));
-    let _ = line.listen(2, true);
+    assert_eq!(line.listen(0, true, 0).physical, Some(true));
+    let _ = line.listen(2, true, 0);
     let steps = line.fired(10);
     assert_eq!(
         steps,
         Steps {
             physical: Some(false),
             deliver: 0b101,
-            tick_at: Some(10 + LIMIT)
+            tick_at: Some(10 + LIMIT),
+            report: None,
         }
     );
-    assert_eq!(line.handled(0).physical, None);
-    assert_eq!(line.handled(2).physical, Some(true));
+    assert_eq!(line.handled(0, 11).physical, None);
+    assert_eq!(line.handled(2, 12).physical, Some(true));
 }
 
 #[test]
 fn one_who_does_not_listen_is_not_waited_for() {
     let mut line = Line::new(LIMIT, false);
-    let _ = line.listen(0, true);
+    let _ = line.listen(0, true, 0);
     assert_eq!(line.fired(10).deliver, 0b1);
-    assert_eq!(line.handled(0).physical, Some(true));
+    assert_eq!(line.handled(0, 11).physical, Some(true));
     // The last to listen turns it off, and what is held back stays so.
     let _ = line.fired(20);
-    assert_eq!(line.listen(0, false).physical, Some(false));
-    assert_eq!(line.listen(0, true).physical, Some(true));
+    assert_eq!(line.listen(0, false, 21).physical, Some(false));
+    assert_eq!(line.listen(0, true, 22).physical, Some(true));
 }
 
 #[test]
@@ -46,24 +47,75 @@ fn ballast_alone_is_not_held_back() {
 }
 
 #[test]
-fn one_who_is_late_is_not_waited_for() {
+fn one_who_is_late_is_not_waited_for_and_throttles_nobody() {
     let mut line = Line::new(LIMIT, false);
-    let _ = line.listen(0, true);
-    let _ = line.listen(1, true);
+    let _ = line.listen(0, true, 0);
+    let _ = line.listen(1, true, 0);
     let _ = line.fired(0);
-    let _ = line.handled(0);
+    let _ = line.handled(0, 1);
     assert_eq!(line.tick(LIMIT - 1).tick_at, Some(LIMIT));
-    assert_eq!(line.tick(LIMIT).physical, Some(true));
+    let steps = line.tick(LIMIT);
+    assert_eq!(steps.physical, Some(true));
+    assert_eq!(steps.report, Some(Report::Late(0b10)));
     assert_eq!(line.late(), 0b10);
-    // Now only once a limit, and not to the late one, which has it already.
-    assert_eq!(line.fired(LIMIT).deliver, 0b01);
-    assert_eq!(line.handled(0), Steps::default());
-    assert_eq!(line.tick(2 * LIMIT).physical, Some(true));
+    // It goes on at once, and not to the late one, which has it already. That is said once.
+    for n in 1..10 {
+        let now = LIMIT + 200 * n;
+        let steps = line.fired(now);
+        assert_eq!((steps.deliver, steps.report), (0b01, None));
+        assert_eq!(line.handled(0, now + 20).physical, Some(true));
+    }
     // It comes round: as before.
-    assert_eq!(line.handled(1), Steps::default());
-    assert_eq!(line.fired(2 * LIMIT).deliver, 0b11);
-    let _ = line.handled(0);
-    assert_eq!(line.handled(1).physical, Some(true));
+    assert_eq!(line.handled(1, 5 * LIMIT), Steps::default());
+    assert_eq!(line.fired(6 * LIMIT).deliver, 0b11);
+    let _ = line.handled(0, 6 * LIMIT);
+    assert_eq!(line.tick(7 * LIMIT).report, None);
+    assert_eq!(line.handled(1, 8 * LIMIT), Steps::default());
+}
+
+/// Nobody would be told: the core that serves it is left alone, however long the line stays high.
+#[test]
+fn a_line_whose_guests_are_all_late_costs_nothing() {
+    let mut line = Line::new(LIMIT, false);
+    let _ = line.listen(0, true, 0);
+    let _ = line.fired(0);
+    let steps = line.tick(LIMIT);
+    assert_eq!((steps.physical, steps.tick_at), (None, None));
+    assert_eq!(line.tick(50 * LIMIT), Steps::default());
+    assert_eq!(line.handled(0, 60 * LIMIT).physical, Some(true));
+    assert_eq!(line.fired(60 * LIMIT).deliver, 0b1);
+}
+
+/// A device that never lowers the line, in the hands of a guest that ends what it gets at once.
+#[test]
+fn a_line_that_is_held_high_comes_once_in_a_limit() {
+    let mut line = Line::new(LIMIT, false);
+    let _ = line.listen(0, true, 0);
+    let (mut now, mut fired, mut reports) = (0, 0, Vec::new());
+    let mut passes = true;
+    while now < 1000 * LIMIT {
+        let raised = line.fired(now);
+        reports.extend(raised.report);
+        passes = raised.physical.unwrap_or(passes);
+        passes = line.handled(0, now + 1).physical.unwrap_or(passes);
+        fired += 1;
+        now += 2;
+        if !passes {
+            now += LIMIT;
+            passes = line.tick(now).physical.unwrap_or(passes);
+        }
+        assert!(passes);
+    }
+    assert!((1000..1000 + BURST + REFILL).contains(&fired), "{fired}");
+    assert_eq!(reports, [Report::Storm]);
+    // It ends, and with it the throttling.
+    now += 3 * LIMIT;
+    for n in 0..BURST {
+        let _ = line.fired(now);
+        now += 1;
+        let steps = line.handled(0, now);
+        assert_eq!(steps.physical, (n + 1 < BURST).then_some(true), "{n}");
+    }
 }
 
 /// How a guest behaves.
@@ -143,7 +195,7 @@ proptest! {
             delivered: vec![Vec::new(); count],
         };
         for guest in 0..count {
-            let steps = world.line.listen(guest, true);
+            let steps = world.line.listen(guest, true, 0);
             world.apply(steps);
         }
         let mut asserts = asserts;
@@ -182,7 +234,8 @@ proptest! {
                     if guest == 0 && device_since.take().is_some() {
                         next_assert = asserts.pop().map(|after| world.now + after);
                     }
-                    let steps = world.line.handled(guest);
+                    let now = world.now;
+                    let steps = world.line.handled(guest, now);
                     world.apply(steps);
                 }
                 if let Manner::Fickle(period) = *manner
@@ -190,10 +243,11 @@ proptest! {
                 {
                     // Its controller drops what was pending.
                     world.pending[guest] = None;
-                    let steps = world.line.listen(guest, false);
-                    world.apply(steps);
-                    let steps = world.line.listen(guest, true);
-                    world.apply(steps);
+                    for listens in [false, true] {
+                        let now = world.now;
+                        let steps = world.line.listen(guest, listens, now);
+                        world.apply(steps);
+                    }
                 }
             }
             if world.tick_at.is_some_and(|at| at <= world.now) {
@@ -207,28 +261,29 @@ proptest! {
         prop_assert!(device_since.is_none_or(|since| end - since <= 2 * LIMIT), "lost");
         for (n, first) in world.fired_at.iter().enumerate() {
             let burst = world.fired_at[n..].iter().take_while(|at| *at - first < LIMIT).count();
-            prop_assert!(burst <= 2 * BURST as usize, "fired {burst} times within a limit");
+            let most = (BURST + REFILL + 1) as usize;
+            prop_assert!(burst <= most, "fired {burst} times within a limit");
         }
     }
 
     /// Any order of calls: while nothing is held back the physical interrupt passes exactly if somebody
-    /// wants it, and what is held back has a time at which it is let go.
+    /// wants it, and what is held back has a time at which it is let go, or nobody who would be told.
     #[test]
     fn it_is_always_let_through_again(
         is_own: bool,
         calls in prop::collection::vec((0..4, 0..3_usize, any::<bool>(), 0..400_u64), 1..200),
     ) {
         let mut line = Line::new(LIMIT, is_own);
-        let (mut now, mut passes, mut listening) = (0, is_own, 0_u8);
+        let (mut now, mut passes, mut listening) = (0, is_own, 0_u16);
         let mut wishes: Vec<u64> = Vec::new();
         for (call, guest, flag, step) in calls {
             now += step;
             let steps = match call {
                 0 => line.fired(now),
-                1 => line.handled(guest),
+                1 => line.handled(guest, now),
                 2 => {
-                    listening = listening & !(1 << guest) | u8::from(flag) << guest;
-                    line.listen(guest, flag)
+                    listening = listening & !(1 << guest) | u16::from(flag) << guest;
+                    line.listen(guest, flag, now)
                 }
                 _ => line.tick(now),
             };
@@ -238,9 +293,14 @@ proptest! {
             passes = steps.physical.unwrap_or(passes);
             wishes.extend(steps.tick_at);
             let wanted = is_own || listening != 0;
-            prop_assert!(passes == wanted || !passes && !wishes.is_empty());
+            let is_heard = is_own || listening & !line.late() != 0;
+            prop_assert!(passes == wanted || !passes && (!wishes.is_empty() || !is_heard));
         }
-        let steps = line.tick(now + LIMIT);
-        prop_assert_eq!(steps.physical.unwrap_or(passes), is_own || listening != 0);
+        now += LIMIT;
+        passes = line.tick(now).physical.unwrap_or(passes);
+        for guest in 0..3 {
+            passes = line.handled(guest, now).physical.unwrap_or(passes);
+        }
+        prop_assert_eq!(passes, is_own || listening != 0);
     }
 }
