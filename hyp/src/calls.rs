@@ -25,8 +25,7 @@ impl psci::Guest for Guest {
     }
 
     fn take_core(&self, vcpu: usize) -> Option<usize> {
-        self.free_cores
-            .take(self.cores.get(vcpu).copied().unwrap_or(0))
+        system::get()?.cores.take(self.index, vcpu)
     }
 }
 
@@ -110,7 +109,7 @@ fn leave_for_good(
     after: After,
 ) -> ! {
     // Whether this call stops the guest or another stop is under way: this core leaves.
-    guest.stop(cpu, after, Origin::Guest);
+    guest.stop(system, cpu, after, Origin::Guest);
     run::leave(system, cpu)
 }
 
@@ -152,7 +151,7 @@ fn balloon(
     system.relocate(cpu, outcome.relocate);
     if guest.memory.has_to_relocate() {
         // The call may have been in its way.
-        guest.ask_to_relocate(cpu);
+        guest.ask_to_relocate(system, cpu);
     }
     if function == ballast_abi::function::RESERVE {
         system.offer_scrubbing(cpu);

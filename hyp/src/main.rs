@@ -19,6 +19,7 @@ mod calls;
 mod channels;
 mod console;
 mod control;
+mod cores;
 mod fault;
 mod gic;
 mod guest;

@@ -36,12 +36,8 @@ impl Guest {
 impl Operator for Shell<'_> {
     fn host(&self) -> HostStatus {
         let counts = *self.system.pool.lock().counts();
-        let used: usize = self
-            .system
-            .guests
-            .iter()
-            .map(|guest| guest.cores.len())
-            .sum();
+        let granted = |guest: &Guest| self.system.cores.granted(guest.index).len();
+        let used: usize = self.system.guests.iter().map(granted).sum();
         HostStatus {
             free_kib: u64::from(counts.free()) * KIB_PER_PAGE,
             zeroed_kib: u64::from(counts.zero) * KIB_PER_PAGE,
@@ -75,7 +71,10 @@ impl Operator for Shell<'_> {
             max_kib: config.memory.max_bytes / KIB,
             driver: self.driver(guest, u64::from(pages), target),
             cpus_on: guest.vcpus_on() as u8,
-            cpus: config.cpus.max as u8,
+            cpus_max: config.cpus.max as u8,
+            cpus_min: config.cpus.min as u8,
+            cpus_target: self.system.cores.target(guest.index) as u8,
+            cores: self.system.cores.granted(guest.index),
         }
     }
 
@@ -146,6 +145,13 @@ impl Operator for Shell<'_> {
         Ok(())
     }
 
+    fn set_cpus(&self, guest: usize, cpus: u32) -> Result<(), Refused> {
+        let guest = self.named(guest);
+        self.system
+            .set_cpus(self.cpu, guest, cpus, self.by)
+            .map_err(Refused::Cores)
+    }
+
     fn set_policy(&self, mode: Mode) {
         self.system.scheduler.set_mode(self.system, self.cpu, mode);
         self.system.record(Event::Policy { mode, by: self.by });
@@ -169,10 +175,11 @@ impl Operator for Shell<'_> {
             return Err(Refused::Devices);
         }
         let done = match action {
-            PowerAction::Start => guest.start(self.cpu, self.by),
-            PowerAction::Stop => guest.stop(self.cpu, After::Operator, self.by),
+            PowerAction::Start => guest.start(self.system, self.cpu, self.by),
+            PowerAction::Stop => guest.stop(self.system, self.cpu, After::Operator, self.by),
             PowerAction::Reset => {
-                guest.stop(self.cpu, After::Reset, self.by) || guest.start(self.cpu, self.by)
+                guest.stop(self.system, self.cpu, After::Reset, self.by)
+                    || guest.start(self.system, self.cpu, self.by)
             }
         };
         if done {

@@ -53,11 +53,6 @@ pub fn look_around(cpu: &PerCpu) {
 }
 
 fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
-    if requests & request::LOAD != 0
-        && let Some(guest) = system.holder(cpu.index)
-    {
-        load(system, cpu, guest);
-    }
     if requests & request::RELOCATE != 0
         && let Some(guest) = system.holder(cpu.index)
     {
@@ -69,9 +64,14 @@ fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
             run(system, cpu, guest, vcpu);
         }
     }
+    if requests & request::LOAD != 0
+        && let Some(guest) = system.guests.get(percpu::assigned(cpu.index).0)
+    {
+        load(system, cpu, guest);
+    }
 }
 
-/// Builds `guest` and enters it on this core, that of its vCPU 0.
+/// Builds `guest` and enters it on this core, which was taken for its vCPU 0.
 fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
     let loaded = guest.load(system, cpu);
     cpu.window.close();
@@ -81,8 +81,8 @@ fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
     }
     match loaded {
         Ok(()) => {
-            // No core is in the guest or on its way: every vCPU is off, every core free, and both succeed.
-            let _ = (guest.psci.claim(0), guest.free_cores.take(cpu.index));
+            // No core is in the guest or on its way: every vCPU is off.
+            let _ = guest.psci.claim(0);
             guest.loaded();
             // Nobody can see it stopped before: that takes this core.
             system.tell_started(cpu, guest);
@@ -93,6 +93,8 @@ fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
             run(system, cpu, guest, 0);
         }
         Err(error) => {
+            // In this order: whoever sees it stopped finds a core for it.
+            system.put_back(cpu, guest);
             guest.load_failed();
             system.record(Event::Stopped {
                 guest: guest.index as u8,
@@ -112,7 +114,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     /// EL1h, DAIF masked (Linux `booting.rst`; PSCI DEN0022, 6.4).
     const SPSR: u64 = 0x3c5;
     if !guest.may_enter() {
-        guest.free_cores.put(cpu.index);
+        system.put_back(cpu, guest);
         guest.psci.set_off(vcpu);
         guest.left(system, cpu);
         return;
@@ -157,10 +159,14 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
             cpu.gic.clear_active(cpu.index, u32::from(timer.0));
         }
         guest.core_of.set(vcpu, None);
-        // In this order: whoever sees the vCPU off finds a core for it.
-        guest.free_cores.put(cpu.index);
+        // In this order: whoever sees the vCPU off finds a core for it, if the guest keeps this one.
+        system.put_back(cpu, guest);
         guest.psci.set_off(vcpu);
         guest.left(system, cpu);
+        if guest.memory.has_to_relocate() {
+            // This core may have been the one that was to do it.
+            guest.ask_to_relocate(system, cpu);
+        }
     }
     // SAFETY: the core's own stack from the top; nothing on it is needed any more.
     unsafe { restart_core(layout::stack_top(cpu.index)) }

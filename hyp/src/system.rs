@@ -5,9 +5,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_core::board::Board;
 use ballast_core::config::OnReset;
+use ballast_core::cores::Cores;
 use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{GuestSet, Pool};
-use ballast_core::limits::MAX_CORES;
 use ballast_core::log::{Event, EventLog, Origin};
 use ballast_core::monitor::Session;
 use ballast_core::sysreg::IdRegisters;
@@ -35,6 +35,8 @@ pub struct System {
     pub archive: &'static [u8],
     /// The guests, by index.
     pub guests: Box<[Guest]>,
+    /// Who has which core.
+    pub cores: Cores,
     /// What guests share, and their doorbells.
     pub channels: Channels,
     /// Who should have how much memory.
@@ -53,8 +55,6 @@ pub struct System {
     pub log: TicketMutex<EventLog>,
     /// Bytes of RAM that Ballast keeps, the boot archive apart.
     pub own_bytes: u64,
-    /// The guest that has each core.
-    pub holders: [Option<u8>; MAX_CORES],
     /// Ticks a second of the counter.
     pub frequency: u64,
 }
@@ -81,7 +81,7 @@ impl System {
 
     /// The guest that has core `core`.
     pub fn holder(&'static self, core: usize) -> Option<&'static Guest> {
-        self.guests.get(usize::from((*self.holders.get(core)?)?))
+        self.guests.get(self.cores.holder(core)?)
     }
 
     /// Tells these guests' drivers to look again: memory they had wanted is free.
@@ -102,7 +102,7 @@ impl System {
         }
         for guest in guests.iter().filter_map(|id| self.guests.get(id.index())) {
             guest.memory.ask_to_relocate();
-            guest.ask_to_relocate(cpu);
+            guest.ask_to_relocate(self, cpu);
         }
     }
 

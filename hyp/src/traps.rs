@@ -395,6 +395,8 @@ extern "C" fn rust_serror(_frame: &mut Frame, esr: u64) {
         return;
     };
     report::stop(system, current, esr);
-    current.guest.stop(cpu, After::Fault, Origin::Ballast);
+    current
+        .guest
+        .stop(system, cpu, After::Fault, Origin::Ballast);
     run::leave(system, cpu)
 }

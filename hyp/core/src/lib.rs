@@ -27,6 +27,7 @@ pub mod board;
 pub mod channel;
 pub mod config;
 pub mod console;
+pub mod cores;
 pub mod dt;
 pub mod exit;
 pub mod fault;

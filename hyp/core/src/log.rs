@@ -126,6 +126,33 @@ pub enum Event {
         /// Who asked.
         by: Origin,
     },
+    /// A guest's CPU target changed.
+    CpuTarget {
+        /// Index of the guest.
+        guest: u8,
+        /// Cores it shall have.
+        cpus: u8,
+        /// Who asked.
+        by: Origin,
+    },
+    /// A guest was given a core.
+    CoreGranted {
+        /// Index of the guest.
+        guest: u8,
+        /// The physical core.
+        core: u8,
+        /// Cores it has now.
+        cpus: u8,
+    },
+    /// A guest has given up a core.
+    CoreTaken {
+        /// Index of the guest.
+        guest: u8,
+        /// The physical core.
+        core: u8,
+        /// Cores it has left.
+        cpus: u8,
+    },
     /// A guest reached its memory target.
     Moved {
         /// Index of the guest.
@@ -209,6 +236,24 @@ impl fmt::Display for Described<'_> {
                 memory_kib >> 10,
                 by.name()
             ),
+            Event::CpuTarget { guest, cpus, by } => {
+                write!(
+                    f,
+                    "event=cpu-target {} cpus={cpus} by={}",
+                    who(guest),
+                    by.name()
+                )
+            }
+            Event::CoreGranted { guest, core, cpus } => {
+                write!(
+                    f,
+                    "event=core-granted {} core={core} cpus={cpus}",
+                    who(guest)
+                )
+            }
+            Event::CoreTaken { guest, core, cpus } => {
+                write!(f, "event=core-taken {} core={core} cpus={cpus}", who(guest))
+            }
             Event::Moved {
                 guest,
                 direction,

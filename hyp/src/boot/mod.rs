@@ -13,9 +13,9 @@ use ballast_core::balloon::GuestMemory;
 use ballast_core::board::{self, Board};
 use ballast_core::config::Partitions;
 use ballast_core::console::{Label, Labels};
+use ballast_core::cores::{Cores, Entitlement};
 use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{BootFrames, Pool};
-use ballast_core::limits::MAX_CORES;
 use ballast_core::log::{Event, EventLog, Origin};
 use ballast_core::monitor::Session;
 use ballast_core::plan::BootPlan;
@@ -92,20 +92,19 @@ fn bring_up(
     let core = smp::start_all(&system.board, system.gic, image.start).map_err(one)?;
     let cpu = percpu::current();
     system.channels.zero(cpu);
+    system.route_own();
     if let Some(console) = system
         .board
         .console
         .as_ref()
         .and_then(|console| console.intid)
     {
-        system.gic.route(console, housekeeper(system));
         system.gic.enable(cpu.index, console);
     }
-    system.gic.route_lines(housekeeper(system));
     system.terminal.pump(system, cpu);
     system.terminal.listen();
     for guest in &system.guests {
-        guest.start(cpu, Origin::Boot);
+        guest.start(system, cpu, Origin::Boot);
     }
     Ok(core)
 }
@@ -134,7 +133,6 @@ fn partition(
     let mut guests = Vec::with_capacity(plan.guests.len());
     let mut labels = Labels::new();
     let mut shared = Shared::default();
-    let mut holders = [None; MAX_CORES];
     let mut memory_kib = 0;
     for (index, plan) in plan.guests.into_iter().enumerate() {
         let config = &plan.config;
@@ -159,11 +157,6 @@ fn partition(
             say!("{trust}");
         }
         labels.push(Label::new(config.number, &config.name));
-        for core in &plan.cores {
-            if let Some(holder) = holders.get_mut(*core) {
-                *holder = Some(index as u8);
-            }
-        }
         memory_kib += config.memory.boot_bytes >> 10;
         guests.push(Guest::new(index, plan, &board, &mut shared)?);
     }
@@ -188,6 +181,7 @@ fn partition(
         sessions: sessions.collect(),
         gic,
         archive: map.archive,
+        cores: cores(&board, &guests),
         guests: guests.into_boxed_slice(),
         channels,
         pool: TicketMutex::new(pool),
@@ -196,7 +190,6 @@ fn partition(
         terminal: Terminal::new(labels, frequency()),
         log: TicketMutex::new(EventLog::new()),
         own_bytes: map.own_bytes,
-        holders,
         frequency: frequency(),
         tree,
         board,
@@ -232,16 +225,24 @@ fn assign_memory(pool: &mut Pool, guests: &[Guest], frames: BootFrames) -> Resul
     Ok(())
 }
 
-/// The core that serves the console: one that no guest has, else that of the first guest that is
-/// not `realtime`, else the first.
-fn housekeeper(system: &'static System) -> usize {
-    let free = (0..system.board.cores.len()).find(|core| system.holder(*core).is_none());
-    let ordinary = system
-        .guests
+/// Every core with the guest that boots on it.
+fn cores(board: &Board, guests: &[Guest]) -> Cores {
+    let wanted: Vec<Vec<usize>> = guests
         .iter()
-        .find(|guest| !guest.plan.config.realtime);
-    free.or_else(|| ordinary.and_then(|guest| guest.cores.first().copied()))
-        .unwrap_or(0)
+        .map(|guest| guest.plan.wanted_cores())
+        .collect();
+    let entitlements: Vec<_> = guests
+        .iter()
+        .zip(&wanted)
+        .map(|(guest, wanted)| Entitlement {
+            boot: &guest.plan.cores,
+            wanted,
+            min: guest.plan.config.cpus.min as u8,
+            max: guest.plan.config.cpus.max as u8,
+            is_fixed: guest.plan.config.realtime,
+        })
+        .collect();
+    Cores::new(board.cores.len(), &entitlements)
 }
 
 /// Says why and turns the board off, if it can be.

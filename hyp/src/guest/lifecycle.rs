@@ -143,15 +143,21 @@ impl Guest {
 
     /// Asks for a stopped guest to be loaded and started. False if it is not stopped, or its devices are not
     /// quiet.
-    pub fn start(&self, cpu: &PerCpu, by: Origin) -> bool {
-        let Some(core) = self.cores.first().filter(|_| self.is_quiet()) else {
+    pub fn start(&self, system: &System, cpu: &PerCpu, by: Origin) -> bool {
+        if !self.is_quiet() {
             return false;
-        };
+        }
         let loading = |now: Life| Life::new(Phase::Loading, now.after(), by);
         if !self.state.change(Phase::Stopped, loading) {
             return false;
         }
-        percpu::post(cpu.gic, *core, request::LOAD);
+        // A guest that is stopped uses none of its cores, and it has at least one.
+        let Some(core) = system.cores.take(self.index, 0) else {
+            self.load_failed();
+            return false;
+        };
+        percpu::assign(core, self.index, 0);
+        percpu::post(cpu.gic, core, request::LOAD);
         true
     }
 
@@ -169,13 +175,13 @@ impl Guest {
     }
 
     /// Asks all its cores to leave. False if it is not running (a stop that is under way stands).
-    pub fn stop(&self, cpu: &PerCpu, after: After, by: Origin) -> bool {
+    pub fn stop(&self, system: &System, cpu: &PerCpu, after: After, by: Origin) -> bool {
         let stopping = |_| Life::new(Phase::Stopping, after, by);
         if !self.state.change(Phase::Running, stopping) {
             return false;
         }
-        for core in &self.cores {
-            percpu::post(cpu.gic, *core, request::STOP);
+        for core in system.cores.granted(self.index).iter() {
+            percpu::post(cpu.gic, core, request::STOP);
         }
         true
     }
@@ -208,7 +214,7 @@ impl Guest {
         }
         system.guest_stopped(self, cpu);
         if self.after_stop() == After::Reset {
-            self.start(cpu, self.asked_by());
+            self.start(system, cpu, self.asked_by());
         }
     }
 }

@@ -17,12 +17,12 @@ use ballast_core::balloon::{GuestMemory, MemoryConfig};
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::config::{Access, device_pages};
 use ballast_core::frames::GuestId;
-use ballast_core::limits::{MAX_CORES, MAX_INTIDS, MAX_VCPUS};
+use ballast_core::limits::{MAX_INTIDS, MAX_VCPUS};
 use ballast_core::machine::Machine;
 use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
-use ballast_core::psci::{FreeCores, Psci};
+use ballast_core::psci::Psci;
 use ballast_core::refusal::Refusal;
 use ballast_core::stage2::{DeviceMapping, Layout, Memory};
 use ballast_core::vgic::{self, IntId, Kicks, Line, Vgic};
@@ -153,10 +153,6 @@ pub struct Guest {
     pub index: usize,
     /// What it is configured as and loaded from.
     pub plan: GuestPlan,
-    /// The cores it was given.
-    pub cores: heapless::Vec<usize, MAX_CORES>,
-    /// Those of them that run none of its vCPUs.
-    pub free_cores: FreeCores,
     /// The core of each vCPU that is on.
     pub core_of: CoreMap,
     /// Interrupt controller.
@@ -213,7 +209,7 @@ impl Guest {
             min_pages: config.memory.min_bytes / PAGE_SIZE,
             identity: config.is_identity(),
             realtime: config.realtime,
-            cpu_targets: false,
+            cpu_targets: !config.realtime,
         };
         let own = config.machine;
         let mut devices = alloc::vec::Vec::new();
@@ -253,6 +249,7 @@ impl Guest {
             mmu::pa_of(core::ptr::from_ref(table).expose_provenance() as u64)
         })
         .map_err(|error| refuse(&error))?;
+        memory.target.set_cpus(plan.cores.len() as u32);
         let vcpus = config.cpus.max as usize;
         let mut vgic = boxed_vgic(version, vcpus);
         let mut spis = [0; MAX_INTIDS / 64];
@@ -295,8 +292,6 @@ impl Guest {
             masters: quiesce::Masters::new(config),
             spis,
             dtb,
-            cores: plan.cores.iter().copied().collect(),
-            free_cores: FreeCores::new(plan.cores.iter().fold(0, |mask, core| mask | 1 << core)),
             core_of: CoreMap::default(),
             vgic,
             uart: TicketMutex::new(Pl011::new()),

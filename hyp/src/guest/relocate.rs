@@ -16,11 +16,12 @@ use crate::system::System;
 const REST_US: u64 = 20;
 
 impl Guest {
-    /// Asks a core of the guest to relocate: one that runs a vCPU, else that of vCPU 0, which waits.
-    pub fn ask_to_relocate(&self, cpu: &PerCpu) {
+    /// Asks a core of the guest to relocate: one that runs a vCPU, else one that waits. A core that leaves the guest
+    /// meanwhile asks again ([`crate::run::leave`], [`System::set_cpus`]).
+    pub fn ask_to_relocate(&self, system: &System, cpu: &PerCpu) {
         let running =
             (0..self.plan.config.cpus.max as usize).find_map(|vcpu| self.core_of.get(vcpu));
-        if let Some(core) = running.or_else(|| self.cores.first().copied()) {
+        if let Some(core) = running.or_else(|| system.cores.granted(self.index).iter().next()) {
             percpu::post(cpu.gic, core, request::RELOCATE);
         }
     }

@@ -19,7 +19,7 @@ pub struct Target {
 pub struct Fetched {
     /// Pages of the guest's maximum that it shall hold reserved.
     pub reserve_pages: u64,
-    /// vCPUs it may run.
+    /// vCPUs it shall run.
     pub cpus: u32,
     /// Absolute CNTVCT, 0 for none.
     pub deadline: u64,
@@ -35,10 +35,9 @@ impl Target {
         self.bump();
     }
 
-    /// Sets the CPU target and asks the guest to fetch it.
-    pub fn set_cpus(&self, cpus: u32, deadline: u64) {
+    /// Sets the CPU target and asks the guest to fetch it. The deadline stands: it is the later one's of the two targets.
+    pub fn set_cpus(&self, cpus: u32) {
         self.cpus.store(cpus, Ordering::Relaxed);
-        self.deadline.store(deadline, Ordering::Relaxed);
         self.bump();
     }
 

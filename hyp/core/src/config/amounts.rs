@@ -120,7 +120,7 @@ pub(super) fn read_cpus(reader: &mut Reader<'_, '_>, board: &Board) -> Option<Cp
             format!("choose at least {boot}, or lower cpus"),
         );
     }
-    let list = read_cpu_list(reader, board, boot)?;
+    let list = read_cpu_list(reader, board, boot, max)?;
     Some(CpuConfig {
         boot,
         min,
@@ -129,18 +129,30 @@ pub(super) fn read_cpus(reader: &mut Reader<'_, '_>, board: &Board) -> Option<Cp
     })
 }
 
-fn read_cpu_list(reader: &mut Reader<'_, '_>, board: &Board, boot: u32) -> Option<Vec<u32>> {
+fn read_cpu_list(
+    reader: &mut Reader<'_, '_>,
+    board: &Board,
+    boot: u32,
+    max: u32,
+) -> Option<Vec<u32>> {
     let Some(property) = reader.node.property("cpu-list") else {
         return Some(Vec::new());
     };
     let cells = property.cells();
     let list: Vec<u32> = reader.keep(cells)?.collect();
     let cores = u32::try_from(board.cores.len()).unwrap_or(u32::MAX);
-    if u32::try_from(list.len()) != Ok(boot) {
+    let listed = u32::try_from(list.len()).unwrap_or(u32::MAX);
+    if listed < boot {
         reader.refuse(
             property,
             format!("does not list one core for each of cpus = <{boot}>"),
-            format!("list {boot}"),
+            format!("list at least {boot}"),
+        );
+    } else if listed > max.max(boot) {
+        reader.refuse(
+            property,
+            format!("lists more cores than cpus-max = <{max}>"),
+            format!("list at most {max}, or raise cpus-max"),
         );
     }
     if list.iter().any(|core| *core >= cores) {

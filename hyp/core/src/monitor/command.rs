@@ -6,9 +6,10 @@ use crate::console::Labels;
 use crate::policy::Mode;
 
 /// What every command looks like, in the order `help` shows them.
-pub const USAGE: [(&str, &str); 10] = [
+pub const USAGE: [(&str, &str); 11] = [
     ("status", "the host and every guest, one line each"),
     ("mem GUEST MIB", "set how much memory a guest shall have"),
+    ("cpus GUEST N", "set how many cores a guest shall have"),
     ("policy MODE", "who decides: manual, auto or external"),
     ("transfers", "memory that is on its way"),
     ("start GUEST", "start a stopped guest"),
@@ -54,6 +55,13 @@ pub enum Command {
         /// Memory it shall have, in MiB.
         mib: u64,
     },
+    /// `cpus GUEST N`.
+    Cpus {
+        /// Index of the guest.
+        guest: usize,
+        /// Cores it shall have.
+        cpus: u32,
+    },
     /// `policy MODE`.
     Policy {
         /// Who decides from now on.
@@ -95,6 +103,8 @@ pub enum ParseError<'a> {
     NotMode(&'a str),
     /// This is not a whole number of MiB.
     NotMib(&'a str),
+    /// This is not a number of cores.
+    NotCpus(&'a str),
     /// This is not the number of a log entry.
     NotEntry(&'a str),
 }
@@ -137,6 +147,9 @@ impl fmt::Display for Described<'_> {
             ParseError::NotMode(word) => {
                 write!(f, "'{word}' is no policy: manual, auto or external")
             }
+            ParseError::NotCpus(word) => {
+                write!(f, "'{word}' is no number of cores; usage: cpus GUEST N")
+            }
             ParseError::NotMib(word) => {
                 write!(
                     f,
@@ -178,6 +191,12 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
             let word = words.next().ok_or(ParseError::Usage(usage))?;
             let mib = word.parse().map_err(|_| ParseError::NotMib(word))?;
             Command::Memory { guest, mib }
+        }
+        "cpus" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(ParseError::Usage(usage))?;
+            let cpus = word.parse().map_err(|_| ParseError::NotCpus(word))?;
+            Command::Cpus { guest, cpus }
         }
         "policy" => {
             let word = words.next().ok_or(ParseError::Usage(usage))?;
@@ -241,6 +260,8 @@ mod tests {
         let memory = Some(Command::Memory { guest: 1, mib: 256 });
         assert_eq!(parse("mem 4 256"), memory);
         assert_eq!(parse("mem rtos\t256"), memory);
+        let cpus = Some(Command::Cpus { guest: 0, cpus: 2 });
+        assert_eq!(parse("cpus linux-a 2"), cpus);
         for (word, action) in [
             ("start", PowerAction::Start),
             ("stop", PowerAction::Stop),
@@ -263,10 +284,14 @@ mod tests {
     fn errors_say_what_was_wrong_and_what_is_possible() {
         assert_eq!(
             error("list"),
-            "unknown command 'list'; commands: status, mem, policy, transfers, start, stop, reset, stats, log, help"
+            "unknown command 'list'; commands: status, mem, cpus, policy, transfers, start, stop, reset, stats, log, help"
         );
         assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
         assert_eq!(error("status now"), "usage: status");
+        assert_eq!(
+            error("cpus 1 two"),
+            "'two' is no number of cores; usage: cpus GUEST N"
+        );
         assert_eq!(error("log 1 2"), "usage: log [FROM]");
         assert_eq!(
             error("log all"),

@@ -21,6 +21,7 @@ pub use report::{
 pub use session::{BeginError, Session};
 
 use crate::console::{InputRing, Labels, Stage};
+use crate::cores;
 use crate::log::Entry;
 use crate::policy::Mode;
 
@@ -42,6 +43,8 @@ pub enum Refused {
     AboveMaximum(u64),
     /// The configuration fixes this guest's memory.
     Fixed,
+    /// Its cores: see there.
+    Cores(cores::Refused),
     /// The guest is not in a state for it; this is the state it is in.
     State(GuestState),
     /// Another change of this guest is under way.
@@ -58,6 +61,15 @@ impl fmt::Display for Refused {
             Self::BelowMinimum(mib) => write!(f, "below the guest's memory-min-mib={mib}"),
             Self::AboveMaximum(mib) => write!(f, "above the guest's memory-max-mib={mib}"),
             Self::Fixed => f.write_str("the guest's memory is fixed by its configuration"),
+            Self::Cores(cores::Refused::BelowMinimum(cpus)) => {
+                write!(f, "below the guest's cpus-min={cpus}")
+            }
+            Self::Cores(cores::Refused::AboveMaximum(cpus)) => {
+                write!(f, "above the guest's cpus-max={cpus}")
+            }
+            Self::Cores(cores::Refused::Fixed) => {
+                f.write_str("the guest's cores are fixed by its configuration")
+            }
             Self::State(state) => write!(f, "the guest is {}", state.name()),
             Self::Busy => f.write_str("another change of this guest is under way, try again"),
             Self::NoMemory(mib) => write!(f, "not enough memory, free-mib={mib}"),
@@ -84,6 +96,11 @@ pub trait Operator {
     /// # Errors
     /// Why it was not set; the old target stands.
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused>;
+    /// Sets how many cores a guest shall have, moves those that can move, and tells its driver.
+    ///
+    /// # Errors
+    /// Why it was not set; the old target stands.
+    fn set_cpus(&self, guest: usize, cpus: u32) -> Result<(), Refused>;
     /// From now on `mode` decides.
     fn set_policy(&self, mode: Mode);
     /// A guest's memory that is on its way, if any is.
@@ -234,6 +251,16 @@ impl Runner {
                     stage,
                     result,
                     format_args!("target-mib={mib}"),
+                );
+            }
+            Command::Cpus { guest, cpus } => {
+                let result = shell.set_cpus(guest, cpus);
+                answer(
+                    labels,
+                    guest,
+                    stage,
+                    result,
+                    format_args!("target-cpus={cpus}"),
                 );
             }
             Command::Power { guest, action } => {

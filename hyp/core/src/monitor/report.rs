@@ -4,6 +4,7 @@
 use core::fmt;
 
 use crate::console::Label;
+use crate::cores::CpuSet;
 use crate::pl011::UartCounts;
 use crate::policy::Mode;
 
@@ -85,8 +86,14 @@ pub struct GuestStatus {
     pub driver: DriverState,
     /// vCPUs that are on.
     pub cpus_on: u8,
-    /// vCPUs it has been granted cores for.
-    pub cpus: u8,
+    /// The most cores it can have.
+    pub cpus_max: u8,
+    /// The fewest.
+    pub cpus_min: u8,
+    /// Cores it shall have.
+    pub cpus_target: u8,
+    /// Cores it has.
+    pub cores: CpuSet,
 }
 
 impl GuestStatus {
@@ -102,7 +109,7 @@ impl fmt::Display for Labelled<'_, GuestStatus> {
         let status = self.of;
         write!(
             f,
-            "guest={} name={} state={} memory-mib={} target-mib={} min-mib={} max-mib={} driver={} cpus={}/{} memory-kib={}",
+            "guest={} name={} state={} memory-mib={} target-mib={} min-mib={} max-mib={} driver={} cpus={}/{} memory-kib={} cpus-target={} cpus-min={} cpus-max={} cores={}",
             self.label.number(),
             self.label.name(),
             status.state.name(),
@@ -112,8 +119,12 @@ impl fmt::Display for Labelled<'_, GuestStatus> {
             status.max_kib >> 10,
             status.driver.name(),
             status.cpus_on,
-            status.cpus,
+            status.cores.len(),
             status.memory_kib,
+            status.cpus_target,
+            status.cpus_min,
+            status.cpus_max,
+            status.cores,
         )
     }
 }
@@ -169,7 +180,7 @@ pub struct HostStatus {
     pub dirty_kib: u64,
     /// Memory the hypervisor keeps for itself, in KiB.
     pub own_kib: u64,
-    /// Cores that run a vCPU.
+    /// Cores that guests have.
     pub cores_used: u8,
     /// Cores the board has.
     pub cores: u8,
@@ -453,12 +464,16 @@ mod tests {
             max_kib: 1 << 20,
             driver: DriverState::Moving,
             cpus_on: 1,
-            cpus: 2,
+            cpus_max: 3,
+            cpus_min: 1,
+            cpus_target: 1,
+            cores: CpuSet(0b101),
         };
         assert_eq!(
             status.line(&label).to_string(),
             "guest=1 name=linux-a state=running memory-mib=511 target-mib=512 min-mib=128 \
-             max-mib=1024 driver=moving cpus=1/2 memory-kib=524284"
+             max-mib=1024 driver=moving cpus=1/2 memory-kib=524284 \
+             cpus-target=1 cpus-min=1 cpus-max=3 cores=0,2"
         );
         let host = HostStatus {
             free_kib: 3 << 10,

@@ -73,6 +73,14 @@ pub struct GuestPlan {
 }
 
 impl GuestPlan {
+    /// The cores it would rather have than others.
+    #[must_use]
+    pub fn wanted_cores(&self) -> Vec<usize> {
+        let list = self.config.cpus.list.iter();
+        list.map(|core| usize::try_from(*core).unwrap_or(usize::MAX))
+            .collect()
+    }
+
     /// The guest's device tree for a start with `backed_bytes` of [`GuestPlan::ram`] backed, written into
     /// `buffer`, whose contents are replaced. `tree` is the board's.
     ///

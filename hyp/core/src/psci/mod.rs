@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::addr::Ipa;
-use crate::limits::{MAX_CORES, MAX_VCPUS};
+use crate::limits::MAX_VCPUS;
 use crate::smccc::{Action, NOT_SUPPORTED, is_announced_by_psci, low_word};
 
 /// `PSCI_VERSION`: 1.1.
@@ -288,66 +288,6 @@ fn cpu_suspend<G: Guest>(power_state: u64, entry: Ipa, guest: &G) -> Action {
         Status::InvalidAddress.action()
     } else {
         Action::Standby
-    }
-}
-
-/// The physical cores granted to a guest and not running one of its vCPUs.
-#[derive(Debug, Default)]
-pub struct FreeCores(AtomicU8);
-
-const _: () = assert!(MAX_CORES <= 8);
-
-impl FreeCores {
-    /// From a mask of cores.
-    #[must_use]
-    pub const fn new(mask: u8) -> Self {
-        Self(AtomicU8::new(mask))
-    }
-
-    /// Takes `preferred` if it is there, else the lowest, else none.
-    #[must_use]
-    pub fn take(&self, preferred: usize) -> Option<usize> {
-        let mut mask = self.0.load(Ordering::Acquire);
-        loop {
-            let wanted = bit(preferred);
-            let chosen = if mask & wanted != 0 {
-                wanted
-            } else {
-                mask & mask.wrapping_neg()
-            };
-            if chosen == 0 {
-                return None;
-            }
-            match self.0.compare_exchange_weak(
-                mask,
-                mask & !chosen,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Some(chosen.trailing_zeros() as usize),
-                Err(now) => mask = now,
-            }
-        }
-    }
-
-    /// Gives `core` (below 8) to the guest, or back to it.
-    pub fn put(&self, core: usize) {
-        self.0.fetch_or(bit(core), Ordering::AcqRel);
-    }
-
-    /// The mask of cores.
-    #[must_use]
-    pub fn mask(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "below 8")]
-const fn bit(core: usize) -> u8 {
-    if core < MAX_CORES {
-        1_u8.wrapping_shl(core as u32)
-    } else {
-        0
     }
 }
 

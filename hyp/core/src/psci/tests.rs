@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::cores::FreeCores;
 use crate::smccc::{Workarounds, dispatch};
 use std::sync::atomic::AtomicUsize;
 
@@ -228,17 +229,6 @@ fn what_features_advertises_exists_and_nothing_else() {
         -1,
         "PSCI_VERSION is a 32-bit call"
     );
-}
-
-#[test]
-fn cores_are_taken_once_each() {
-    let cores = FreeCores::new(0b1010);
-    assert_eq!(cores.take(3), Some(3));
-    assert_eq!(cores.take(3), Some(1));
-    assert_eq!(cores.take(100), None);
-    cores.put(100);
-    cores.put(7);
-    assert_eq!((cores.mask(), cores.take(0)), (0x80, Some(7)));
 }
 
 #[test]

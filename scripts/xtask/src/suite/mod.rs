@@ -2,6 +2,7 @@
 
 mod bare_metal;
 mod channels;
+mod cores;
 mod devices;
 mod host;
 mod hostile;
@@ -73,6 +74,7 @@ fn scenarios() -> Vec<Scenario> {
         linux::scenarios(),
         monitor::scenarios(),
         memory::scenarios(),
+        cores::scenarios(),
         policy::scenarios(),
         rpi4::scenarios(),
         rpi4_card::scenarios(),

@@ -116,6 +116,12 @@ impl Guest {
         self.property(&format!("cpus = <{cpus}>"))
     }
 
+    /// The bounds that its number of cores may move in.
+    pub fn cpu_bounds(self, min: u8, max: u8) -> Self {
+        self.property(&format!("cpus-min = <{min}>"))
+            .property(&format!("cpus-max = <{max}>"))
+    }
+
     /// Any property, as device-tree source without the semicolon.
     pub fn property(mut self, text: &str) -> Self {
         let key = |text: &str| text.split(' ').next().map(str::to_owned);

@@ -57,7 +57,10 @@ impl Operator for Shell {
             max_kib: 2048,
             driver: DriverState::Ready,
             cpus_on: 1,
-            cpus: 1,
+            cpus_max: 2,
+            cpus_min: 1,
+            cpus_target: 1,
+            cores: crate::cores::CpuSet(1),
         }
     }
 
@@ -67,6 +70,10 @@ impl Operator for Shell {
 
     fn log_from(&self, sequence: u64) -> Option<Entry> {
         self.log.borrow().from(sequence)
+    }
+
+    fn set_cpus(&self, _: usize, _: u32) -> Result<(), Refused> {
+        Ok(())
     }
 
     fn set_policy(&self, mode: Mode) {
@@ -353,14 +360,14 @@ fn a_pasted_script_runs_in_order_to_its_end() {
     let wanted = "\
 ballast> status\r
 host free-mib=1 zeroed-mib=1 dirty-mib=0 own-kib=900 cores=2/4 uptime-s=1 policy=manual\r
-guest=1 name=a state=running memory-mib=1 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=1024\r
-guest=2 name=b state=running memory-mib=2 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=2048\r
+guest=1 name=a state=running memory-mib=1 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=1024 cpus-target=1 cpus-min=1 cpus-max=2 cores=0\r
+guest=2 name=b state=running memory-mib=2 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=2048 cpus-target=1 cpus-min=1 cpus-max=2 cores=0\r
 ballast> mem a 256\r
 ok guest=1 name=a target-mib=256\r
 ballast> mem 2 9999\r
 error: guest=2 name=b above the guest's memory-max-mib=1024\r
 ballast> bogus\r
-error: unknown command 'bogus'; commands: status, mem, policy, transfers, start, stop, reset, stats, log, help\r
+error: unknown command 'bogus'; commands: status, mem, cpus, policy, transfers, start, stop, reset, stats, log, help\r
 ballast> reset 2\r
 ok guest=2 name=b action=reset\r
 [ballast] focus on guest 2 b\r

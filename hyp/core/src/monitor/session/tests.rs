@@ -41,7 +41,10 @@ impl Operator for Board {
             max_kib: 2048,
             driver: DriverState::Ready,
             cpus_on: 1,
-            cpus: 1,
+            cpus_max: 2,
+            cpus_min: 1,
+            cpus_target: 1,
+            cores: crate::cores::CpuSet(1),
         }
     }
 
@@ -51,6 +54,10 @@ impl Operator for Board {
 
     fn log_from(&self, sequence: u64) -> Option<Entry> {
         self.log.borrow().from(sequence)
+    }
+
+    fn set_cpus(&self, _: usize, _: u32) -> Result<(), Refused> {
+        Ok(())
     }
 
     fn set_policy(&self, mode: Mode) {
@@ -107,7 +114,7 @@ fn a_command_is_answered_in_the_monitors_words() {
     assert_eq!(session.begin(b"status", &board), Err(BeginError::Busy));
     let said = answer(&mut session, &board);
     assert!(said.starts_with("host free-mib=1 "), "{said}");
-    assert!(said.ends_with("memory-kib=1024\n"), "{said:?}");
+    assert!(said.ends_with(" cores=0\n"), "{said:?}");
     assert_eq!(said.lines().count(), 3, "{said}");
     session.begin(b"mem rtos 96", &board).unwrap();
     assert_eq!(
