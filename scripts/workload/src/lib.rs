@@ -28,6 +28,53 @@ impl Iterator for Stream {
     }
 }
 
+/// Words of 64 bits in a page of 4 KiB.
+const WORDS_PER_PAGE: usize = 4096 / 8;
+
+/// Memory whose pages are visited at random. Half of each page is noise and half zero, so that it can be compressed
+/// to about a half.
+#[derive(Debug)]
+pub struct WorkingSet {
+    words: Vec<u64>,
+    order: Stream,
+    seed: u64,
+}
+
+impl WorkingSet {
+    /// `mib` MiB, all of them touched once; the same seed gives the same visits.
+    pub fn new(mib: usize, seed: u64) -> Self {
+        let pages = mib.max(1) * WORDS_PER_MIB / WORDS_PER_PAGE;
+        let mut words = Vec::with_capacity(pages * WORDS_PER_PAGE);
+        let mut noise = Stream::new(seed);
+        for page in 0..pages {
+            // What `visit` expects: its number, and the sum of the rest once it has been visited.
+            words.extend([page as u64 ^ seed, 0]);
+            words.extend(noise.by_ref().take(WORDS_PER_PAGE / 2 - 2));
+            words.resize((page + 1) * WORDS_PER_PAGE, 0);
+        }
+        Self {
+            words,
+            order: Stream::new(!seed),
+            seed,
+        }
+    }
+
+    /// Reads the whole of one page and changes it; false if it is not as it was left.
+    pub fn visit(&mut self) -> bool {
+        let pages = self.words.len() / WORDS_PER_PAGE;
+        let page = self.order.next().unwrap_or(0) as usize % pages;
+        let words = &mut self.words[page * WORDS_PER_PAGE..][..WORDS_PER_PAGE];
+        let sum = words[2..]
+            .iter()
+            .fold(0_u64, |sum, word| sum.rotate_left(1) ^ word);
+        // 0: not visited yet.
+        let sum = sum.max(1);
+        let is_sound = words[0] == page as u64 ^ self.seed && [0, sum].contains(&words[1]);
+        words[1] = sum;
+        is_sound
+    }
+}
+
 /// A checksum in which order and every bit count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checksum(u64);
@@ -57,6 +104,24 @@ impl core::fmt::Display for Checksum {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_working_set_notices_a_page_that_changed() {
+        let mut set = WorkingSet::new(1, 3);
+        assert!((0..2000).all(|_| set.visit()));
+        let mut lost = WorkingSet::new(1, 3);
+        assert!((0..2000).all(|_| lost.visit()));
+        lost.words[100 * WORDS_PER_PAGE + 7] ^= 1;
+        assert!(!(0..2000).all(|_| lost.visit()));
+        assert!(
+            WorkingSet::new(1, 3)
+                .words
+                .iter()
+                .filter(|word| **word == 0)
+                .count()
+                >= WORDS_PER_MIB / 2
+        );
+    }
 
     #[test]
     fn a_changed_or_swapped_word_changes_the_sum() {

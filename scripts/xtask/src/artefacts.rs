@@ -292,9 +292,11 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
             data: &control,
         },
     ];
-    paths::write(&initrd, initramfs::build(&files)?)?;
+    let kernel = setup::kernel(Flavour::Cloud)?;
+    let swap = modules::with_dependencies(&kernel.modules, modules::SWAP)?;
+    paths::write(&initrd, initramfs::build(&files, &swap)?)?;
     Ok(LinuxGuest {
-        kernel: setup::kernel(Flavour::Cloud)?.image,
+        kernel: kernel.image,
         initrd,
     })
 }

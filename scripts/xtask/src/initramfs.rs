@@ -33,9 +33,10 @@ pub struct File<'a> {
     pub data: &'a [u8],
 }
 
-/// Makes an initramfs with `files` in it.
-pub fn build(files: &[File<'_>]) -> Result<Vec<u8>> {
+/// Makes an initramfs with `files` in it, and with the modules that it loads, in this order, for `swap=MIB`.
+pub fn build(files: &[File<'_>], swap: &[Module]) -> Result<Vec<u8>> {
     let mut cpio = with_busybox(INIT)?;
+    modules(&mut cpio, swap)?;
     for file in files {
         cpio.file(file.path, file.permissions, file.data)?;
     }
@@ -45,15 +46,20 @@ pub fn build(files: &[File<'_>]) -> Result<Vec<u8>> {
 /// Makes an initramfs that loads `drivers` in this order, and `balloon`, and switches to the root on an SD card.
 pub fn build_switching(drivers: &[Module], balloon: &[u8]) -> Result<Vec<u8>> {
     let mut cpio = with_busybox(SWITCH)?;
+    modules(&mut cpio, drivers)?;
+    cpio.file("lib/ballast_balloon.ko", 0o644, balloon)?;
+    cpio.finish()
+}
+
+/// Adds modules, and `lib/order`, which names them in the order in which they load.
+fn modules(cpio: &mut Cpio, modules: &[Module]) -> Result<()> {
     let mut order = String::new();
-    for module in drivers {
+    for module in modules {
         cpio.file(&format!("lib/{}.ko", module.name), 0o644, &module.data)?;
         order += &module.name;
         order += "\n";
     }
-    cpio.file("lib/order", 0o644, order.as_bytes())?;
-    cpio.file("lib/ballast_balloon.ko", 0o644, balloon)?;
-    cpio.finish()
+    cpio.file("lib/order", 0o644, order.as_bytes())
 }
 
 fn with_busybox(init: &str) -> Result<Cpio> {

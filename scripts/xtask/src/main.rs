@@ -10,6 +10,7 @@ mod check;
 mod console;
 mod demo;
 mod example;
+mod experiment;
 mod initramfs;
 mod modules;
 mod paths;
@@ -75,6 +76,8 @@ enum Command {
     Bench(bench::Args),
     /// Run the resource scheduler against simulated guests, and plot what it does
     Simulate(simulate::Args),
+    /// Run loads from a file on a board in QEMU, in several ways, and compare
+    Experiment(experiment::Args),
     /// Run every test: on the host, then in QEMU
     Test(suite::Args),
 }
@@ -114,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => return demo::run(&args, consent),
         Command::Bench(args) => return bench::run(&args, consent),
         Command::Simulate(args) => simulate::run(&args)?,
+        Command::Experiment(args) => experiment::run(&args, consent)?,
         Command::Test(args) => return suite::run(&args, consent),
     }
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,9 @@ pub const SD_CARD: &[&str] = &[
 /// What a disk and a network card on QEMU's virt machine need, beside a file system.
 pub const VIRTIO: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
 
+/// Swap space in compressed memory, for guests that are to feel a lack of memory and live.
+pub const SWAP: &[&str] = &["zram"];
+
 /// A module, unpacked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Module {

@@ -58,7 +58,7 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel> {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.join("vmlinuz").is_file() && path.join("headers/Makefile").is_file())
+        .filter(|path| is_whole(path))
         .max_by(|a, b| by_version(name(a), name(b)));
     let Some(path) = newest else {
         bail!("no kernel in {}: run `cargo xtask setup`", dir.display());
@@ -71,6 +71,14 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel> {
         device_trees: path.join(format!("usr/lib/linux-image-{release}")),
         release,
     })
+}
+
+/// Whether a folder has all of a kernel: what an older version of this tool left may have no modules.
+fn is_whole(kernel: &Path) -> bool {
+    let modules = kernel.join("lib/modules").join(name(kernel));
+    kernel.join("vmlinuz").is_file()
+        && kernel.join("headers/Makefile").is_file()
+        && modules.is_dir()
 }
 
 /// The static arm64 busybox in the cache.
@@ -156,7 +164,7 @@ fn release_of(apt: &PrivateApt, metapackage: &str, prefix: &str) -> Result<Strin
 /// Lays one kernel out in `folder` of the cache, whole or not at all.
 fn install_kernel(unpacked: &Path, release: &str, folder: &Path) -> Result<()> {
     let done = folder.join(release);
-    if done.join("headers/Makefile").is_file() {
+    if is_whole(&done) {
         // The newest is here already, and a build may be using it.
         return Ok(());
     }
