@@ -103,6 +103,10 @@ impl Operator for Shell<'_> {
             release: transfer(&stats.release, busy_releasing, &stats.released),
             splits: stats.splits.get(),
             relocated_pages: stats.relocated_pages.get(),
+            relocation_ns: self.system.ticks_to_ns(stats.relocation_ticks.get()),
+            pauses: stats.pauses.get(),
+            pause_ns: self.system.ticks_to_ns(stats.pause_ticks.get()),
+            longest_pause_ns: self.system.ticks_to_ns(stats.longest_pause_ticks.get()),
             merges: stats.merges.get(),
             console: guest.uart.lock().counts(),
         }

@@ -79,6 +79,12 @@ impl System {
         self.log.lock().record(crate::boot::counter(), event);
     }
 
+    /// Ticks of the counter in nanoseconds.
+    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(self.frequency.max(1));
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+
     /// The guest that has core `core`.
     pub fn holder(&'static self, core: usize) -> Option<&'static Guest> {
         self.guests.get(self.cores.holder(core)?)

@@ -98,6 +98,10 @@ impl Hardware for Machine<'_> {
         cache::finish_scrub();
     }
 
+    fn counter(&mut self) -> u64 {
+        crate::boot::counter()
+    }
+
     fn is_interrupted(&mut self) -> bool {
         registers::is_interrupted()
     }

@@ -65,6 +65,9 @@ pub trait Hardware: Window {
     /// destination may be fetched from.
     fn finish_copies(&mut self);
 
+    /// CNTVCT: for what the operator is told of how long things took.
+    fn counter(&mut self) -> u64;
+
     /// Whether this core has an interrupt to take (ISR_EL1): long work stops for it.
     fn is_interrupted(&mut self) -> bool;
 

@@ -82,7 +82,11 @@ impl GuestMemory {
         let Some(mut ledger) = self.ledger.try_lock() else {
             return false;
         };
-        pool.lock().clear_wanting(self.guest());
+        {
+            let mut pool = pool.lock();
+            pool.clear_wanting(self.guest());
+            pool.clear_stalled(self.guest());
+        }
         self.is_loading.store(true, Ordering::Relaxed);
         ledger.transfer = None;
         ledger.driver = None;
@@ -155,6 +159,8 @@ impl GuestMemory {
         let done = compact && self.fill(state, pool, hw, &mut budget, backed_pages, &mut relocate);
         let (wake, stalled) = {
             let mut pool = pool.lock();
+            // What it has just left by itself goes to the next holder.
+            let _ = pool.next_part(self.guest(), &mut relocate);
             (pool.take_wanting(), pool.take_stalled())
         };
         let relocate = relocate.union(stalled);

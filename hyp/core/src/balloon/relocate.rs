@@ -104,7 +104,10 @@ impl GuestMemory {
             budget: Budget::new(0),
             others: GuestSet::EMPTY,
         };
+        let start = work.hw.counter();
         let end = work.run();
+        let took = work.hw.counter().wrapping_sub(start);
+        self.stats.relocation_ticks.add(took);
         let relocate = work.others;
         if end != End::Done {
             self.ask_to_relocate();
@@ -218,10 +221,12 @@ impl<H: Hardware> Relocate<'_, H> {
         if self.memory.stage2.open_gib(ipa_block, self.hw) {
             self.memory.stats.invalidations.add(1);
         }
+        let start = self.hw.counter();
         if let Some(broken) = self.memory.stage2.break_entry(ipa_block) {
             let clean = broken.invalidate(self.hw);
             clean.make(Descriptor::table(table), self.hw);
         }
+        self.end_pause(start);
         *self.record(ipa_block)? = TableRecord {
             mapped: PAGES_PER_BLOCK as u16,
             away: PAGES_PER_BLOCK as u16,
@@ -268,6 +273,7 @@ impl<H: Hardware> Relocate<'_, H> {
 
     fn move_table(&mut self, from: Pa, to: Pa, ipa_block: u32) {
         self.budget.spend(budget::MOVE_TABLE);
+        let start = self.hw.counter();
         let Some(broken) = self.memory.stage2.break_entry(ipa_block) else {
             return;
         };
@@ -276,6 +282,7 @@ impl<H: Hardware> Relocate<'_, H> {
         let clean = broken.invalidate(self.hw);
         self.memory.stage2.retire_table();
         clean.make(Descriptor::table(to), self.hw);
+        self.end_pause(start);
         self.pool.lock().give_moved_table(from, self.memory.guest());
         self.memory.stats.table_moves.add(1);
         self.memory.stats.invalidations.add(1);
@@ -307,7 +314,7 @@ impl<H: Hardware> Relocate<'_, H> {
         }
         let to = home_frame(table, first);
         self.move_pages(table, first, from, to, pages);
-        self.pool.lock().give_moved(from, pages, guest);
+        self.pool.lock().give_moved_home(from, pages, guest);
         self.record(ipa_block)?.away -= pages;
         Ok(())
     }
@@ -330,7 +337,7 @@ impl<H: Hardware> Relocate<'_, H> {
         };
         drop(pool);
         self.move_pages(table, page, from, to, 1);
-        self.pool.lock().give_moved(from, 1, guest);
+        self.pool.lock().give_moved(from, guest);
         let record = self.record(ipa_block)?;
         let was_away = !record.home || home_frame(table, page) != from;
         record.away = record.away + u16::from(!at_home) - u16::from(was_away);
@@ -341,8 +348,10 @@ impl<H: Hardware> Relocate<'_, H> {
     fn move_pages(&mut self, table: Pa, page: u16, from: Pa, to: Pa, pages: u16) {
         self.budget
             .spend(budget::RELOCATE_RUN + u32::from(pages) * budget::RELOCATE_PAGE);
+        let start = self.hw.counter();
         let transit = Transit::begin(table, page, from, pages, self.hw);
         transit.invalidate(self.hw).copy(to, self.hw).make(self.hw);
+        self.end_pause(start);
         self.follow_list(from, to, pages);
         self.memory.stats.relocated_pages.add(pages.into());
         self.memory.stats.invalidations.add(1);
@@ -352,6 +361,7 @@ impl<H: Hardware> Relocate<'_, H> {
     /// everything again.
     fn finish_whole(&mut self, from: Pa, table: Pa, ipa_block: u32) -> Result<(), NoFrame> {
         self.budget.spend(budget::SPLIT + budget::RELOCATE_PAGE);
+        let start = self.hw.counter();
         let Some(broken) = self.memory.stage2.break_entry(ipa_block) else {
             return Err(NoFrame);
         };
@@ -362,16 +372,26 @@ impl<H: Hardware> Relocate<'_, H> {
         let guest = self.memory.guest();
         let block = home_frame(table, 0);
         clean.make(Descriptor::block(block, Memory::Normal), self.hw);
+        self.end_pause(start);
         *self.record(ipa_block)? = TableRecord::default();
         *self.transfer = None;
         let mut pool = self.pool.lock();
         pool.merge_block(table);
-        pool.give_moved(from, 1, guest);
+        pool.give_moved(from, guest);
         drop(pool);
         self.follow_list(from, table, 1);
         self.memory.stats.relocated_pages.add(1);
         self.memory.stats.invalidations.add(1);
         Ok(())
+    }
+
+    /// What was broken since `start` can be accessed again.
+    fn end_pause(&mut self, start: u64) {
+        let took = self.hw.counter().wrapping_sub(start);
+        let stats = &self.memory.stats;
+        stats.pauses.add(1);
+        stats.pause_ticks.add(took);
+        stats.longest_pause_ticks.raise_to(took);
     }
 
     /// The driver's list page moves with its frame.

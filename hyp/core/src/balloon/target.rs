@@ -155,6 +155,11 @@ impl Counter {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Raises it to `value`, if it is less.
+    pub(super) fn raise_to(&self, value: u64) {
+        self.0.fetch_max(value, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(super) fn add(&self, more: u64) {
         self.0.store(
@@ -192,8 +197,16 @@ pub struct Stats {
     pub merges: Counter,
     /// Level-3 tables moved to another frame.
     pub table_moves: Counter,
-    /// Pages moved to other frames for another guest's sake.
+    /// Pages moved to other frames.
     pub relocated_pages: Counter,
+    /// Ticks of the counter for which cores of the guest moved pages.
+    pub relocation_ticks: Counter,
+    /// How often something was moving, so that an access to it was done again until it had moved.
+    pub pauses: Counter,
+    /// How long, in ticks: all together.
+    pub pause_ticks: Counter,
+    /// The longest.
+    pub longest_pause_ticks: Counter,
     /// Pages scrubbed within this guest's calls.
     pub scrubbed_pages: Counter,
     /// TLB invalidations.

@@ -2,7 +2,8 @@
 
 use super::list::ListId;
 use super::moving::Moving;
-use super::{BLOCK_PAGES, Block, GuestId, Kind, Pool, bit};
+use super::split::run_mask;
+use super::{BLOCK_PAGES, Block, GuestId, Kind, Pool, frame_in_block};
 use crate::addr::Pa;
 
 impl Pool {
@@ -40,29 +41,22 @@ impl Pool {
         let Some(index) = self.block_at(table) else {
             return false;
         };
-        let is_free = self
-            .maps(index)
-            .is_some_and(|maps| (first..first + pages).all(|frame| bit(maps.free, frame)));
         let is_destination = self
             .blocks
             .get(index as usize)
             .is_some_and(|block| block.moving.is_destination() && block.guest == guest.0);
-        if !is_free || !is_destination {
-            return false;
-        }
-        for frame in first..first + pages {
-            self.take_frame(index, frame);
-        }
-        self.count_guest(guest, u32::from(pages));
-        true
+        is_destination && self.take_run(index, first, pages, guest).is_some()
     }
 
-    /// Takes back frames whose content has moved, `pages` from `from` on.
-    pub(crate) fn give_moved(&mut self, from: Pa, pages: u16, guest: GuestId) {
-        for page in 0..pages {
-            self.give_frame(Pa(from.0 + u64::from(page) * crate::addr::PAGE_SIZE));
-        }
-        self.count_given(u32::from(pages), guest);
+    /// Takes back a frame whose content has moved.
+    pub(crate) fn give_moved(&mut self, from: Pa, guest: GuestId) {
+        self.give_frame(from);
+        self.count_given(1, guest);
+    }
+
+    /// The same for `pages` frames from `from` on (within 64 frames) that were at home.
+    pub(crate) fn give_moved_home(&mut self, from: Pa, pages: u16, guest: GuestId) {
+        self.give_group(from, run_mask(frame_in_block(from), pages), guest);
     }
 
     /// Takes back the frame of a level-3 table that has moved. What else is at home in its block stays.

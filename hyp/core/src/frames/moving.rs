@@ -295,6 +295,11 @@ impl Pool {
         core::mem::replace(&mut self.stalled, GuestSet::EMPTY)
     }
 
+    /// `guest` has nothing to move any more, or will find out again.
+    pub(crate) const fn clear_stalled(&mut self, guest: GuestId) {
+        self.stalled.remove(guest);
+    }
+
     /// Whether somebody waits for a block to move to.
     pub(crate) const fn is_stalled(&self) -> bool {
         !self.stalled.is_empty()

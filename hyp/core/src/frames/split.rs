@@ -23,6 +23,18 @@ impl Pool {
         guest: GuestId,
     ) -> Option<u64> {
         let index = self.block_at(pa).filter(|index| !self.is_moving(*index))?;
+        self.take_run(index, first, pages, guest)
+    }
+
+    /// The same, whatever is under way with the block.
+    #[inline]
+    pub(super) fn take_run(
+        &mut self,
+        index: u32,
+        first: u16,
+        pages: u16,
+        guest: GuestId,
+    ) -> Option<u64> {
         let [free, dirty] = self.maps.get_mut(index as usize)?;
         let (free, dirty) = (map_word_mut(free, first), map_word_mut(dirty, first));
         let mask = run_mask(first, pages);

@@ -341,6 +341,14 @@ pub struct GuestStats {
     pub splits: u64,
     /// Pages moved to other frames, because a guest with its RAM at the board's addresses wanted these back.
     pub relocated_pages: u64,
+    /// How long the guest's cores have moved pages, in nanoseconds.
+    pub relocation_ns: u64,
+    /// How often something the guest may access was moving.
+    pub pauses: u64,
+    /// How long that was all together, in nanoseconds.
+    pub pause_ns: u64,
+    /// The longest, in nanoseconds.
+    pub longest_pause_ns: u64,
     /// Stage-2 blocks merged from pages.
     pub merges: u64,
     /// Its console.
@@ -425,8 +433,14 @@ impl fmt::Display for StatsLine<'_> {
             StatsGroup::Stage2 => {
                 write!(
                     f,
-                    "stats=stage2 splits={} merges={} relocated-pages={}",
-                    stats.splits, stats.merges, stats.relocated_pages
+                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={}",
+                    stats.splits,
+                    stats.merges,
+                    stats.relocated_pages,
+                    stats.relocation_ns,
+                    stats.pauses,
+                    stats.pause_ns,
+                    stats.longest_pause_ns
                 )
             }
             StatsGroup::Console => write!(

@@ -4,6 +4,7 @@
 //! of CNTVCT are instruction counts: the same on every machine, and no cycles. See `docs/bench.md`.
 
 mod linux;
+mod relocation;
 mod table;
 
 use std::collections::BTreeMap;
@@ -36,12 +37,28 @@ pub enum Gic {
     Both,
 }
 
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Part {
+    /// Traps, memory calls and what takes two cores.
+    Calls,
+    /// Moving out of another guest's frames.
+    Relocation,
+    /// A Linux guest's balloon.
+    Linux,
+    /// What Ballast keeps for itself.
+    Size,
+}
+
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
     /// GIC architecture version
     #[arg(long, value_enum, default_value = "both")]
     gic: Gic,
+    /// Measure this part alone (default: all of them)
+    #[arg(long, value_enum)]
+    part: Option<Part>,
     /// Where to write the figures (default: bench.json in the build folder)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,7 +90,7 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     };
     let mut all = BTreeMap::new();
     for &gic in gics {
-        all.insert(gic, bench.measure(gic)?);
+        all.insert(gic, bench.measure(gic, args.part)?);
     }
     println!("{}", table::render(&all));
     println!(
@@ -116,8 +133,26 @@ struct Bench {
 }
 
 impl Bench {
-    /// Everything on a board with this GIC.
-    fn measure(&self, gic: u8) -> Result<Figures> {
+    /// Everything, or the part that is asked for, on a board with this GIC.
+    fn measure(&self, gic: u8, part: Option<Part>) -> Result<Figures> {
+        let wants = |one| part.is_none_or(|part| part == one);
+        let mut figures = Figures::new();
+        if wants(Part::Calls) {
+            figures.extend(self.calls(gic)?);
+        }
+        if wants(Part::Relocation) {
+            figures.extend(self.relocation(gic)?);
+        }
+        if wants(Part::Linux) {
+            figures.extend(self.linux(gic)?);
+        }
+        if wants(Part::Size) {
+            figures.extend(self.size(gic)?);
+        }
+        Ok(figures)
+    }
+
+    fn calls(&self, gic: u8) -> Result<Figures> {
         let guest = |cpus| Guest::bare_metal("guest", "bench").cpus(cpus);
         let mut figures = self.measured(gic, 1, &[guest(1)])?;
         let large = Guest::bare_metal("guest", "bench-memory")
@@ -131,14 +166,18 @@ impl Bench {
         let hardened = self.measured(gic, 1, &[guest(1).property("harden")])?;
         let call = hardened.get("hvc_psci_version").copied();
         figures.extend(call.map(|value| ("hvc_hardened".to_owned(), value)));
-        figures.extend(self.linux(gic)?);
-        figures.insert("image_bytes".into(), fs::metadata(&self.hypervisor)?.len());
+        Ok(figures)
+    }
+
+    fn size(&self, gic: u8) -> Result<Figures> {
         let resting = |name: &str| Guest::bare_metal(name, "counter");
         let one = self.own_kib(gic, &[resting("a")])?;
         let two = self.own_kib(gic, &[resting("a"), resting("b")])?;
-        figures.insert("own_kib".into(), one);
-        figures.insert("own_kib_per_guest".into(), two.saturating_sub(one));
-        Ok(figures)
+        Ok(Figures::from([
+            ("image_bytes".into(), fs::metadata(&self.hypervisor)?.len()),
+            ("own_kib".into(), one),
+            ("own_kib_per_guest".into(), two.saturating_sub(one)),
+        ]))
     }
 
     /// The `MEASURE` lines of a run of `guests`, in instructions.
@@ -165,6 +204,13 @@ impl Bench {
         Ok(own)
     }
 
+    /// What moving out of another guest's frames costs.
+    fn relocation(&self, gic: u8) -> Result<Figures> {
+        let guests = relocation::guests();
+        let mut console = self.boot_with(gic, 2, 128, &self.bare_metal, &guests, &COUNTED)?;
+        relocation::measure(&mut console)
+    }
+
     /// What a Linux guest's balloon costs.
     fn linux(&self, gic: u8) -> Result<Figures> {
         let (boot, min, max) = linux::BOUNDS;
@@ -181,10 +227,23 @@ impl Bench {
         guests: &[Guest],
         extra: &[&str],
     ) -> Result<Console> {
+        let ram_mib = if images == self.linux { 640 } else { 512 };
+        self.boot_with(gic, cores, ram_mib, images, guests, extra)
+    }
+
+    fn boot_with(
+        &self,
+        gic: u8,
+        cores: u8,
+        ram_mib: u32,
+        images: &[Image],
+        guests: &[Guest],
+        extra: &[&str],
+    ) -> Result<Console> {
         let board = Board {
             gic,
             cores,
-            ram_mib: if images == self.linux { 640 } else { 512 },
+            ram_mib,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
         };
         let dir: &Path = &self.dir;

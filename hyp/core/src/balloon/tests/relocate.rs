@@ -394,17 +394,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn is_alive(world: &World, guest: usize) -> bool {
+    let guest = &world.guests[guest];
+    let list = guest.ipa(0);
+    guest
+        .memory
+        .stage2
+        .translate(&mut guest.hw.clone(), list)
+        .is_some()
+}
+
 fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
     let fail = TestCaseError::fail;
-    let is_alive = |world: &World, guest: usize| {
-        let guest = &world.guests[guest];
-        let list = guest.ipa(0);
-        guest
-            .memory
-            .stage2
-            .translate(&mut guest.hw.clone(), list)
-            .is_some()
-    };
     let entries = |world: &World, guest: usize, entries: &[(u64, u8)]| {
         let entry = |&(number, order): &(u64, u8)| {
             let order = match order {
@@ -480,11 +481,13 @@ proptest! {
         for guest in 0..4 {
             world.touch_all(guest).map_err(TestCaseError::fail)?;
         }
-        for guest in [1, 2] {
-            prop_assert_eq!(world.rebuild(guest, 512), 512);
-        }
-        for guest in [0, 3] {
-            prop_assert_eq!(world.rebuild(guest, 3 * 512), 3 * 512);
+        // Without a spare block there may be nothing to move to: who is in the way of whom cannot change then.
+        for (guest, goal) in [(1, 512), (2, 512), (0, 3 * 512), (3, 3 * 512)] {
+            let backed = world.rebuild(guest, goal);
+            prop_assert!(backed == goal || spare == 0, "{} of {}", backed, goal);
+            if guest % 3 != 0 || !is_alive(&world, guest) {
+                continue;
+            }
             world.hello(guest);
             world.touch_all(guest).map_err(TestCaseError::fail)?;
         }
@@ -535,6 +538,10 @@ impl Hardware for Asking<'_> {
 
     fn finish_copies(&mut self) {
         self.0.finish_copies();
+    }
+
+    fn counter(&mut self) -> u64 {
+        self.0.counter()
     }
 
     fn is_interrupted(&mut self) -> bool {

@@ -145,6 +145,11 @@ impl Hardware for FakeHw {
         self.note(Event::FinishCopies);
     }
 
+    fn counter(&mut self) -> u64 {
+        let machine = self.machine.lock().unwrap();
+        machine.copied + machine.invalidations
+    }
+
     fn is_interrupted(&mut self) -> bool {
         self.machine.lock().unwrap().is_interrupted
     }
