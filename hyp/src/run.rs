@@ -146,7 +146,7 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
         if let Some(syndrome) = registers::pending_serror() {
             // Not of the next guest's doing. What else it concerns is not known: as where it is taken at once.
             report::stop(system, current, syndrome);
-            guest.stop(cpu, After::Fault, Origin::Ballast);
+            guest.stop(system, cpu, After::Fault, Origin::Ballast);
         }
         registers::reset_guest_state();
         let kicks = {
