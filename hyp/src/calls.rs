@@ -2,6 +2,7 @@
 
 use ballast_abi::function;
 use ballast_core::addr::Ipa;
+use ballast_core::balloon::Outcome;
 use ballast_core::log::{Event, Origin};
 use ballast_core::psci;
 use ballast_core::smccc::{self, Action};
@@ -132,6 +133,18 @@ fn balloon(
     for (register, result) in frame.x.iter_mut().zip(outcome.registers) {
         *register = result;
     }
+    after(system, cpu, guest, function, x1, &outcome);
+}
+
+/// What else follows from a call of the balloon interface, however it was made.
+pub fn after(
+    system: &'static system::System,
+    cpu: &PerCpu,
+    guest: &Guest,
+    function: u32,
+    x1: u64,
+    outcome: &Outcome,
+) {
     if function == ballast_abi::function::TARGET {
         guest.update_balloon(cpu);
     }

@@ -10,7 +10,7 @@ use ballast_core::vgic::IntId;
 use crate::aarch64::timer;
 use crate::gic::{Gic, Host, KICK, SharedSpi, TIMER};
 use crate::guest::hardware::Machine;
-use crate::guest::{Guest, relocate};
+use crate::guest::{Guest, messages, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::report;
 use crate::run;
@@ -78,7 +78,12 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         guest.kick(cpu, kicks);
     }
     if requests & request::RELOCATE != 0 {
-        relocate::running(system, cpu, guest);
+        if guest.memory.has_to_relocate() {
+            relocate::running(system, cpu, guest);
+            messages::postpone(system, cpu, guest);
+        } else {
+            messages::running(system, cpu, guest);
+        }
     }
     if requests & request::STOP != 0 && guest.is_stopping() {
         run::leave(system, cpu);

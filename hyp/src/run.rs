@@ -8,7 +8,7 @@ use ballast_core::vgic::IntId;
 
 use crate::aarch64::{registers, speculation, tlb};
 use crate::guest::lifecycle::After;
-use crate::guest::{Guest, relocate};
+use crate::guest::{Guest, messages, relocate};
 use crate::interrupts;
 use crate::layout;
 use crate::percpu::{self, Current, PerCpu, request};
@@ -57,6 +57,7 @@ fn serve_parked(system: &'static System, cpu: &'static PerCpu, requests: u32) {
         && let Some(guest) = system.holder(cpu.index)
     {
         relocate::parked(system, cpu, guest);
+        messages::parked(system, cpu, guest);
     }
     if requests & request::START != 0 {
         let (guest, vcpu) = percpu::assigned(cpu.index);

@@ -14,8 +14,10 @@ use ballast_core::sysreg::{self, Verdict};
 use ballast_core::vgic;
 
 use crate::aarch64::registers::{self, read};
+use crate::guest::Guest;
 use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::After;
+use crate::guest::messages;
 use crate::percpu::{self, Current, PerCpu};
 use crate::report;
 use crate::run;
@@ -232,6 +234,9 @@ fn emulate(
     if let Some(offset) = guest.machine.uart.offset_of(ipa) {
         counts.count(ExitCause::MmioUart);
         uart(cpu, current, frame, offset as u32, access);
+    } else if let Some(offset) = guest.machine.messages.offset_of(ipa) {
+        counts.count(ExitCause::MmioUart);
+        messages(cpu, guest, frame, offset as u32, access);
     } else if guest
         .plan
         .config
@@ -322,6 +327,36 @@ fn uart(
     }
     if show && let Some(system) = system::get() {
         system.terminal.pump(system, cpu);
+    }
+}
+
+/// The second UART of a guest with `user-balloon`.
+#[inline(never)]
+fn messages(
+    cpu: &'static PerCpu,
+    guest: &'static Guest,
+    frame: &mut Frame,
+    offset: u32,
+    access: DataAccess,
+) {
+    let width = access.width();
+    let accessed = guest.with_messages(cpu, |port| {
+        let loaded = if access.is_write() {
+            port.write(offset, width, access.stored(frame.get(access.register())));
+            None
+        } else {
+            Some(port.read(offset, width))
+        };
+        (loaded, port.has_work())
+    });
+    let Some((loaded, has_work)) = accessed else {
+        return;
+    };
+    if let Some(value) = loaded {
+        frame.set(access.register(), access.loaded(value));
+    }
+    if has_work && let Some(system) = system::get() {
+        messages::running(system, cpu, guest);
     }
 }
 

@@ -4,8 +4,10 @@
 //! entity 6). Arguments are in x1..x4, results in x0..x3; x4..x17 are preserved. `docs/abi.md`
 //! is the prose; this crate is the only place where the numbers stand. Both sides use it, so it
 //! depends on nothing and does nothing.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod message;
 
 /// Version of this interface: major in bits 31:16, minor in bits 15:0. A driver works with any
 /// minor of its own major.

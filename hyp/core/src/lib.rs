@@ -38,6 +38,7 @@ pub mod limits;
 pub mod log;
 pub mod machine;
 pub mod mediate;
+pub mod message_port;
 pub mod monitor;
 pub mod pl011;
 pub mod plan;

@@ -23,6 +23,10 @@ pub struct Machine {
     pub uart: IpaRange,
     /// Its interrupt.
     pub uart_intid: IntId,
+    /// The second PL011, whose other end is the balloon's (`user-balloon`). Empty if there is none.
+    pub messages: IpaRange,
+    /// Its interrupt.
+    pub messages_intid: IntId,
     /// The balloon's interrupt.
     pub balloon_intid: IntId,
 }
@@ -35,6 +39,8 @@ impl Machine {
         gicr: GICR,
         uart: UART,
         uart_intid: spi(UART_SPI),
+        messages: NOTHING,
+        messages_intid: spi(MESSAGES_SPI),
         balloon_intid: spi(BALLOON_SPI),
     };
 
@@ -46,6 +52,7 @@ impl Machine {
             (self.gicc, "the GIC CPU interface"),
             (self.gicr, "the GIC redistributors"),
             (self.uart, "the console UART"),
+            (self.messages, "the balloon's UART"),
         ];
         all.into_iter()
             .filter(|(range, _)| range.size != 0)
@@ -101,6 +108,20 @@ pub const UART: IpaRange = IpaRange {
 
 /// SPI of the emulated PL011 (INTID 33).
 pub const UART_SPI: u32 = 1;
+
+/// The second emulated PL011, where QEMU virt has its second UART.
+pub const MESSAGES: IpaRange = IpaRange {
+    start: Ipa(0x0904_0000),
+    size: 0x1000,
+};
+
+/// SPI of the second emulated PL011 (INTID 40).
+pub const MESSAGES_SPI: u32 = 8;
+
+const NOTHING: IpaRange = IpaRange {
+    start: Ipa(0),
+    size: 0,
+};
 
 /// Frequency of the emulated PL011's clock, in Hz; nothing depends on it.
 pub const UART_CLOCK_HZ: u32 = 24_000_000;

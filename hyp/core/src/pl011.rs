@@ -229,6 +229,12 @@ impl Pl011 {
         taken
     }
 
+    /// Bytes that can be typed before one is refused.
+    #[must_use]
+    pub fn input_room(&self) -> usize {
+        self.input.room()
+    }
+
     /// The guest's output, for the console. [`Pl011::output_taken`] must follow.
     pub fn output(&mut self) -> &mut OutputRing {
         &mut self.output
@@ -281,7 +287,8 @@ impl Pl011 {
             self.held_back = true;
             return;
         }
-        if self.output.is_full() {
+        if self.output.room() < FIFO_DEPTH {
+            // At this interrupt drivers write half a FIFO without a look at FR.
             self.held_back = true;
             self.raw &= !interrupt::TX;
         } else {

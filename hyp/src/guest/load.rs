@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering;
 
 use ballast_core::addr::{Ipa, PAGE_SIZE, Pa};
+use ballast_core::message_port::MessagePort;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::backed_ram;
 
@@ -77,6 +78,7 @@ impl Guest {
         system.channels.reset(self);
         self.has_faulted.store(false, Ordering::Relaxed);
         self.with_uart(cpu, Pl011::reset);
+        self.with_messages(cpu, MessagePort::reset);
         let boot_pages = plan.config.memory.boot_bytes / PAGE_SIZE;
         self.memory
             .target

@@ -6,6 +6,7 @@
 pub mod hardware;
 pub mod lifecycle;
 pub mod load;
+pub mod messages;
 mod quiesce;
 pub mod relocate;
 
@@ -19,6 +20,7 @@ use ballast_core::config::{Access, device_pages};
 use ballast_core::frames::GuestId;
 use ballast_core::limits::{MAX_INTIDS, MAX_VCPUS};
 use ballast_core::machine::Machine;
+use ballast_core::message_port::MessagePort;
 use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
@@ -159,6 +161,8 @@ pub struct Guest {
     pub vgic: Box<TicketMutex<Vgic>>,
     /// Console UART.
     pub uart: TicketMutex<Pl011>,
+    /// The balloon's UART, if it has one.
+    pub messages: Option<TicketMutex<MessagePort>>,
     /// Power state of its vCPUs.
     pub psci: Psci,
     /// Stage 2 and balloon.
@@ -295,6 +299,7 @@ impl Guest {
             core_of: CoreMap::default(),
             vgic,
             uart: TicketMutex::new(Pl011::new()),
+            messages: (own.messages.size != 0).then(|| TicketMutex::new(MessagePort::new())),
             psci: Psci::new(vcpus),
             memory,
             starts: Default::default(),
@@ -387,6 +392,9 @@ impl Guest {
             self.memory.target.is_pending()
         });
         self.kick(cpu, kicks);
+        if self.messages.is_some() {
+            messages::tell(cpu, self);
+        }
     }
 
     /// Drives an emulated line high if `is_high` says so under the lock, on this core's own list

@@ -1,32 +1,17 @@
 //! The interface's calls: which there are, and what each may do at once.
 
-use core::sync::atomic::Ordering;
-
 use ballast_abi::{LIST_ENTRIES, Status, feature, function};
 use spin::mutex::{SpinMutexGuard, TicketMutex};
 
 use super::hw::Hardware;
-use super::{Counter, Driver, GuestMemory, Ledger, Outcome, Reported};
+use super::{Counter, Driver, GuestMemory, Ledger, Outcome, Reported, Via};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::frames::{GuestSet, Pool};
-
-impl Ledger {
-    /// The driver with this epoch leaves.
-    fn goodbye(&mut self, epoch: u64) -> Status {
-        if self.driver.is_none() {
-            Status::NoDriver
-        } else if epoch != u64::from(self.epoch) {
-            Status::WrongEpoch
-        } else {
-            self.driver = None;
-            Status::Success
-        }
-    }
-}
 
 impl GuestMemory {
     /// Carries out the hypercall `function` (w0) with the arguments in x1 to x4; `None` if it is not
     /// one of this interface.
+    #[inline]
     pub fn call(
         &self,
         pool: &TicketMutex<Pool>,
@@ -34,11 +19,35 @@ impl GuestMemory {
         function: u32,
         args: [u64; 4],
     ) -> Option<Outcome> {
+        self.call_via(pool, hw, function, args, Via::Page)
+    }
+
+    /// The same as a message asks for it, whose list is in `entries`: statuses are written there.
+    pub fn call_by_message(
+        &self,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        function: u32,
+        args: [u64; 4],
+        entries: &mut [u64],
+    ) -> Option<Outcome> {
+        self.call_via(pool, hw, function, args, Via::Message(entries))
+    }
+
+    fn call_via(
+        &self,
+        pool: &TicketMutex<Pool>,
+        hw: &mut impl Hardware,
+        function: u32,
+        args: [u64; 4],
+        via: Via<'_>,
+    ) -> Option<Outcome> {
         let [x1, x2, x3, x4] = args;
         Some(match function {
             function::RESERVE | function::RELEASE => match self.transaction() {
                 Ok(mut ledger) => {
-                    self.move_list(&mut ledger, pool, hw, function == function::RESERVE, x1, x2)
+                    let is_reserve = function == function::RESERVE;
+                    self.move_list(&mut ledger, pool, hw, is_reserve, x1, x2, via)
                 }
                 Err(status) => {
                     let [reserve, release] = &self.stats.turned_away;
@@ -60,7 +69,7 @@ impl GuestMemory {
                 )
             }
             function::HELLO => match self.transaction() {
-                Ok(mut ledger) => self.hello(&mut ledger, hw, x1, x2),
+                Ok(mut ledger) => self.hello(&mut ledger, hw, x1, x2, &via),
                 Err(status) => Outcome::status(status),
             },
             function::QUERY => match self.transaction() {
@@ -68,12 +77,7 @@ impl GuestMemory {
                 Err(status) => Outcome::status(status),
             },
             function::GOODBYE => match self.transaction() {
-                Ok(mut ledger) => {
-                    let status = ledger.goodbye(x1);
-                    self.is_driven
-                        .store(ledger.driver.is_some(), Ordering::Release);
-                    Outcome::status(status)
-                }
+                Ok(mut ledger) => Outcome::status(self.goodbye(&mut ledger, x1)),
                 Err(status) => Outcome::status(status),
             },
             function::PRESSURE => {
@@ -143,25 +147,54 @@ impl GuestMemory {
         }
     }
 
-    fn hello(&self, ledger: &mut Ledger, hw: &mut impl Hardware, list: u64, flags: u64) -> Outcome {
+    /// The driver with this epoch leaves.
+    fn goodbye(&self, ledger: &mut Ledger, epoch: u64) -> Status {
+        if ledger.driver.is_none() {
+            Status::NoDriver
+        } else if epoch != u64::from(ledger.epoch) {
+            Status::WrongEpoch
+        } else {
+            self.set_driver(ledger, None);
+            Status::Success
+        }
+    }
+
+    fn hello(
+        &self,
+        ledger: &mut Ledger,
+        hw: &mut impl Hardware,
+        list: u64,
+        flags: u64,
+        via: &Via<'_>,
+    ) -> Outcome {
         if flags != 0 {
             return Outcome::status(Status::InvalidParameters);
         }
-        let list_ipa = Ipa(list);
-        if !list_ipa.is_aligned(PAGE_SIZE) || !self.is_ram(list_ipa) {
+        let driver = match via {
+            Via::Page => self.list_page(hw, list),
+            Via::Message(_) => (list == 0).then_some(Driver::BY_MESSAGE),
+        };
+        if driver.is_none() {
             return Outcome::status(Status::InvalidAddress);
         }
-        let Some(list) = self.stage2.translate(hw, list_ipa) else {
-            return Outcome::status(Status::InvalidAddress);
-        };
-        ledger.driver = Some(Driver { list_ipa, list });
-        self.is_driven.store(true, Ordering::Release);
+        self.set_driver(ledger, driver);
         ledger.epoch = ledger.epoch.wrapping_add(1);
         let missing = self.max_pages - ledger.backed_pages;
         Outcome::new(Status::Success, [u64::from(ledger.epoch), missing, 0])
     }
 
+    /// A driver with its list at `list`, if that is a page of the guest's ordinary memory.
+    fn list_page(&self, hw: &mut impl Hardware, list: u64) -> Option<Driver> {
+        let list_ipa = Ipa(list);
+        if !list_ipa.is_aligned(PAGE_SIZE) || !self.is_ram(list_ipa) {
+            return None;
+        }
+        let list = self.stage2.translate(hw, list_ipa)?;
+        Some(Driver { list_ipa, list })
+    }
+
     /// RESERVE and RELEASE.
+    #[expect(clippy::too_many_arguments, reason = "a call's, and where it works")]
     fn move_list(
         &self,
         ledger: &mut Ledger,
@@ -170,12 +203,17 @@ impl GuestMemory {
         is_reserve: bool,
         n: u64,
         epoch: u64,
+        mut via: Via<'_>,
     ) -> Outcome {
         let Some(driver) = ledger.driver else {
             return Outcome::status(Status::NoDriver);
         };
         if epoch != u64::from(ledger.epoch) {
             return Outcome::status(Status::WrongEpoch);
+        }
+        if driver.is_by_message() != matches!(via, Via::Message(_)) {
+            // The right epoch on the wrong way: a guess.
+            return Outcome::status(Status::Denied);
         }
         if n == 0 || n > LIST_ENTRIES as u64 {
             return Outcome::status(Status::InvalidParameters);
@@ -192,7 +230,11 @@ impl GuestMemory {
         let Some(entries) = list.get_mut(..n as usize) else {
             return Outcome::status(Status::InvalidParameters);
         };
-        hw.read_page(driver.list, entries);
+        match &via {
+            Via::Page => hw.read_page(driver.list, entries),
+            Via::Message(given) if given.len() == entries.len() => entries.copy_from_slice(given),
+            Via::Message(_) => return Outcome::status(Status::InvalidParameters),
+        }
         let before = *backed_pages;
         let (consumed, wake, relocate) = if is_reserve {
             self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
@@ -200,7 +242,14 @@ impl GuestMemory {
             let (consumed, relocate) = self.release(pool, hw, entries, batch, tables, backed_pages);
             (consumed, GuestSet::EMPTY, relocate)
         };
-        hw.write_page(driver.list, entries.get(..consumed).unwrap_or(&[]));
+        let judged = entries.get(..consumed).unwrap_or(&[]);
+        match &mut via {
+            Via::Page => hw.write_page(driver.list, judged),
+            Via::Message(given) => {
+                let pairs = given.iter_mut().zip(judged);
+                pairs.for_each(|(word, judged)| *word = *judged);
+            }
+        }
         hw.publish_tables();
         direction.calls.add(1);
         let done = done.iter().map(Counter::get).sum::<u64>() - done_before;

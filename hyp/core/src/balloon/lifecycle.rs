@@ -89,8 +89,7 @@ impl GuestMemory {
         }
         self.is_loading.store(true, Ordering::Relaxed);
         ledger.transfer = None;
-        ledger.driver = None;
-        self.is_driven.store(false, Ordering::Release);
+        self.set_driver(&mut ledger, None);
         ledger.epoch = ledger.epoch.wrapping_add(1);
         let goal_blocks = (goal_pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;
         ledger.rebuild = Some(Rebuild {

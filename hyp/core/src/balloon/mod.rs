@@ -125,6 +125,8 @@ pub struct GuestMemory {
     is_loading: AtomicBool,
     /// [`Ledger::driver`] is there. Written with the ledger's lock held.
     is_driven: AtomicBool,
+    /// And sends messages. Written in the same way.
+    is_by_message: AtomicBool,
     ledger: SpinMutex<Ledger>,
 }
 
@@ -174,6 +176,26 @@ struct Ledger {
 struct Driver {
     list_ipa: Ipa,
     list: Pa,
+}
+
+impl Driver {
+    /// It sends its lists in messages: no page is pinned.
+    const BY_MESSAGE: Self = Self {
+        list_ipa: Ipa(u64::MAX),
+        list: Pa(u64::MAX),
+    };
+
+    const fn is_by_message(self) -> bool {
+        self.list.0 == u64::MAX
+    }
+}
+
+/// How a call came.
+enum Via<'a> {
+    /// A hypercall: the list is in the driver's page.
+    Page,
+    /// A message with this list.
+    Message(&'a mut [u64]),
 }
 
 /// What is in one level-3 table of RAM.
@@ -254,6 +276,7 @@ impl GuestMemory {
             has_to_relocate: AtomicBool::new(false),
             is_loading: AtomicBool::new(false),
             is_driven: AtomicBool::new(false),
+            is_by_message: AtomicBool::new(false),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
                 epoch: 0,
@@ -284,6 +307,20 @@ impl GuestMemory {
     #[must_use]
     pub fn has_driver(&self) -> bool {
         self.is_driven.load(Ordering::Acquire)
+    }
+
+    /// Whether that driver is told of a new target by a message.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.is_by_message.load(Ordering::Acquire)
+    }
+
+    /// The driver is this one from now on. Its former calls do nothing any more.
+    fn set_driver(&self, ledger: &mut Ledger, driver: Option<Driver>) {
+        ledger.driver = driver;
+        let is_by_message = driver.is_some_and(Driver::is_by_message);
+        self.is_by_message.store(is_by_message, Ordering::Release);
+        self.is_driven.store(driver.is_some(), Ordering::Release);
     }
 
     /// Pages backed now; `None` while a call is in progress.

@@ -12,7 +12,7 @@ use crate::board::Board;
 use crate::console::OWN_NAME;
 use crate::dt::Node;
 use crate::limits::MAX_GUESTS;
-use crate::machine::{Machine, RAM_BASE};
+use crate::machine::{MESSAGES, Machine, RAM_BASE};
 use crate::mediate::Mediated;
 use crate::refusal::Refusal;
 
@@ -55,9 +55,9 @@ pub(super) const PROPERTIES: [Known; 31] = [
     Known::now("primary"),
     Known::now("control"),
     Known::now("harden"),
+    Known::now("user-balloon"),
     Known::later("housekeeping"),
     Known::later("scrub-when-idle"),
-    Known::later("user-balloon"),
 ];
 
 /// Reads the guest at `node`; `None` if it is too broken to be compared with others.
@@ -131,6 +131,10 @@ pub(super) fn parse(
             ..Mediated::default()
         },
     };
+    if reader.flag("user-balloon") {
+        guest.machine.messages = MESSAGES;
+        check_user_balloon(&mut reader, &guest);
+    }
     check_addresses(&mut reader, &guest);
     trust::check(&mut reader, &guest, board);
     if guest.realtime {
@@ -242,6 +246,36 @@ fn read_shares(reader: &mut Reader<'_, '_>) -> u32 {
         );
     }
     shares
+}
+
+/// A program without a kernel module gives what its kernel has, and takes back what it has given.
+fn check_user_balloon(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
+    let Some(property) = reader.node.property("user-balloon") else {
+        return;
+    };
+    let memory = guest.memory;
+    if guest.primary {
+        let problem = "a primary guest has the board's UARTs and no other";
+        reader.refuse(property, problem, "remove it, and use the kernel module");
+    } else if memory.boot_bytes < memory.max_bytes {
+        let problem = format!(
+            "without a kernel module the guest can never use more than it boots with, which is less than its maximum of \
+             {} MiB",
+            memory.max_bytes >> 20
+        );
+        let fix = format!(
+            "write memory-mib = <{0}>, or memory-max-mib = <{1}>",
+            memory.max_bytes >> 20,
+            memory.boot_bytes >> 20
+        );
+        reader.refuse(property, problem, fix);
+    }
+    let mut interrupts = guest.devices.iter().flat_map(|device| &device.interrupts);
+    let own = u32::from(guest.machine.messages_intid.0);
+    if interrupts.any(|interrupt| interrupt.intid == own) {
+        let problem = format!("has interrupt {own}, which a device of the guest has");
+        reader.refuse(property, problem, "remove one of the two");
+    }
 }
 
 fn check_addresses(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {

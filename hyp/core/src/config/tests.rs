@@ -731,6 +731,26 @@ fn documented() {
 }
 
 #[test]
+fn user_balloon() {
+    let small = guest().with("user-balloon", cells(&[]));
+    let dtb = merge(core::slice::from_ref(&small));
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let board = Board::from_dt(&tree).unwrap();
+    let config = Partitions::parse(&tree, &board).unwrap().guests.remove(0);
+    assert_eq!(config.machine.messages, crate::machine::MESSAGES);
+    let grows = small.clone().with("memory-max-mib", cells(&[256]));
+    let said = refused(&[grows]);
+    assert!(
+        said[0].contains("less than its maximum of 256 MiB"),
+        "{said:?}"
+    );
+    assert!(said[0].contains("memory-mib = <256>"), "{said:?}");
+    let window = cells(&[0, 0x0904_0000, 0, 0x1000]);
+    let said = refused(&[small.with("raz-windows", window)]);
+    assert!(said[0].contains("lies on the balloon's UART"), "{said:?}");
+}
+
+#[test]
 fn trust() {
     let trusted = guest()
         .with("dma", text(&["trusted"]))

@@ -124,6 +124,15 @@ impl OutputRing {
         self.attention != Attention::Unattended && self.unshown() >= self.limit()
     }
 
+    /// Bytes that can be written before one is refused.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        match self.attention {
+            Attention::Unattended => usize::MAX,
+            _ => self.limit().saturating_sub(self.unshown()),
+        }
+    }
+
     /// Whether at least half of what may wait is free again: when a held back guest is told.
     #[must_use]
     pub fn has_room(&self) -> bool {

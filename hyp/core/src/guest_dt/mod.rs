@@ -84,6 +84,9 @@ pub fn build(machine: &GuestMachine<'_>, buffer: Vec<u8>) -> Vec<u8> {
         fdt.cells("interrupt-parent", &[GIC_PHANDLE]);
         fdt.texts("compatible", &["ballast,virt", "linux,dummy-virt"]);
         fdt.text("model", &format!("Ballast guest {}", machine.name));
+        if machine.machine.messages.size != 0 {
+            aliases(fdt, machine.machine);
+        }
         chosen(fdt, machine);
         memory(fdt, machine);
         cpus(fdt, machine);
@@ -98,6 +101,15 @@ pub fn build(machine: &GuestMachine<'_>, buffer: Vec<u8>) -> Vec<u8> {
         }
         devices(fdt, machine.devices);
     })
+}
+
+/// Linux numbers its ttyAMA by these, and in the order of probing without.
+fn aliases(fdt: &mut Writer<'_>, machine: &Machine) {
+    fdt.node("aliases", |fdt| {
+        for (alias, uart) in [("serial0", machine.uart), ("serial1", machine.messages)] {
+            fdt.text(alias, &format!("/pl011@{:x}", uart.start.0));
+        }
+    });
 }
 
 fn chosen(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
@@ -231,13 +243,17 @@ fn clock(fdt: &mut Writer<'_>, name: &str, frequency_hz: u32, phandle: u32) {
 
 fn uart(fdt: &mut Writer<'_>, machine: &Machine) {
     clock(fdt, "apb-pclk", UART_CLOCK_HZ, UART_CLOCK_PHANDLE);
-    let Machine {
-        uart, uart_intid, ..
-    } = machine;
-    fdt.node_at("pl011", uart.start.0, |fdt| {
+    pl011(fdt, machine.uart, machine.uart_intid);
+    if machine.messages.size != 0 {
+        pl011(fdt, machine.messages, machine.messages_intid);
+    }
+}
+
+fn pl011(fdt: &mut Writer<'_>, registers: IpaRange, intid: IntId) {
+    fdt.node_at("pl011", registers.start.0, |fdt| {
         fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
-        fdt.wide("reg", &[uart.start.0, uart.size]);
-        fdt.cells("interrupts", &[SPI, spi(*uart_intid), LEVEL_HIGH]);
+        fdt.wide("reg", &[registers.start.0, registers.size]);
+        fdt.cells("interrupts", &[SPI, spi(intid), LEVEL_HIGH]);
         fdt.cells("clocks", &[UART_CLOCK_PHANDLE, UART_CLOCK_PHANDLE]);
         fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
     });
