@@ -269,6 +269,7 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     let setpoints = setpoints()?;
     let strip = ["--config", "profile.release.strip=\"symbols\""];
     let control = paths::read(&cargo_build("ballastctl", LINUX_GUEST, &strip)?)?;
+    let user_balloon = paths::read(&cargo_build("ballast-user-balloon", LINUX_GUEST, &strip)?)?;
     let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
     let files = [
         initramfs::File {
@@ -290,6 +291,11 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
             path: "bin/ballastctl",
             permissions: 0o755,
             data: &control,
+        },
+        initramfs::File {
+            path: "bin/ballast-user-balloon",
+            permissions: 0o755,
+            data: &user_balloon,
         },
     ];
     let kernel = setup::kernel(Flavour::Cloud)?;

@@ -1,0 +1,228 @@
+//! From start to end: registration, then events until somebody ends the program.
+
+use std::fs;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use ballast_balloon::abi::function;
+use ballast_balloon::{Clock, Cpus, Driver, Next, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::Arguments;
+use crate::front::{Front, bytes_of};
+use crate::line::Line;
+use crate::memory::{Events, Memory, ram};
+use crate::pool::Pool;
+use crate::pressure::{self, Trigger};
+
+/// Pages in a MiB.
+const MIB: u64 = 256;
+/// What is asked for when nothing gets on: 32 MiB.
+const NEED: u64 = 32 * MIB;
+/// Between two reports while they differ: 1/4 s, in microseconds.
+const REPORT_PERIOD: u64 = 250_000;
+
+/// Runs the balloon until it fails, or was only to drain.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let memory = Memory::now()?;
+    ensure!(
+        memory.contiguous == 0,
+        "the kernel keeps {} MiB for contiguous allocations (CmaTotal), for which it moves pages, and so reads them: \
+         boot with cma=0",
+        memory.contiguous / MIB
+    );
+    let floor = arguments
+        .floor_mib
+        .map_or((memory.total / 16).max(16 * MIB), |mib| mib * MIB);
+    let line = Line::open(&arguments.device)?;
+    let ram = ram()?;
+    let pool = Pool::open(&arguments.pool, bytes_of(&ram))?;
+    // To be ended for want of memory would help nobody: its memory is elsewhere.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let mut balloon = Balloon::new(Front::new(line, pool, ram, floor))?;
+    if arguments.drain {
+        balloon.drain()
+    } else {
+        balloon.follow()
+    }
+}
+
+/// The driver and what it works with.
+struct Balloon {
+    front: Front,
+    driver: Driver,
+    cpus: Cpus,
+    report: Report,
+}
+
+/// What was reported last.
+#[derive(Default)]
+struct Report {
+    sent: Option<(u64, u64, u64)>,
+    refaults: u64,
+    at: u64,
+}
+
+/// Whether a number is worth saying anew.
+fn differs(was: u64, is: u64, least: u64) -> bool {
+    was.abs_diff(is) > least.max(was.max(is) / 32)
+}
+
+impl Balloon {
+    /// Registers.
+    fn new(mut front: Front) -> Result<Self> {
+        let mut driver = Driver::new(&front);
+        if let Err(error) = driver.hello(&mut front) {
+            let why = front.failure.take();
+            return Err(why.unwrap_or_else(|| anyhow!("Ballast does not take it: {error:?}")));
+        }
+        let swept = front.pool.sweep();
+        eprintln!(
+            "ballast-user-balloon: epoch {}: {} MiB reserved, of which {} MiB are not the pool's; {swept} pages of a \
+             predecessor returned; target {} MiB",
+            driver.epoch(),
+            driver.reserved_pages() / MIB,
+            front.missing_pages / MIB,
+            driver.target_pages() / MIB
+        );
+        Ok(Self {
+            front,
+            driver,
+            cpus: Cpus::new(),
+            report: Report::default(),
+        })
+    }
+
+    /// Follows the target.
+    fn follow(&mut self) -> Result<()> {
+        let mut triggers = Vec::new();
+        for trigger in [Trigger::some(), Trigger::full()] {
+            match trigger {
+                Ok(trigger) => triggers.push(trigger),
+                Err(error) => eprintln!("ballast-user-balloon: no reports of pressure: {error:#}"),
+            }
+        }
+        let mut settled = None;
+        loop {
+            let report_at = self.report()?;
+            let moves = self.move_all()?;
+            let now = (self.driver.reserved_pages(), self.driver.target_pages());
+            if moves.is_none() && settled != Some(now) {
+                settled = Some(now);
+                eprintln!(
+                    "ballast-user-balloon: holds {} MiB of {}",
+                    now.0 / MIB,
+                    now.1 / MIB
+                );
+            }
+            let fired = self.wait(&triggers, [moves, report_at].into_iter().flatten().min())?;
+            if fired.1 && self.driver.reserved_pages() > 0 {
+                self.driver.pressure(&mut self.front, NEED);
+            }
+            if self.front.line.take_event()? {
+                self.driver.on_interrupt(&mut self.front);
+            }
+        }
+    }
+
+    /// Gives back what Ballast grants, and leaves.
+    fn drain(&mut self) -> Result<()> {
+        self.driver.drain();
+        while let Some(at) = self.move_all()? {
+            self.wait(&[], Some(at))?;
+        }
+        self.driver.goodbye(&mut self.front);
+        eprintln!(
+            "ballast-user-balloon: {} MiB stay reserved",
+            self.driver.reserved_pages() / MIB
+        );
+        Ok(())
+    }
+
+    /// Moves memory and CPUs as far as they go now. When there is more to do.
+    fn move_all(&mut self) -> Result<Option<u64>> {
+        loop {
+            self.cpus.follow(&self.driver);
+            let nexts = [
+                self.driver.step(&mut self.front),
+                self.cpus.step(&mut self.front),
+            ];
+            if let Some(failure) = self.front.failure.take() {
+                return Err(failure);
+            }
+            match self.driver.state() {
+                State::New | State::Active | State::Draining => {}
+                State::Stale => bail!("another balloon driver has said hello"),
+                State::Failed(status) => bail!("Ballast refuses: {status:?}"),
+            }
+            if self.front.line.take_event()? {
+                self.driver.on_interrupt(&mut self.front);
+                continue;
+            }
+            if !nexts.contains(&Next::Again) {
+                let times = nexts.into_iter().filter_map(|next| match next {
+                    Next::WaitUntil(at) => Some(at),
+                    Next::Idle | Next::Again => None,
+                });
+                return Ok(times.min());
+            }
+        }
+    }
+
+    /// Sleeps until Ballast says something, a trigger fires, or the time has come. Which triggers have fired.
+    fn wait(&mut self, triggers: &[Trigger], until: Option<u64>) -> Result<(bool, bool)> {
+        let left = until.map(|at| at.saturating_sub(self.front.now()));
+        let left = left.map(|us| Timespec {
+            tv_sec: (us / 1_000_000).cast_signed(),
+            tv_nsec: (us % 1_000_000 * 1000).cast_signed(),
+        });
+        let mut fds = vec![PollFd::new(&self.front.line, PollFlags::IN)];
+        fds.extend(triggers.iter().map(|t| PollFd::new(t, PollFlags::PRI)));
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("poll"),
+        }
+        let fired: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let has = |index: usize| fired.get(index).is_some_and(|f| f.contains(PollFlags::PRI));
+        let triggered = (has(1), has(2));
+        if fired.first().is_some_and(|flags| !flags.is_empty()) {
+            self.front.line.fill()?;
+        }
+        Ok(triggered)
+    }
+
+    /// Tells Ballast how the guest fares, if that is news; when to look again.
+    fn report(&mut self) -> Result<Option<u64>> {
+        let (now, memory) = (self.front.now(), Memory::now()?);
+        let refaults = Events::now()?.refaults;
+        let elapsed = now.saturating_sub(self.report.at).max(1);
+        let rate = refaults.saturating_sub(self.report.refaults) * 1_000_000 / elapsed;
+        let rate = if self.report.sent.is_some() { rate } else { 0 };
+        let pressure = pressure::now();
+        (self.report.refaults, self.report.at) = (refaults, now);
+        let is_news = self.report.sent.is_none_or(|(available, was, refaulted)| {
+            differs(available, memory.available, MIB)
+                || differs(was, pressure, 10)
+                || differs(refaulted, rate, 32)
+        });
+        if !is_news {
+            return Ok(None);
+        }
+        self.report.sent = Some((memory.available, pressure, rate));
+        let registers = [memory.free, memory.available, pressure, rate];
+        self.front.ask(function::REPORT, registers);
+        Ok(Some(now + REPORT_PERIOD))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nearly_the_same_is_no_news() {
+        assert!(!differs(1000, 1020, 16));
+        assert!(differs(1000, 1100, 16));
+        assert!(!differs(0, 16, 16) && differs(0, 17, 16));
+    }
+}
