@@ -16,6 +16,7 @@ mod rpi4;
 mod rpi4_card;
 mod scenario;
 mod shared;
+mod user_balloon;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -76,6 +77,7 @@ fn scenarios() -> Vec<Scenario> {
         memory::scenarios(),
         cores::scenarios(),
         policy::scenarios(),
+        user_balloon::scenarios(),
         rpi4::scenarios(),
         rpi4_card::scenarios(),
         shared::scenarios(),

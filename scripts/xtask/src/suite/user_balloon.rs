@@ -1,0 +1,129 @@
+//! The balloon as a program, on a kernel without the module.
+
+use anyhow::{Result, ensure};
+
+use super::{Guest, Scenario};
+use crate::console::Console;
+
+const PROGRAM: &str = "ballast-user-balloon";
+
+/// Moves, content, a killed program, and noise on its line.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        pair("user-balloon-gic3", 3, |console| {
+            moves(console)?;
+            killed(console)?;
+            noise(console)
+        }),
+        pair("user-balloon-gic2", 2, moves),
+    ]
+}
+
+/// A Linux guest without the module beside a bare-metal one that takes what it gives.
+fn pair(name: &str, gic: u8, script: impl Fn(&mut Console) -> Result<()> + 'static) -> Scenario {
+    Scenario::new(name, gic, move |console| {
+        console.patience(180).expect_up(1)?;
+        console.patience(90);
+        console.shell(1, "! grep -q ballast /proc/modules && test -c /dev/ttyAMA1")?;
+        start(console)?;
+        script(console)
+    })
+    .ram(768)
+    .guest(
+        Guest::linux("stock")
+            .args("noballoon cma=0")
+            .memory(512)
+            .property("memory-min-mib = <128>")
+            .property("user-balloon"),
+    )
+    .guest(Guest::bare_metal("taker", "balloon").memory_bounds(16, 384))
+}
+
+fn start(console: &mut Console) -> Result<()> {
+    console.shell(1, &format!("{PROGRAM} 2>> /tmp/balloon.log & sleep 1"))?;
+    console.wait_for_status("the program to register", |s| {
+        s.guest(1).get("driver") == "ready"
+    })?;
+    Ok(())
+}
+
+fn set_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
+    let answer = console.monitor(&format!("mem {guest} {mib}"))?;
+    ensure!(!answer.contains("refused"), "mem {guest} {mib}: {answer}");
+    let what = format!("guest {guest} to have {mib} MiB");
+    let reached =
+        console.wait_for_status(&what, |s| s.memory_mib(guest) == mib && s.settled(guest));
+    if reached.is_err() && guest == 1 {
+        console.shell(1, "cat /tmp/balloon.log")?;
+    }
+    reached.map(drop)
+}
+
+fn free_mib(console: &mut Console) -> Result<u64> {
+    let kib = console.shell(1, "awk '/MemAvailable/ { print $2 }' /proc/meminfo")?;
+    Ok(kib.trim().parse::<u64>()? >> 10)
+}
+
+fn moves(console: &mut Console) -> Result<()> {
+    let before = console.status()?;
+    let available = free_mib(console)?;
+    console.shell(
+        1,
+        "dd if=/dev/urandom of=/tmp/keep bs=1M count=16 2>/dev/null",
+    )?;
+    let sum = console.shell(1, "md5sum < /tmp/keep")?;
+    for _ in 0..2 {
+        set_memory(console, 1, 256)?;
+        // Memory that the other can only have from this one.
+        set_memory(console, 2, 320)?;
+        let left = free_mib(console)?;
+        ensure!(
+            left + 200 < available,
+            "{available} MiB available, then {left}"
+        );
+        set_memory(console, 2, 64)?;
+        set_memory(console, 1, 512)?;
+    }
+    ensure!(
+        console.shell(1, "md5sum < /tmp/keep")? == sum,
+        "content was lost"
+    );
+    console.shell(1, "workload 300 100000 7")?;
+    let files = console.shell(1, "ls /run/ballast-balloon | wc -l")?;
+    ensure!(files.trim() == "0", "{files} pages stay in the pool");
+    let after = console.status()?;
+    ensure!(
+        before.total_kib() == after.total_kib(),
+        "memory was lost:\n{before}{after}"
+    );
+    console.expect_never("FAIL")
+}
+
+/// Killed while it holds memory, and while it moves some: the next one adopts.
+fn killed(console: &mut Console) -> Result<()> {
+    set_memory(console, 1, 320)?;
+    for mib in [320, 192, 448] {
+        console.monitor(&format!("mem 1 {mib}"))?;
+        console.shell(1, &format!("killall -9 {PROGRAM}; sleep 1"))?;
+        start(console)?;
+        let what = format!("the successor to have {mib} MiB");
+        console.wait_for_status(&what, |s| s.memory_mib(1) == mib && s.settled(1))?;
+    }
+    console.shell(1, &format!("killall {PROGRAM}; sleep 1; {PROGRAM} --drain"))?;
+    // What the target did not allow is the next one's.
+    start(console)?;
+    set_memory(console, 1, 512)
+}
+
+/// What is no message is dropped: the program goes on, or its successor does.
+fn noise(console: &mut Console) -> Result<()> {
+    console.shell(
+        1,
+        "dd if=/dev/urandom of=/dev/ttyAMA1 bs=1k count=16 2>/dev/null",
+    )?;
+    console.shell(1, "printf '~Qnonsense~' > /dev/ttyAMA1; sleep 1")?;
+    set_memory(console, 1, 384)?;
+    set_memory(console, 1, 512)?;
+    console.shell(1, "workload 200 100000 7")?;
+    Ok(())
+}
