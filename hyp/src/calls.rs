@@ -15,6 +15,7 @@ use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::After;
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::run;
+use crate::scrub;
 use crate::system;
 use crate::traps::Frame;
 
@@ -167,6 +168,6 @@ pub fn after(
         guest.ask_to_relocate(system, cpu);
     }
     if function == ballast_abi::function::RESERVE {
-        system.offer_scrubbing(cpu);
+        scrub::offer(system, cpu);
     }
 }

@@ -3,13 +3,11 @@
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::asm::barrier;
-use ballast_core::balloon::scrub_step;
 use ballast_core::monitor::ExitCause;
 use ballast_core::vgic::IntId;
 
-use crate::aarch64::timer;
+use crate::aarch64::{registers, timer};
 use crate::gic::{Gic, Host, KICK, SharedSpi, TIMER};
-use crate::guest::hardware::Machine;
 use crate::guest::{Guest, messages, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::report;
@@ -84,6 +82,9 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         } else {
             messages::running(system, cpu, guest);
         }
+    }
+    if requests & request::SCRUB != 0 {
+        registers::trap_wfi(guest.plan.config.scrub_when_idle);
     }
     if requests & request::STOP != 0 && guest.is_stopping() {
         run::leave(system, cpu);
@@ -187,14 +188,4 @@ fn inject(cpu: &PerCpu, guest: &Guest, id: IntId) {
         _ => guest.vgic.lock().inject_spi_remote(id),
     };
     guest.kick(cpu, kicks);
-}
-
-/// Scrubs a piece of free memory on a parked core. False if there is nothing to do.
-pub fn scrub(system: &'static System, cpu: &'static PerCpu) -> bool {
-    /// Pages between two looks at the interrupts.
-    const PIECE: u16 = 64;
-    let scrubbed = scrub_step(&system.pool, &mut Machine(cpu), PIECE);
-    cpu.window.close();
-    system.wake(cpu, scrubbed.wake);
-    scrubbed.worked
 }

@@ -33,5 +33,6 @@ mod power;
 mod report;
 mod run;
 mod scheduler;
+mod scrub;
 mod system;
 mod traps;

@@ -47,6 +47,7 @@ impl Operator for Shell<'_> {
             cores: self.system.board.cores.len() as u8,
             uptime_s: crate::boot::counter() / self.system.frequency.max(1),
             policy: self.system.scheduler.mode(),
+            idle_scrubbed_kib: self.system.scrubber.pages.get() * KIB_PER_PAGE,
         }
     }
 
@@ -108,6 +109,7 @@ impl Operator for Shell<'_> {
             pause_ns: self.system.ticks_to_ns(stats.pause_ticks.get()),
             longest_pause_ns: self.system.ticks_to_ns(stats.longest_pause_ticks.get()),
             merges: stats.merges.get(),
+            scrubbed_pages: stats.scrubbed_pages.get(),
             console: guest.uart.lock().counts(),
         }
     }

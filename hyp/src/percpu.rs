@@ -91,7 +91,7 @@ pub mod request {
     pub const DELIVER: u32 = 1 << 2;
     /// Build the guest anew (on the core of its vCPU 0, with no vCPU running).
     pub const LOAD: u32 = 1 << 3;
-    /// There are frames to scrub.
+    /// There are frames to scrub: a core without a vCPU looks, another traps its guest's WFI.
     pub const SCRUB: u32 = 1 << 4;
     /// The guest that has this core holds frames that another wants back.
     pub const RELOCATE: u32 = 1 << 5;
@@ -115,22 +115,30 @@ pub fn assigned(core: usize) -> (usize, usize) {
     ((word >> 8) as usize, (word & 0xff) as usize)
 }
 
-/// Cores that sleep in EL2, one bit each.
-static PARKED: AtomicU32 = AtomicU32::new(0);
+/// Cores, one bit each. Of another core's bit only what was true is known; see [`crate::scrub`].
+pub struct CoreSet(AtomicU32);
 
-/// Notes that core `index` is about to sleep in EL2, or no longer does.
-pub fn set_parked(index: usize, is_parked: bool) {
-    if is_parked {
-        PARKED.fetch_or(1 << index, Ordering::SeqCst);
-    } else {
-        PARKED.fetch_and(!(1 << index), Ordering::SeqCst);
+impl CoreSet {
+    /// No core.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
     }
-}
 
-/// A core that sleeps in EL2.
-pub fn parked() -> Option<usize> {
-    let mask = PARKED.load(Ordering::SeqCst);
-    (mask != 0).then(|| mask.trailing_zeros() as usize)
+    /// Adds core `index`; false if it was there.
+    pub fn insert(&self, index: usize) -> bool {
+        self.0.fetch_or(1 << index, Ordering::SeqCst) & 1 << index == 0
+    }
+
+    /// Removes core `index`.
+    pub fn remove(&self, index: usize) {
+        self.0.fetch_and(!(1 << index), Ordering::SeqCst);
+    }
+
+    /// The first there is.
+    pub fn first(&self) -> Option<usize> {
+        let mask = self.0.load(Ordering::SeqCst);
+        (mask != 0).then(|| mask.trailing_zeros() as usize)
+    }
 }
 
 /// Leaves `bits` for core `core` and kicks it.

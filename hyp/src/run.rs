@@ -13,6 +13,7 @@ use crate::interrupts;
 use crate::layout;
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::report;
+use crate::scrub;
 use crate::system::{self, System};
 
 unsafe extern "C" {
@@ -29,6 +30,7 @@ pub fn start_core(core: usize) -> ! {
 /// A core without a running vCPU.
 pub fn core_loop() -> ! {
     let cpu = percpu::current();
+    let mut is_scrubbing = false;
     loop {
         let Some(system) = system::get() else {
             aarch64_cpu::asm::wfe();
@@ -36,11 +38,12 @@ pub fn core_loop() -> ! {
         };
         interrupts::drain(system, cpu);
         let requests = percpu::take_requests(cpu.index);
+        if is_scrubbing && requests & (request::LOAD | request::START) != 0 {
+            scrub::offer(system, cpu);
+        }
         serve_parked(system, cpu, requests);
-        if requests == 0 && !interrupts::scrub(system, cpu) {
-            percpu::set_parked(cpu.index, true);
-            aarch64_cpu::asm::wfi();
-            percpu::set_parked(cpu.index, false);
+        if requests == 0 {
+            is_scrubbing = scrub::parked(system, cpu);
         }
     }
 }
@@ -77,6 +80,7 @@ fn load(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest) {
     let loaded = guest.load(system, cpu);
     cpu.window.close();
     guest.memory.end_load();
+    scrub::offer(system, cpu);
     if guest.memory.has_to_relocate() {
         percpu::post(cpu.gic, cpu.index, request::RELOCATE);
     }
@@ -126,6 +130,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     tlb::forget_vcpu();
     registers::reset_guest_state();
     speculation::enter(guest.plan.config.harden);
+    scrub::entering(cpu, guest);
     cpu.gic.reset_virtual_interface(true);
     cpu.current.set(Some(Current { guest, vcpu }));
     let kicks = {
@@ -150,6 +155,7 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
             guest.stop(system, cpu, After::Fault, Origin::Ballast);
         }
         registers::reset_guest_state();
+        scrub::left(cpu);
         let kicks = {
             let mut host = guest.host(cpu);
             guest.vgic.lock().vcpu_off(vcpu, &mut host)

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use ballast_core::balloon::Scrubber;
 use ballast_core::board::Board;
 use ballast_core::config::OnReset;
 use ballast_core::cores::Cores;
@@ -19,7 +20,7 @@ use crate::console::Terminal;
 use crate::gic::Gic;
 use crate::guest::Guest;
 use crate::guest::lifecycle::{After, Phase};
-use crate::percpu::{self, PerCpu, request};
+use crate::percpu::PerCpu;
 use crate::power;
 use crate::scheduler::Scheduler;
 
@@ -41,6 +42,8 @@ pub struct System {
     pub channels: Channels,
     /// Who should have how much memory.
     pub scheduler: Scheduler,
+    /// What idle cores scrub.
+    pub scrubber: Scrubber,
     /// The frame table.
     pub pool: TicketMutex<Pool>,
     /// The ID registers as guests read them.
@@ -109,13 +112,6 @@ impl System {
         for guest in guests.iter().filter_map(|id| self.guests.get(id.index())) {
             guest.memory.ask_to_relocate();
             guest.ask_to_relocate(self, cpu);
-        }
-    }
-
-    /// Dirty frames have come into the pool: a parked core scrubs them, if there is one.
-    pub fn offer_scrubbing(&self, cpu: &PerCpu) {
-        if let Some(core) = percpu::parked() {
-            percpu::post(cpu.gic, core, request::SCRUB);
         }
     }
 

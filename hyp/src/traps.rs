@@ -21,6 +21,7 @@ use crate::guest::messages;
 use crate::percpu::{self, Current, PerCpu};
 use crate::report;
 use crate::run;
+use crate::scrub;
 use crate::system;
 
 /// The guest's general registers while EL2 works; `vectors.S` knows the layout.
@@ -114,7 +115,9 @@ extern "C" fn rust_sync(frame: &mut Frame, esr: u64) {
         }
         Exit::Wait => {
             counts.count(ExitCause::Wfx);
-            registers::step(exit::instruction_bytes(esr));
+            if scrub::waiting(cpu, current) {
+                registers::step(exit::instruction_bytes(esr));
+            }
         }
         Exit::Undefined => {
             counts.count(ExitCause::Other);

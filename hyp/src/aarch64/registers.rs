@@ -142,6 +142,13 @@ pub fn pending_serror() -> Option<u64> {
     Some(take_serror()).filter(|syndrome| *syndrome != NONE)
 }
 
+/// Whether a guest's WFI comes to EL2 (HCR_EL2.TWI; DDI 0487, D19.2.48). In effect from the return to the guest on.
+pub fn trap_wfi(does: bool) {
+    const TWI: u64 = 1 << 13;
+    let others = HCR_EL2.get() & !TWI;
+    HCR_EL2.set(if does { others | TWI } else { others });
+}
+
 /// Whether an interrupt waits for this core, which has them masked (DDI 0487, D19.2.62 ISR_EL1: A, I and F).
 #[inline]
 pub fn is_interrupted() -> bool {

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use ballast_core::addr::{PAGE_SIZE, Pa, PaRange};
 use ballast_core::archive::Archive;
 use ballast_core::balloon::GuestMemory;
+use ballast_core::balloon::Scrubber;
 use ballast_core::board::{self, Board};
 use ballast_core::config::Partitions;
 use ballast_core::console::{Label, Labels};
@@ -120,7 +121,7 @@ fn partition(
     let gic = Gic::new(&board)
         .map_err(|problem| Refusal::new("interrupt controller").problem(problem))?;
     let gic: &'static Gic = Box::leak(Box::new(gic));
-    let frames = if plan.scrub_at_boot {
+    let frames = if plan.scrub.at_boot {
         BootFrames::Scrub
     } else {
         BootFrames::Fresh
@@ -177,6 +178,7 @@ fn partition(
     let console = board.console.as_ref().and_then(|console| console.intid);
     gic.share(&shared.intids, console, frequency());
     let system = system::install(System {
+        scrubber: Scrubber::new(plan.scrub.mib_s, frequency()),
         scheduler: Scheduler::new(&plan.policy, &guests),
         sessions: sessions.collect(),
         gic,

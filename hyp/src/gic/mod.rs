@@ -260,6 +260,16 @@ impl Gic {
         }
     }
 
+    /// Whether no list register of the calling core holds an interrupt.
+    pub fn has_no_virtual_interrupt(&self) -> bool {
+        let empty = match &self.version {
+            Version::V2(gic) => gic.interface().elrsr[0].get(),
+            Version::V3(_) => gicv3::interface::elrsr() as u32,
+        };
+        let all = (1 << self.list_registers) - 1;
+        empty & all == all
+    }
+
     /// Turns the calling core's virtual interface on or off, with nothing in it.
     pub fn reset_virtual_interface(&self, on: bool) {
         match &self.version {

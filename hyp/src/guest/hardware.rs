@@ -23,6 +23,14 @@ impl Machine<'_> {
         // single aligned 64-bit ones.
         unsafe { shown.cast().as_ref() }
     }
+
+    /// Zeroes a page out of the caches; `finish_scrub` ends a run of them.
+    fn scrub_page(&self, page: Pa) {
+        let shown = self.0.window.show(Slot::Page, page);
+        // SAFETY: the frame mechanism hands over only frames that are nobody's and in no TLB, and the
+        // window shows this one read-write on this core alone.
+        unsafe { cache::scrub_page(shown.as_ptr().expose_provenance() as u64) };
+    }
 }
 
 impl Window for Machine<'_> {
@@ -108,15 +116,22 @@ impl Hardware for Machine<'_> {
 
     fn scrub(&mut self, first: Pa, pages: usize) {
         for page in 0..pages as u64 {
-            let shown = self
-                .0
-                .window
-                .show(Slot::Page, Pa(first.0 + page * PAGE_SIZE));
-            // SAFETY: the frame mechanism hands over only frames that are nobody's and in no TLB, and the
-            // window shows this one read-write on this core alone.
-            unsafe { cache::scrub_page(shown.as_ptr().expose_provenance() as u64) };
+            self.scrub_page(Pa(first.0 + page * PAGE_SIZE));
         }
         cache::finish_scrub();
+    }
+
+    fn scrub_watching(&mut self, first: Pa, pages: u16) -> u16 {
+        let mut done = 0;
+        while done < pages.max(1) {
+            self.scrub_page(Pa(first.0 + u64::from(done) * PAGE_SIZE));
+            done += 1;
+            if registers::is_interrupted() {
+                break;
+            }
+        }
+        cache::finish_scrub();
+        done
     }
 }
 

@@ -10,6 +10,7 @@ use super::Guest;
 use super::hardware::Machine;
 use crate::aarch64::{registers, timer};
 use crate::percpu::{self, PerCpu, request};
+use crate::scrub;
 use crate::system::System;
 
 /// The shortest time between two pieces, in microseconds.
@@ -57,5 +58,6 @@ fn step(system: &System, cpu: &PerCpu, guest: &Guest) -> Relocated {
     cpu.window.close();
     system.wake(cpu, relocated.wake);
     system.relocate(cpu, relocated.relocate);
+    scrub::offer(system, cpu);
     relocated
 }

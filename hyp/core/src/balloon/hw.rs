@@ -75,4 +75,7 @@ pub trait Hardware: Window {
     /// to the point of coherency, because a guest may hold a non-cacheable alias; then invalidates the
     /// instruction caches, as the frames' next user must not execute the last one's code.
     fn scrub(&mut self, first: Pa, pages: usize);
+
+    /// The same for up to `pages` pages, at least one, until an interrupt waits for this core; returns how many.
+    fn scrub_watching(&mut self, first: Pa, pages: u16) -> u16;
 }

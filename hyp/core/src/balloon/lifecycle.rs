@@ -1,4 +1,4 @@
-//! A guest's memory outside of hypercalls: its reset and its end; and the scrubbing that idle cores do.
+//! A guest's memory outside of hypercalls: its reset and its end.
 
 use core::sync::atomic::Ordering;
 
@@ -38,36 +38,6 @@ pub struct Progress {
     /// Guests that are to move frames out of this one's way, as in
     /// [`Outcome`](super::Outcome::relocate).
     pub relocate: GuestSet,
-}
-
-/// What one [`scrub_step`] did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scrubbed {
-    /// Something was scrubbed: there may be more.
-    pub worked: bool,
-    /// Guests whose sequence is to be bumped.
-    pub wake: GuestSet,
-}
-
-/// Scrubs up to `most_pages` dirty free pages, for a core that has nothing else to do. `hw` may be
-/// any guest's: only its [`Hardware::scrub`] is used.
-pub fn scrub_step(pool: &TicketMutex<Pool>, hw: &mut impl Hardware, most_pages: u16) -> Scrubbed {
-    let claim = pool.lock().claim_dirty(most_pages.max(1));
-    let Some(dirty) = claim else {
-        return Scrubbed {
-            worked: false,
-            wake: GuestSet::EMPTY,
-        };
-    };
-    let zero = dirty.scrub(hw);
-    let mut pool = pool.lock();
-    let before = pool.available();
-    pool.put_zero(zero);
-    let more = pool.available() - before;
-    Scrubbed {
-        worked: true,
-        wake: pool.take_wanting_after(more, false),
-    }
 }
 
 impl GuestMemory {

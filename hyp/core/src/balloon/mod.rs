@@ -3,7 +3,7 @@
 //! [`GuestMemory`] is one guest's memory: its stage 2, its target and, behind the lock that is the
 //! guest's *transaction*, the ledger of what is backed. [`GuestMemory::call`] carries out a hypercall
 //! of the interface in `ballast_abi`; the steps outside of hypercalls are [`GuestMemory::boot_assign`],
-//! [`GuestMemory::rebuild_step`] (reset and stop) and [`scrub_step`] (parked and idle cores).
+//! [`GuestMemory::rebuild_step`] (reset and stop) and [`Scrubber::step`] (parked and idle cores).
 //!
 //! # Flow
 //!
@@ -33,7 +33,7 @@
 //! ```
 //!
 //! The monitor sets `guest.memory.target.set_reserve_pages(max - target, deadline)` and raises the
-//! line. A parked core runs `while scrub_step(...).worked {}` with a look at ISR_EL1 in between. To
+//! line. A parked core runs [`Scrubber::step`] until it says [`Next::Rest`], with a look around in between. To
 //! reset or stop a guest, once all its vCPUs have stopped: `begin_rebuild(goal)`, then `rebuild_step`
 //! until it says how much is backed; the device tree of the next boot is made from that.
 //!
@@ -58,6 +58,7 @@ mod boot;
 pub mod budget;
 mod calls;
 pub mod hw;
+mod idle;
 mod lifecycle;
 mod query;
 mod release;
@@ -75,7 +76,8 @@ use alloc::vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ballast_abi::{LIST_ENTRIES, Status};
-pub use lifecycle::{Progress, Scrubbed, scrub_step};
+pub use idle::{Next, Pace, Scrubber, Step};
+pub use lifecycle::Progress;
 pub use relocate::Relocated;
 use span::Span;
 use spin::mutex::SpinMutex;

@@ -196,4 +196,11 @@ pub(super) fn check_realtime(reader: &mut Reader<'_, '_>, guest: &GuestConfig) {
             );
         }
     }
+    if let Some(property) = reader.node.property("scrub-when-idle") {
+        reader.refuse(
+            property,
+            "contradicts realtime, whose cores do nothing else",
+            "remove one of the two",
+        );
+    }
 }

@@ -57,7 +57,7 @@ pub(super) const PROPERTIES: [Known; 31] = [
     Known::now("harden"),
     Known::now("user-balloon"),
     Known::later("housekeeping"),
-    Known::later("scrub-when-idle"),
+    Known::now("scrub-when-idle"),
 ];
 
 /// Reads the guest at `node`; `None` if it is too broken to be compared with others.
@@ -119,6 +119,7 @@ pub(super) fn parse(
         extra_ram: reader.ranges("extra-ram"),
         raz_windows: reader.ranges("raz-windows"),
         realtime: reader.flag("realtime"),
+        scrub_when_idle: reader.flag("scrub-when-idle"),
         control: reader.flag("control"),
         harden: reader.flag("harden"),
         primary: reader.flag("primary"),

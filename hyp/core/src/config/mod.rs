@@ -14,6 +14,7 @@ mod pins;
 mod policy;
 mod primary;
 mod reader;
+mod scrub;
 mod separable;
 mod sharing;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) use devices::neighbours;
 pub use pinctrl::PinGroup;
 pub use policy::PolicyConfig;
 pub(crate) use primary::{is_no_device, is_pmu};
+pub use scrub::ScrubConfig;
 pub use sharing::device_pages;
 pub(crate) use sharing::notes;
 
@@ -51,8 +53,8 @@ pub struct Partitions {
     pub guests: Vec<GuestConfig>,
     /// Memory that guests share, by name: a channel's number is its place here.
     pub channels: Vec<ChannelConfig>,
-    /// Zero memory before its first owner gets it, too.
-    pub scrub_at_boot: bool,
+    /// How free memory is made ready.
+    pub scrub: ScrubConfig,
     /// Who decides how much memory guests have.
     pub policy: PolicyConfig,
 }
@@ -92,6 +94,8 @@ pub struct GuestConfig {
     pub raz_windows: Vec<IpaRange>,
     /// Its memory and cores never change while it runs.
     pub realtime: bool,
+    /// Its cores scrub free memory while they wait for interrupts.
+    pub scrub_when_idle: bool,
     /// It may do what the monitor does, by hypercall.
     pub control: bool,
     /// EL2 forgets the branch history with each of its exits.
@@ -196,11 +200,12 @@ pub struct CpuConfig {
 /// `compatible` of `/ballast`.
 const PARTITIONS_COMPATIBLE: &str = "ballast,partitions";
 /// What `/ballast` may have beside guests.
-const GLOBAL_PROPERTIES: [names::Known; 6] = [
+const GLOBAL_PROPERTIES: [names::Known; 7] = [
     names::Known::now("compatible"),
     names::Known::now("#address-cells"),
     names::Known::now("#size-cells"),
     names::Known::now("scrub-at-boot"),
+    names::Known::now("scrub-mib-s"),
     names::Known::now("policy"),
     names::Known::now("idle-tax-percent"),
 ];
@@ -250,13 +255,14 @@ impl Partitions {
         sharing::divide(&mut guests, tree, board, &mut problems);
         channel::check(&mut channels, &guests, &mut problems);
         let policy = policy::read(root, &mut problems);
+        let scrub = scrub::read(root, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
         Ok(Self {
             guests: guests.into_iter().map(|(guest, _)| guest).collect(),
             channels: channels.into_iter().map(|(channel, _)| channel).collect(),
-            scrub_at_boot: root.property("scrub-at-boot").is_some(),
+            scrub,
             policy,
         })
     }
@@ -291,16 +297,6 @@ fn check_header(root: Node<'_>, problems: &mut Vec<Refusal>) {
             }
             Err(refusal) => problems.push(refusal.fix(format!("write {name} = <{expected}>"))),
         }
-    }
-    if let Some(flag) = root
-        .property("scrub-at-boot")
-        .filter(|flag| !flag.value.is_empty())
-    {
-        problems.push(
-            flag.refuse()
-                .problem("has a value")
-                .fix("write scrub-at-boot; to turn it on, or leave it out"),
-        );
     }
 }
 

@@ -35,7 +35,7 @@ fn defaults() {
     let tree = DeviceTree::new(&dtb).unwrap();
     let board = Board::from_dt(&tree).unwrap();
     let partitions = Partitions::parse(&tree, &board).unwrap();
-    assert!(!partitions.scrub_at_boot);
+    assert_eq!(partitions.scrub, ScrubConfig::default());
     let [guest] = partitions.guests.as_slice() else {
         panic!("not one guest")
     };
@@ -97,12 +97,19 @@ fn everything_at_once() {
         .with("raz-windows", cells(&[0, 0x0a00_0000, 0, 0x4000]));
     let mut global = header();
     global.push(("scrub-at-boot", flag()));
+    global.push(("scrub-mib-s", cells(&[400])));
     // In the order that a merge leaves: reversed.
     let dtb = merge_into(VIRT_V3, &global, &[Guest::new("second", 2), full]);
     let tree = DeviceTree::new(&dtb).unwrap();
     let board = Board::from_dt(&tree).unwrap();
     let partitions = Partitions::parse(&tree, &board).unwrap();
-    assert!(partitions.scrub_at_boot);
+    assert_eq!(
+        partitions.scrub,
+        ScrubConfig {
+            at_boot: true,
+            mib_s: Some(400)
+        }
+    );
     let [guest, second] = partitions.guests.as_slice() else {
         panic!("not two guests")
     };
@@ -188,6 +195,7 @@ fn partitions_node() {
         ("#address-cells", cells(&[2])),
         ("scrub_at_boot", flag()),
         ("scrub-at-boot", cells(&[1])),
+        ("scrub-mib-s", cells(&[0])),
     ];
     assert_eq!(
         lines(&merge_into(VIRT_V3, &global, &[guest()])),
@@ -197,6 +205,7 @@ fn partitions_node() {
             "/ballast: #address-cells = <2>: does not fit the guests' reg; write #address-cells = <1>",
             "/ballast: #size-cells: is missing; write #size-cells = <0>",
             "/ballast: scrub-at-boot = <1>: has a value; write scrub-at-boot; to turn it on, or leave it out",
+            "/ballast: scrub-mib-s = <0>: is no bandwidth in MiB a second; choose one from 1 to 65536, or leave it out for no limit",
         ]
     );
 }
@@ -271,10 +280,11 @@ fn property_names() {
         text(&["blue"]),
         "/ballast/rtos@1: colour = \"blue\": is no property of this binding; remove it; docs/binding.md lists all properties",
     );
-    for later in ["housekeeping", "scrub-when-idle"] {
-        let line = format!("/ballast/rtos@1: {later}: is not supported yet; remove it");
-        one(later, flag(), &line);
-    }
+    one(
+        "housekeeping",
+        flag(),
+        "/ballast/rtos@1: housekeeping: is not supported yet; remove it",
+    );
 }
 
 #[test]
@@ -407,6 +417,15 @@ fn cores() {
         refused(&[two.with("cpus-max", cells(&[3])).with("realtime", flag())]),
         [
             "/ballast/rtos@1: cpus-max = <3>: contradicts realtime, which fixes memory and cores; remove one of the two"
+        ]
+    );
+    let busy = guest()
+        .with("scrub-when-idle", flag())
+        .with("realtime", flag());
+    assert_eq!(
+        refused(&[busy]),
+        [
+            "/ballast/rtos@1: scrub-when-idle: contradicts realtime, whose cores do nothing else; remove one of the two"
         ]
     );
 }

@@ -207,7 +207,19 @@ pub struct DirtyRun {
 /// Frames that were scrubbed.
 #[must_use = "scrubbed frames are lost to everybody until they are put back"]
 #[derive(Debug)]
-pub struct ZeroRun(DirtyRun);
+pub struct ZeroRun {
+    run: DirtyRun,
+    /// Pages from the first on; the others are dirty still.
+    pages: u16,
+}
+
+impl ZeroRun {
+    /// Pages scrubbed.
+    #[must_use]
+    pub const fn pages(&self) -> u16 {
+        self.pages
+    }
+}
 
 impl DirtyRun {
     /// Pages to scrub.
@@ -225,7 +237,16 @@ impl DirtyRun {
     /// Zeroes the frames and cleans them to the point of coherency.
     pub fn scrub(self, hw: &mut impl Hardware) -> ZeroRun {
         hw.scrub(self.pa, usize::from(self.pages));
-        ZeroRun(self)
+        ZeroRun {
+            pages: self.pages,
+            run: self,
+        }
+    }
+
+    /// The same, but ends after a page if an interrupt waits for this core.
+    pub fn scrub_watching(self, hw: &mut impl Hardware) -> ZeroRun {
+        let pages = hw.scrub_watching(self.pa, self.pages).min(self.pages);
+        ZeroRun { pages, run: self }
     }
 }
 
@@ -275,20 +296,20 @@ impl Pool {
         })
     }
 
-    /// Puts scrubbed frames back.
-    pub fn put_zero(&mut self, run: ZeroRun) {
-        let ZeroRun(DirtyRun {
+    /// Puts scrubbed frames back, and what of the run was not.
+    pub fn put_zero(&mut self, zero: ZeroRun) {
+        let ZeroRun { run, pages } = zero;
+        let DirtyRun {
             block: index,
             first,
-            pages,
             ..
-        }) = run;
+        } = run;
         let Some(Block {
             kind: Kind::Claimed,
             ..
         }) = self.blocks.get(index as usize)
         else {
-            self.put_zero_frames(index, first, pages);
+            self.put_scrubbed_frames(index, first, [pages, run.pages - pages]);
             return;
         };
         self.update(index, |block| {

@@ -72,6 +72,12 @@ impl Block {
 }
 
 impl Pool {
+    /// Whether any frame waits to be scrubbed, those of blocks that move left out.
+    #[must_use]
+    pub fn has_dirty(&self) -> bool {
+        self.head(ListId::Dirty).is_some() || self.head(ListId::SplitDirty).is_some()
+    }
+
     /// The first block of a list.
     #[inline]
     pub(super) fn head(&self, list: ListId) -> Option<u32> {

@@ -162,20 +162,24 @@ impl Pool {
         self.count_guest(guest, u32::from(pages));
     }
 
-    /// Puts frames that were claimed for scrubbing back, zero.
-    pub(super) fn put_zero_frames(&mut self, index: u32, first: u16, pages: u16) {
-        let mask = run_mask(first, pages);
-        if let Some([free, _]) = self.maps.get_mut(index as usize) {
-            *map_word_mut(free, first) |= mask;
+    /// Puts frames that were claimed for scrubbing back: from `first` on so many zero ones, and behind them so
+    /// many that are dirty still.
+    pub(super) fn put_scrubbed_frames(&mut self, index: u32, first: u16, [zero, dirty]: [u16; 2]) {
+        let pages = zero + dirty;
+        if let Some([free_map, dirty_map]) = self.maps.get_mut(index as usize) {
+            *map_word_mut(free_map, first) |= run_mask(first, pages);
+            if dirty != 0 {
+                *map_word_mut(dirty_map, first) |= run_mask(first + zero, dirty);
+            }
         }
         for frame in first..first + pages {
             self.set_word(index, frame, word::HOME);
         }
-        self.counts.dirty -= u32::from(pages);
-        self.counts.zero += u32::from(pages);
+        self.counts.dirty -= u32::from(zero);
+        self.counts.zero += u32::from(zero);
         self.claimed -= u32::from(pages);
         self.scrubbing -= u32::from(pages);
-        self.more_free(index, pages, 0);
+        self.more_free(index, pages, dirty);
     }
 
     /// Some frames of a split block are no longer free. It changes its list only when the last free or

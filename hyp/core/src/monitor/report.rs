@@ -188,6 +188,8 @@ pub struct HostStatus {
     pub uptime_s: u64,
     /// Who decides how much memory guests have.
     pub policy: Mode,
+    /// Memory that cores with nothing else to do have scrubbed since boot, in KiB.
+    pub idle_scrubbed_kib: u64,
 }
 
 /// The host's line.
@@ -195,7 +197,7 @@ impl fmt::Display for HostStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "host free-mib={} zeroed-mib={} dirty-mib={} own-kib={} cores={}/{} uptime-s={} policy={}",
+            "host free-mib={} zeroed-mib={} dirty-mib={} own-kib={} cores={}/{} uptime-s={} policy={} idle-scrubbed-kib={}",
             self.free_kib >> 10,
             self.zeroed_kib >> 10,
             self.dirty_kib >> 10,
@@ -204,6 +206,7 @@ impl fmt::Display for HostStatus {
             self.cores,
             self.uptime_s,
             self.policy.name(),
+            self.idle_scrubbed_kib,
         )
     }
 }
@@ -351,6 +354,8 @@ pub struct GuestStats {
     pub longest_pause_ns: u64,
     /// Stage-2 blocks merged from pages.
     pub merges: u64,
+    /// Pages scrubbed in calls of its own that waited for them.
+    pub scrubbed_pages: u64,
     /// Its console.
     pub console: UartCounts,
 }
@@ -433,14 +438,15 @@ impl fmt::Display for StatsLine<'_> {
             StatsGroup::Stage2 => {
                 write!(
                     f,
-                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={}",
+                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={} scrubbed-pages={}",
                     stats.splits,
                     stats.merges,
                     stats.relocated_pages,
                     stats.relocation_ns,
                     stats.pauses,
                     stats.pause_ns,
-                    stats.longest_pause_ns
+                    stats.longest_pause_ns,
+                    stats.scrubbed_pages
                 )
             }
             StatsGroup::Console => write!(
@@ -498,10 +504,11 @@ mod tests {
             cores: 4,
             uptime_s: 7,
             policy: Mode::Auto,
+            idle_scrubbed_kib: 4096,
         };
         assert_eq!(
             host.to_string(),
-            "host free-mib=3 zeroed-mib=2 dirty-mib=1 own-kib=900 cores=2/4 uptime-s=7 policy=auto"
+            "host free-mib=3 zeroed-mib=2 dirty-mib=1 own-kib=900 cores=2/4 uptime-s=7 policy=auto idle-scrubbed-kib=4096"
         );
     }
 

@@ -25,7 +25,7 @@ pub use own::{OwnMemory, TABLE_BYTES};
 use crate::addr::{Ipa, IpaRange, PaRange};
 use crate::archive::Archive;
 use crate::board::Board;
-use crate::config::{GuestConfig, Partitions, PolicyConfig};
+use crate::config::{GuestConfig, Partitions, PolicyConfig, ScrubConfig};
 use crate::dt::DeviceTree;
 use crate::frames::Pool;
 use crate::guest_dt::{self, BoardTree, GuestMachine};
@@ -41,8 +41,8 @@ pub struct BootPlan {
     pub channels: Vec<ChannelPlan>,
     /// RAM that nobody holds: what guests' RAM, banks included, comes from. Sorted, whole pages.
     pub free: Vec<PaRange>,
-    /// Zero memory before its first owner gets it, too.
-    pub scrub_at_boot: bool,
+    /// How free memory is made ready.
+    pub scrub: ScrubConfig,
     /// Who decides how much memory guests have.
     pub policy: PolicyConfig,
 }
@@ -166,7 +166,7 @@ impl BootPlan {
                 guests,
                 channels,
                 free,
-                scrub_at_boot: partitions.scrub_at_boot,
+                scrub: partitions.scrub,
                 policy: partitions.policy,
             })
         } else {

@@ -44,6 +44,9 @@ impl Hardware for Tables {
     fn scrub(&mut self, _: Pa, _: usize) {
         unimplemented!()
     }
+    fn scrub_watching(&mut self, _: Pa, _: u16) -> u16 {
+        unimplemented!()
+    }
     fn copy_page(&mut self, _: Pa, _: Pa) {
         unimplemented!()
     }

@@ -15,6 +15,7 @@ mod refusals;
 mod rpi4;
 mod rpi4_card;
 mod scenario;
+mod scrub;
 mod shared;
 mod user_balloon;
 
@@ -76,6 +77,7 @@ fn scenarios() -> Vec<Scenario> {
         monitor::scenarios(),
         memory::scenarios(),
         cores::scenarios(),
+        scrub::scenarios(),
         policy::scenarios(),
         user_balloon::scenarios(),
         rpi4::scenarios(),

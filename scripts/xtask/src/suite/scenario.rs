@@ -171,11 +171,11 @@ impl Guest {
 
 /// The overlay for some guests, numbered from 1 in this order.
 pub fn partitions(guests: &[Guest]) -> String {
-    partitions_on("", guests, "")
+    partitions_on("", "", guests, "")
 }
 
-/// The same on a board with further nodes, and with more beside the guests.
-fn partitions_on(board: &str, guests: &[Guest], more: &str) -> String {
+/// The same on a board with further nodes, with properties of all guests, and with more beside the guests.
+fn partitions_on(board: &str, global: &str, guests: &[Guest], more: &str) -> String {
     let nodes: String = guests
         .iter()
         .enumerate()
@@ -183,7 +183,7 @@ fn partitions_on(board: &str, guests: &[Guest], more: &str) -> String {
         .collect();
     format!(
         "/dts-v1/; /plugin/;\n&{{/}} {{\n{board}    ballast {{\n        compatible = \"ballast,partitions\";\n        \
-         #address-cells = <1>; #size-cells = <0>;\n{nodes}{more}    }};\n}};\n"
+         #address-cells = <1>; #size-cells = <0>;{global}\n{nodes}{more}    }};\n}};\n"
     )
 }
 
@@ -223,6 +223,7 @@ pub struct Scenario {
     ram_mib: u32,
     guests: Vec<Guest>,
     shared: String,
+    global: String,
     nodes: &'static str,
     refusal: Option<&'static str>,
     script: Script,
@@ -243,6 +244,7 @@ impl Scenario {
             ram_mib: 1024,
             guests: Vec::new(),
             shared: String::new(),
+            global: String::new(),
             nodes: "",
             refusal: None,
             script: Box::new(script),
@@ -313,6 +315,12 @@ impl Scenario {
         self
     }
 
+    /// A property of `/ballast` itself, as device-tree source without the semicolon.
+    pub fn global(mut self, property: &str) -> Self {
+        let _ = write!(self.global, " {property};");
+        self
+    }
+
     /// Nodes that the board's tree has besides its own, as device-tree source.
     pub fn nodes(mut self, nodes: &'static str) -> Self {
         self.nodes = nodes;
@@ -341,7 +349,7 @@ impl Scenario {
         let dir = self.dir();
         fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        let overlay = partitions_on(self.nodes, &self.guests, &self.shared);
+        let overlay = partitions_on(self.nodes, &self.global, &self.guests, &self.shared);
         let source = dir.join("partitions.dtso");
         paths::write(&source, &overlay)?;
         let used = images.used_by(&overlay);

@@ -136,7 +136,7 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
         }
         Step::Scrub(pages) => {
             let hw = &mut world.guests[0].hw.clone();
-            crate::balloon::scrub_step(&world.pool, hw, pages);
+            crate::balloon::idle::scrub_step(&world.pool, hw, pages);
         }
         _ => {}
     }

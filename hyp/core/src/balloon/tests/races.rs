@@ -7,7 +7,7 @@ use ballast_abi::{Entry, Status, function};
 use super::world::*;
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::balloon::hw::Window;
-use crate::balloon::scrub_step;
+use crate::balloon::idle::scrub_step;
 use crate::stage2::Verdict;
 
 const GUESTS: usize = 2;

@@ -445,7 +445,7 @@ fn apply(world: &mut World, step: Step) -> Result<(), TestCaseError> {
         }
         Step::Scrub(pages) => {
             let hw = &mut world.guests[0].hw.clone();
-            crate::balloon::scrub_step(&world.pool, hw, pages);
+            crate::balloon::idle::scrub_step(&world.pool, hw, pages);
         }
         Step::Interrupt(is_interrupted) => {
             world.machine.lock().unwrap().is_interrupted = is_interrupted;
@@ -551,6 +551,10 @@ impl Hardware for Asking<'_> {
 
     fn invalidate_guest(&mut self) {
         self.0.invalidate_guest();
+    }
+
+    fn scrub_watching(&mut self, first: Pa, pages: u16) -> u16 {
+        self.0.scrub_watching(first, pages)
     }
 
     fn scrub(&mut self, first: Pa, pages: usize) {

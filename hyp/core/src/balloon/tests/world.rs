@@ -13,7 +13,8 @@ use spin::mutex::TicketMutex;
 
 use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, PAGE_SIZE, Pa, PaRange};
 use crate::balloon::hw::{Hardware, Window};
-use crate::balloon::{GuestMemory, MemoryConfig, Outcome, scrub_step};
+use crate::balloon::idle::scrub_step;
+use crate::balloon::{GuestMemory, MemoryConfig, Outcome};
 use crate::frames::{BootFrames, GuestId, GuestSet, Owner, Pool};
 use crate::stage2::Layout;
 
@@ -161,6 +162,12 @@ impl Hardware for FakeHw {
         if !machine.lose_invalidations {
             machine.tlb.remove(&self.guest);
         }
+    }
+
+    fn scrub_watching(&mut self, first: Pa, pages: u16) -> u16 {
+        let pages = if self.is_interrupted() { 1 } else { pages };
+        self.scrub(first, pages.into());
+        pages
     }
 
     fn scrub(&mut self, first: Pa, pages: usize) {
@@ -555,7 +562,7 @@ impl World {
     /// Scrubs all that is dirty, as parked cores would.
     pub fn scrub_all(&mut self) {
         let hw = &mut self.guests[0].hw.clone();
-        while scrub_step(&self.pool, hw, 64).worked {}
+        while scrub_step(&self.pool, hw, 64).is_some() {}
     }
 
     /// Resets (or, with 0, stops) a guest; the pages backed then.

@@ -45,6 +45,7 @@ impl Operator for Shell {
             cores: 4,
             uptime_s: 1,
             policy: Mode::Manual,
+            idle_scrubbed_kib: 0,
         }
     }
 
@@ -359,7 +360,7 @@ fn a_pasted_script_runs_in_order_to_its_end() {
     let text = bench.shown();
     let wanted = "\
 ballast> status\r
-host free-mib=1 zeroed-mib=1 dirty-mib=0 own-kib=900 cores=2/4 uptime-s=1 policy=manual\r
+host free-mib=1 zeroed-mib=1 dirty-mib=0 own-kib=900 cores=2/4 uptime-s=1 policy=manual idle-scrubbed-kib=0\r
 guest=1 name=a state=running memory-mib=1 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=1024 cpus-target=1 cpus-min=1 cpus-max=2 cores=0\r
 guest=2 name=b state=running memory-mib=2 target-mib=1 min-mib=1 max-mib=2 driver=ready cpus=1/1 memory-kib=2048 cpus-target=1 cpus-min=1 cpus-max=2 cores=0\r
 ballast> mem a 256\r

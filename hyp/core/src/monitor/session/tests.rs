@@ -29,6 +29,7 @@ impl Operator for Board {
             cores: 4,
             uptime_s: 1,
             policy: Mode::Manual,
+            idle_scrubbed_kib: 0,
         }
     }
 
