@@ -136,6 +136,26 @@ impl Gic {
         registers.write32(distributor::ISENABLER + index / 32 * 4, 1 << bit);
     }
 
+    /// Routes an SPI to the core with this number (Aff0) and affinity.
+    pub fn route(self, intid: u32, cpu: usize, mpidr: u64) {
+        match self {
+            Self::V2(gic) => gic
+                .distributor
+                .write8(distributor::ITARGETSR + intid as usize, 1 << cpu),
+            Self::V3(gic) => gic
+                .distributor
+                .write64(distributor::IROUTER + intid as usize * 8, mpidr),
+        }
+    }
+
+    /// Lets only interrupts of a higher priority (a lower number) through to the calling core.
+    pub fn let_through(self, priority: u8) {
+        match self {
+            Self::V2(gic) => gic.let_through(priority),
+            Self::V3(_) => v3::let_through(priority),
+        }
+    }
+
     /// Disables an interrupt.
     pub fn disable(self, intid: u32) {
         let registers = if intid < 32 {

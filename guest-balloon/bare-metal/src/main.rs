@@ -22,6 +22,8 @@ mod exception;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
+mod hotplug;
+#[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod mmio;
@@ -39,6 +41,8 @@ mod smp;
 mod start;
 #[cfg(target_os = "none")]
 mod tests;
+#[cfg(target_os = "none")]
+mod traces;
 #[cfg(target_os = "none")]
 mod uart;
 

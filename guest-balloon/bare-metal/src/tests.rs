@@ -3,6 +3,7 @@
 pub mod balloon;
 mod basic;
 mod channel;
+mod cores;
 
 pub mod hostile;
 mod regulate;
@@ -50,6 +51,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "shared-data" => shared::data(machine),
         "shared-control" => shared::control(machine),
         "balloon" => balloon::serve(machine),
+        "cores" => cores::serve(machine),
         "ignore" => balloon::ignore(machine),
         "self-test" => self_test::run(machine),
         "counter" => balloon::counter(machine),

@@ -40,6 +40,10 @@ impl GicV2 {
         self.distributor.write8(d::ITARGETSR + intid as usize, own);
     }
 
+    pub(super) fn let_through(self, priority: u8) {
+        self.cpu.write32(PMR, priority.into());
+    }
+
     pub(super) fn acknowledge(self) -> u32 {
         self.cpu.read32(IAR)
     }

@@ -104,6 +104,11 @@ pub(super) fn acknowledge() -> u32 {
     value as u32
 }
 
+pub(super) fn let_through(priority: u8) {
+    // SAFETY: the CPU interface's own register; interrupts are all it decides on.
+    unsafe { asm!("msr icc_pmr_el1, {}", "isb", in(reg) u64::from(priority), options(nostack)) };
+}
+
 pub(super) fn end(acknowledged: u32) {
     // SAFETY: as `acknowledge`.
     unsafe {

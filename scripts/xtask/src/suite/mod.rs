@@ -2,6 +2,7 @@
 
 mod bare_metal;
 mod channels;
+mod core_moves;
 mod cores;
 mod devices;
 mod host;
@@ -78,6 +79,7 @@ fn scenarios() -> Vec<Scenario> {
         memory::scenarios(),
         cores::scenarios(),
         scrub::scenarios(),
+        core_moves::scenarios(),
         policy::scenarios(),
         user_balloon::scenarios(),
         rpi4::scenarios(),
