@@ -16,6 +16,7 @@ use crate::guest::lifecycle::After;
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::run;
 use crate::scrub;
+use crate::self_test;
 use crate::system;
 use crate::traps::Frame;
 
@@ -76,6 +77,7 @@ fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: A
         Action::Balloon(function) if control::is_call(function) => {
             control::call(system, cpu, guest, frame, function);
         }
+        Action::Balloon(function::SELF_TEST) => self_test::call(system, cpu, guest, frame),
         Action::Balloon(function) => balloon(system, cpu, guest, frame, function),
         Action::Standby => {
             let host = guest.host(cpu);

@@ -34,5 +34,6 @@ mod report;
 mod run;
 mod scheduler;
 mod scrub;
+mod self_test;
 mod system;
 mod traps;

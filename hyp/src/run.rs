@@ -131,6 +131,9 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     registers::reset_guest_state();
     speculation::enter(guest.plan.config.harden);
     scrub::entering(cpu, guest);
+    if guest.plan.config.self_test {
+        registers::give_pmu(true);
+    }
     cpu.gic.reset_virtual_interface(true);
     cpu.current.set(Some(Current { guest, vcpu }));
     let kicks = {
@@ -156,6 +159,9 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
         }
         registers::reset_guest_state();
         scrub::left(cpu);
+        if guest.plan.config.self_test {
+            registers::give_pmu(false);
+        }
         let kicks = {
             let mut host = guest.host(cpu);
             guest.vgic.lock().vcpu_off(vcpu, &mut host)

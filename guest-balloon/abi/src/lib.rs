@@ -66,6 +66,9 @@ pub mod function {
     /// a register count from bit 0 up. [`crate::Status::Denied`] without `control;` in the guest's configuration,
     /// [`crate::Status::Busy`] before the last answer was read to its end.
     pub const CONTROL: u32 = 0xc600_0020;
+    /// `(what, argument) -> status, up to three values`: see [`crate::self_test`]. Not there without `self-test;` in
+    /// the guest's configuration.
+    pub const SELF_TEST: u32 = 0xc600_0030;
     /// `() -> status, n, n bytes in x2..x17`: the next piece of the answer; n = 0 at its end. Lines end with LF.
     pub const CONTROL_ANSWER: u32 = 0xc600_0021;
 }
@@ -98,6 +101,56 @@ pub mod control {
     pub const LINE_BYTES: usize = 120;
     /// Longest piece of [`CONTROL_ANSWER`](crate::function::CONTROL_ANSWER).
     pub const ANSWER_BYTES: usize = 128;
+}
+
+/// What [`function::SELF_TEST`] does for a guest that tests the board.
+pub mod self_test {
+    /// `(n) -> status, value`: fact n, of the calling core where it is the core's; see [`FACTS`].
+    /// [`crate::Status::InvalidParameters`] from the end of the list on.
+    pub const FACT: u64 = 0;
+    /// `(n) -> status, first address, bytes`: the board's n-th range of RAM.
+    /// [`crate::Status::InvalidParameters`] behind the last.
+    pub const RAM: u64 = 1;
+    /// `(IPA) -> status, PA`: where a page of the guest's is on the board, for devices that know no other
+    /// addresses. [`crate::Status::InvalidAddress`] if it is not backed.
+    pub const FRAME: u64 = 2;
+    /// `(PA) -> status, next PA, pages, first that failed or 0`: walks free frames of whole 2 MiB blocks, in bounded
+    /// pieces from the page at PA on, with patterns through cacheable and non-cacheable addresses; they are zero
+    /// afterwards. Begin with 0, go on with the next PA, end at [`WALKED`].
+    pub const WALK: u64 = 3;
+    /// The next PA when all of RAM has been walked.
+    pub const WALKED: u64 = u64::MAX;
+
+    /// Names of the facts, by number: registers as EL2 reads them, but for the last, which says how many list
+    /// registers Ballast uses.
+    pub const FACTS: [&str; 26] = [
+        "midr_el1",
+        "mpidr_el1",
+        "revidr_el1",
+        "ctr_el0",
+        "dczid_el0",
+        "clidr_el1",
+        "ccsidr_l1d",
+        "ccsidr_l1i",
+        "ccsidr_l2",
+        "id_aa64pfr0_el1",
+        "id_aa64dfr0_el1",
+        "id_aa64isar0_el1",
+        "id_aa64mmfr0_el1",
+        "id_aa64mmfr1_el1",
+        "sctlr_el2",
+        "hcr_el2",
+        "mdcr_el2",
+        "cptr_el2",
+        "vtcr_el2",
+        "cntfrq_el0",
+        "pmcr_el0",
+        "gic_vtr",
+        "gicd_typer",
+        "gic_iidr",
+        "own_bytes",
+        "list_registers",
+    ];
 }
 
 /// Feature bits that [`function::FEATURES`] returns in x1.

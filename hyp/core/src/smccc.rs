@@ -27,7 +27,7 @@ const HYPERVISOR_CALL_COUNT: u32 = 0x8600_ff00;
 const HYPERVISOR_REVISION: u32 = 0x8600_ff03;
 /// The balloon's calls, a run of 256 (`ballast_abi::function`).
 const BALLOON: u32 = 0xc600_0000;
-/// How many of them there are: from [`ballast_abi::function::VERSION`] to GOODBYE, the two of channels, the two of the monitor.
+/// How many of them there are: from [`ballast_abi::function::VERSION`] to GOODBYE, the two of channels, the two of the monitor. The self-test's is not there for guests that are not for it.
 const BALLOON_CALLS: u64 = (ballast_abi::function::GOODBYE & 0xff) as u64 + 4;
 
 /// Owning entity with the "fast" and "64-bit" flags: bits 31:24 of a function identifier. There are

@@ -200,6 +200,47 @@ pub unsafe fn relocate_page(from: u64, to: u64) {
     }
 }
 
+/// Whether a page holds what is written to it, through the caches at `page` and past them at `alias`, and each way
+/// sees what the other has written once the lines in between are cleaned and invalidated (DDI 0487, B2.8 mismatched
+/// attributes). It is zero afterwards, with [`finish_scrub`] still to come.
+///
+/// # Safety
+/// Both must be page-aligned addresses of one page mapped read-write as Normal memory, `alias` non-cacheable, which
+/// nothing else uses.
+pub unsafe fn check_page(page: u64, alias: u64, seed: u64) -> bool {
+    /// Past the caches one word of each 64 bytes.
+    const STEP: u64 = 64;
+    let word = |offset: u64| (seed ^ offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let at = |address: u64| core::ptr::with_exposed_provenance_mut::<u64>(address as usize);
+    let mut holds = true;
+    // SAFETY: all accesses are aligned words of the page, by contract ours alone.
+    unsafe {
+        for offset in (0..PAGE_SIZE).step_by(8) {
+            at(page + offset).write_volatile(word(offset));
+        }
+        clean_and_invalidate(page, PAGE_SIZE);
+        for offset in (0..PAGE_SIZE).step_by(STEP as usize) {
+            // Another word of each line, so that all eight are looked at.
+            let offset = offset + (offset / STEP % 8) * 8;
+            holds &= at(alias + offset).read_volatile() == word(offset);
+            at(alias + offset).write_volatile(!word(offset));
+        }
+        // What may have been fetched meanwhile is old.
+        clean_and_invalidate(page, PAGE_SIZE);
+        for offset in (0..PAGE_SIZE).step_by(8) {
+            let is_changed = offset % STEP == (offset / STEP % 8) * 8;
+            let expected = if is_changed {
+                !word(offset)
+            } else {
+                word(offset)
+            };
+            holds &= at(page + offset).read_volatile() == expected;
+        }
+        scrub_page(page);
+    }
+    holds
+}
+
 /// Ends a run of [`scrub_page`] or [`relocate_page`]: maintenance complete, and no stale instructions of the former owner.
 pub fn finish_scrub() {
     // SAFETY: barriers and I-cache invalidation change no value (DDI 0487, D7.5.9.2).

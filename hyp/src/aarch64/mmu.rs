@@ -21,6 +21,8 @@ pub enum Kind {
     Answered,
     /// Normal write-back memory, read-write, execute never.
     Memory,
+    /// Normal non-cacheable memory, read-write, execute never.
+    Uncached,
     /// Normal write-back memory, read-only, execute never.
     Data,
 }
@@ -37,6 +39,7 @@ impl Kind {
             Self::Device => BASE,
             Self::Answered => BASE | (3 << 2),
             Self::Memory => BASE | (0b11 << 8) | (1 << 2),
+            Self::Uncached => BASE | (0b11 << 8) | (2 << 2),
             Self::Data => BASE | (0b11 << 8) | (1 << 2) | (1 << 7),
         }
     }

@@ -129,6 +129,32 @@ pub fn load_guest(vttbr: u64, vtcr: u64, vcpu: usize) {
     barrier::isb(barrier::SY);
 }
 
+/// The geometry of the cache that CSSELR_EL1 `selected` names; the guest's own selection stays.
+pub fn cache_geometry(selected: u64) -> u64 {
+    let own = read!("CSSELR_EL1");
+    write!("CSSELR_EL1" => selected);
+    barrier::isb(barrier::SY);
+    let geometry = read!("CCSIDR_EL1");
+    write!("CSSELR_EL1" => own);
+    barrier::isb(barrier::SY);
+    geometry
+}
+
+/// Gives the core's PMU to a guest that measures the board, or takes it back, stopped and empty.
+pub fn give_pmu(given: bool) {
+    /// TPMCR and TPM (DDI 0487, D19.3.17).
+    const TRAPPED: u64 = 0b11 << 5;
+    /// PMCR_EL0: all counters to zero, and off (D19.4.8).
+    const RESET: u64 = 1 << 1 | 1 << 2;
+    if (read_id(5, 0) >> 8) & 0xf == 0 {
+        return;
+    }
+    let others = MDCR_EL2.get() & !TRAPPED;
+    MDCR_EL2.set(if given { others } else { others | TRAPPED });
+    write!("PMCR_EL0" => RESET, "PMCNTENCLR_EL0" => u64::from(u32::MAX), "PMCCFILTR_EL0" => 0);
+    barrier::isb(barrier::SY);
+}
+
 unsafe extern "C" {
     /// In `device.S`.
     safe fn take_serror() -> u64;

@@ -29,9 +29,21 @@ pub enum Slot {
     Table = 1,
     /// A second page, for copies.
     Other = 2,
+    /// The page of `Page` once more, past the caches.
+    Alias = 3,
 }
 
-const SLOTS: usize = 3;
+impl Slot {
+    const fn kind(index: usize) -> Kind {
+        if index == Self::Alias as usize {
+            Kind::Uncached
+        } else {
+            Kind::Memory
+        }
+    }
+}
+
+const SLOTS: usize = 4;
 const NOTHING: u64 = u64::MAX;
 
 /// The calling core's window. Not `Sync`: it lives in per-core data.
@@ -73,7 +85,7 @@ impl Window {
             barrier::dsb(barrier::NSHST);
             tlb::invalidate_el2_page_local(va);
         }
-        entry.store(page | Kind::Memory.page(), Ordering::Relaxed);
+        entry.store(page | Slot::kind(index).page(), Ordering::Relaxed);
         barrier::dsb(barrier::NSHST);
         barrier::isb(barrier::SY);
         self.shown[index].set(page);

@@ -14,6 +14,22 @@ pub struct Machine<'a>(pub &'a PerCpu);
 const PAGE_WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
 
 impl Machine<'_> {
+    /// Whether the frame at `pa`, which is the caller's alone, holds what it is given; it is zero afterwards.
+    pub fn check_frame(&self, pa: Pa) -> bool {
+        let page = self.0.window.show(Slot::Page, pa);
+        let alias = self.0.window.show(Slot::Alias, pa);
+        // SAFETY: the window shows the page twice, read-write, on this core alone; nobody else has the frame.
+        let holds = unsafe {
+            cache::check_page(
+                page.as_ptr().expose_provenance() as u64,
+                alias.as_ptr().expose_provenance() as u64,
+                pa.0,
+            )
+        };
+        cache::finish_scrub();
+        holds
+    }
+
     /// The words of a page, through the window.
     fn words(&self, page: Pa) -> &[core::cell::Cell<u64>; 512] {
         let shown = self.0.window.show(Slot::Table, page);

@@ -119,6 +119,21 @@ impl GicV2 {
         unsafe { self.interface.as_ref() }
     }
 
+    /// GICD_TYPER (IHI 0048B.b, 4.3.2).
+    pub fn typer(&self) -> u32 {
+        self.distributor().typer.get()
+    }
+
+    /// GICC_IIDR (4.4.15): whose controller it is.
+    pub fn iidr(&self) -> u32 {
+        self.cpu().iidr.get()
+    }
+
+    /// GICH_VTR (5.3.2).
+    pub fn vtr(&self) -> u32 {
+        self.interface().vtr.get()
+    }
+
     /// Everything off, then forwarding on. Core 0, once.
     #[expect(clippy::indexing_slicing, reason = "at most the 32 words there are")]
     pub fn init_distributor(&self) {

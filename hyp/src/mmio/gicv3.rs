@@ -123,6 +123,11 @@ impl GicV3 {
         self.redistributor(core).is_some()
     }
 
+    /// GICD_TYPER (IHI 0069H, 12.9.38).
+    pub fn typer(&self) -> u32 {
+        self.distributor().typer.get()
+    }
+
     /// Everything off, group 1, affinity routing on. Core 0, once.
     #[expect(clippy::indexing_slicing, reason = "at most the 32 words there are")]
     pub fn init_distributor(&self) {

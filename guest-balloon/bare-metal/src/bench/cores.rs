@@ -122,7 +122,7 @@ pub fn measure(mpidr: u64, results: &mut Results) -> Outcome {
     let entry = stamping_entry as *const () as u64;
     let mut well = true;
     cpu::unmask_irqs();
-    results.median("cpu_on", || {
+    results.by_counter("cpu_on", || {
         let cost = sum(|| well &= smp::start_at(OTHER, mpidr, entry, respond) == 0);
         well = well && stop(mpidr);
         cost
@@ -131,7 +131,7 @@ pub fn measure(mpidr: u64, results: &mut Results) -> Outcome {
     let answer = smp::start_at(OTHER, mpidr, entry, respond);
     ensure!(answer == 0, "CPU_ON: {answer}");
     rest();
-    results.median("sgi_to_other", || sum(|| gic::get().send_sgi(1, OTHER)));
+    results.by_counter("sgi_to_other", || sum(|| gic::get().send_sgi(1, OTHER)));
     ensure!(stop(mpidr), "core {OTHER} does not stop");
     Ok(())
 }

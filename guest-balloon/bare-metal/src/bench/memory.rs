@@ -1,6 +1,5 @@
 //! RESERVE and RELEASE: Ballast's share, per entry and per page.
 
-use aarch64_cpu::registers::{CNTVCT_EL0, Readable};
 use ballast_balloon::Hypercall;
 use ballast_balloon::abi::{Entry, EntryStatus, LIST_ENTRIES, Order, Status, function};
 use heapless::Vec;
@@ -26,7 +25,13 @@ struct Cost {
 }
 
 /// Moves a whole list one way, timing the calls alone.
-fn exchange(front: &mut Front, function: u32, epoch: u64, entries: &[Entry]) -> Result<Cost, Why> {
+fn exchange(
+    results: &Results,
+    front: &mut Front,
+    function: u32,
+    epoch: u64,
+    entries: &[Entry],
+) -> Result<Cost, Why> {
     let mut cost = Cost {
         instructions: 0,
         calls: 0,
@@ -38,9 +43,9 @@ fn exchange(front: &mut Front, function: u32, epoch: u64, entries: &[Entry]) -> 
             LIST.set(index, entry);
         }
         let left = (entries.len() - first) as u64;
-        let before = CNTVCT_EL0.get();
+        let before = results.now();
         let [x0, consumed, ..] = front.call(function, left, epoch);
-        let spent = CNTVCT_EL0.get() - before;
+        let spent = results.now() - before;
         ensure!(
             Status::from_register(x0) == Some(Status::Success),
             "call {function:#x}: {x0:#x}"
@@ -97,7 +102,7 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
     let (mut down, mut up) = ([0; ROUNDS], [0; ROUNDS]);
     for (down, up) in down.iter_mut().zip(&mut up) {
         for (call, sum) in [(function::RESERVE, down), (function::RELEASE, up)] {
-            let cost = exchange(&mut front, call, epoch, &blocks)?;
+            let cost = exchange(results, &mut front, call, epoch, &blocks)?;
             *sum = cost.instructions / blocks.len() as u64;
             longest = longest.max(cost.longest);
         }
@@ -125,7 +130,7 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
         let (mut down, mut up) = ([0; 8], [0; 8]);
         for (down, up) in down.iter_mut().zip(&mut up) {
             for (call, sum) in [(function::RESERVE, down), (function::RELEASE, up)] {
-                let cost = exchange(&mut front, call, epoch, &list)?;
+                let cost = exchange(results, &mut front, call, epoch, &list)?;
                 *sum = cost.instructions / pages;
                 longest = longest.max(cost.longest);
             }

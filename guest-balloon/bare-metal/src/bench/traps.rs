@@ -18,62 +18,116 @@ global_asm!(
     r#"
     // Vectors while an interrupt is timed: the first instruction of the handler reads the counter into x9, for
     // which the interrupted code waits; interrupts are masked on return, so that it is taken once.
-    .section .text.bench_vectors, "ax"
-    .balign 2048
-    .global bench_vectors
-bench_vectors:
+    .macro bench_vectors_by counter
     .space  0x280, 0
-    mrs     x9, cntvct_el0
+    mrs     x9, \counter
     mrs     x11, spsr_el1
     orr     x11, x11, #0x80
     msr     spsr_el1, x11
     eret
     .balign 2048
+    .endm
+
+    .section .text.bench_vectors, "ax"
+    .balign 2048
+    .global bench_vectors
+bench_vectors:
+    bench_vectors_by cntvct_el0
+    .global bench_vectors_cycles
+bench_vectors_cycles:
+    bench_vectors_by pmccntr_el0
 "#
 );
 
 unsafe extern "C" {
     fn bench_vectors();
+    fn bench_vectors_cycles();
 }
 
 /// A private interrupt that nothing raises.
 const UNUSED_PPI: u32 = 20;
 
-/// Counter difference around one instruction sequence.
+/// What is measured on one core, by one of its counters.
+struct Operations {
+    pair: fn() -> u64,
+    hvc: fn(function: u64, argument: u64) -> u64,
+    smc: fn(function: u64) -> u64,
+    read: fn(address: u64) -> u64,
+    write: fn(address: u64, value: u32) -> u64,
+    sgi_to_self: fn() -> u64,
+}
+
+/// Counter difference around one instruction sequence. `$counter` is read behind `$sync`.
 macro_rules! timed {
-    ($($asm:literal),* ; $($operands:tt)*) => {{
+    ($sync:literal, $counter:literal, $asm:literal ; $($operands:tt)*) => {{
         let (before, after): (u64, u64);
         // SAFETY: calls that change only the registers listed, and registers of the interrupt controller whose
         // values are written back as they were.
         unsafe {
-            asm!("mrs {before}, cntvct_el0", $($asm,)* "mrs {after}, cntvct_el0",
+            asm!($sync, concat!("mrs {before}, ", $counter), $asm, $sync, concat!("mrs {after}, ", $counter),
                  before = out(reg) before, after = out(reg) after, $($operands)* options(nostack))
         };
         after - before
     }};
 }
 
-fn hvc(function: u64, argument: u64) -> u64 {
-    timed!("hvc #0"; inout("x0") function => _, inout("x1") argument => _, out("x2") _, out("x3") _,)
+/// [`Operations`] by `$counter`, which `$vectors` read, too.
+macro_rules! operations {
+    ($sync:literal, $counter:literal, $vectors:ident) => {
+        Operations {
+            pair: || timed!($sync, $counter, "";),
+            hvc: |function, argument| {
+                timed!($sync, $counter, "hvc #0"; inout("x0") function => _, inout("x1") argument => _, out("x2") _,
+                       out("x3") _,)
+            },
+            smc: |function| {
+                timed!($sync, $counter, "smc #0"; inout("x0") function => _, out("x1") _, out("x2") _, out("x3") _,)
+            },
+            read: |address| {
+                timed!($sync, $counter, "ldr {v:w}, [{a}]"; v = out(reg) _, a = in(reg) address,)
+            },
+            write: |address, value| {
+                timed!($sync, $counter, "str {v:w}, [{a}]"; v = in(reg) value, a = in(reg) address,)
+            },
+            sgi_to_self: || {
+                with_vectors($vectors as *const () as u64, || {
+                    let (sent, handled): (u64, u64);
+                    // SAFETY: sends SGI 1 to this core; the vectors above write x9 and x11 alone.
+                    unsafe {
+                        match gic::get() {
+                            Gic::V3(_) => asm!(
+                                "msr daifclr, #2", "mov x9, #0", $sync, concat!("mrs {sent}, ", $counter),
+                                "msr icc_sgi1r_el1, {value}", "2: cbz x9, 2b",
+                                sent = out(reg) sent, value = in(reg) 1_u64 << 24 | 1 << cpu::index(),
+                                out("x9") handled, out("x11") _, options(nostack)
+                            ),
+                            Gic::V2(gic) => asm!(
+                                "msr daifclr, #2", "mov x9, #0", $sync, concat!("mrs {sent}, ", $counter),
+                                "str {value:w}, [{address}]", "2: cbz x9, 2b",
+                                sent = out(reg) sent, value = in(reg) 1_u32 << (16 + cpu::index()) | 1,
+                                address = in(reg) gic.distributor.address(distributor::SGIR),
+                                out("x9") handled, out("x11") _, options(nostack)
+                            ),
+                        }
+                    }
+                    end_interrupt();
+                    handled - sent
+                })
+            },
+        }
+    };
 }
 
-fn smc(function: u64) -> u64 {
-    timed!("smc #0"; inout("x0") function => _, out("x1") _, out("x2") _, out("x3") _,)
-}
+/// By the virtual counter, which counts instructions in some emulators.
+const TICKS: Operations = operations!("", "cntvct_el0", bench_vectors);
+/// By the core's cycle counter.
+const CYCLES: Operations = operations!("isb", "pmccntr_el0", bench_vectors_cycles);
 
-fn read(address: u64) -> u64 {
-    timed!("ldr {v:w}, [{a}]"; v = out(reg) _, a = in(reg) address,)
-}
-
-fn write(address: u64, value: u32) -> u64 {
-    timed!("str {v:w}, [{a}]"; v = in(reg) value, a = in(reg) address,)
-}
-
-/// Runs `action` with the timing vectors; interrupts are masked before and after.
-fn with_bench_vectors(action: impl FnOnce() -> u64) -> u64 {
+/// Runs `action` with these timing vectors; interrupts are masked before and after.
+fn with_vectors(vectors: u64, action: impl FnOnce() -> u64) -> u64 {
     cpu::mask_irqs();
     let usual = VBAR_EL1.get();
-    VBAR_EL1.set(bench_vectors as *const () as u64);
+    VBAR_EL1.set(vectors);
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
     let result = action();
     VBAR_EL1.set(usual);
@@ -87,32 +141,6 @@ fn end_interrupt() {
     gic::get().end(acknowledged);
 }
 
-fn sgi_to_self() -> u64 {
-    with_bench_vectors(|| {
-        let (sent, handled): (u64, u64);
-        // SAFETY: sends SGI 1 to this core; the vectors above write x9 and x11 alone.
-        unsafe {
-            match gic::get() {
-                Gic::V3(_) => asm!(
-                    "msr daifclr, #2", "mov x9, #0", "mrs {sent}, cntvct_el0",
-                    "msr icc_sgi1r_el1, {value}", "0: cbz x9, 0b",
-                    sent = out(reg) sent, value = in(reg) 1_u64 << 24 | 1 << cpu::index(),
-                    out("x9") handled, out("x11") _, options(nostack)
-                ),
-                Gic::V2(gic) => asm!(
-                    "msr daifclr, #2", "mov x9, #0", "mrs {sent}, cntvct_el0",
-                    "str {value:w}, [{address}]", "0: cbz x9, 0b",
-                    sent = out(reg) sent, value = in(reg) 1_u32 << (16 + cpu::index()) | 1,
-                    address = in(reg) gic.distributor.address(distributor::SGIR),
-                    out("x9") handled, out("x11") _, options(nostack)
-                ),
-            }
-        }
-        end_interrupt();
-        handled - sent
-    })
-}
-
 /// How the timer's interrupt is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wait {
@@ -124,7 +152,7 @@ enum Wait {
 }
 
 fn timer(wait: Wait) -> u64 {
-    with_bench_vectors(|| {
+    with_vectors(bench_vectors as *const () as u64, || {
         let due = CNTVCT_EL0.get() + 5000;
         CNTV_CVAL_EL0.set(due);
         CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
@@ -151,10 +179,19 @@ fn timer(wait: Wait) -> u64 {
 /// Everything that traps or interrupts.
 pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
     let faults = cpu::this().faults.load(Ordering::Relaxed);
-    let mut pair = [0; super::SAMPLES];
-    pair.fill_with(|| timed!(;));
-    results.empty = results.of_samples(&mut pair);
-    results.push("empty_pair", results.empty);
+    let Operations {
+        pair,
+        hvc,
+        smc,
+        read,
+        write,
+        sgi_to_self,
+    } = match results.unit {
+        Unit::Ticks => TICKS,
+        Unit::Cycles => CYCLES,
+    };
+    results.median("empty_pair", pair);
+    results.empty = results.all.last().map_or(0, |(_, value)| *value);
 
     if !machine.psci_by_smc {
         results.median("hvc_psci_version", || hvc(function::VERSION, 0));
@@ -181,12 +218,12 @@ pub fn measure(machine: &Machine, results: &mut Results) -> Outcome {
 
     gic.enable(gic::VIRTUAL_TIMER);
     results.median("sgi_to_self", sgi_to_self);
-    results.median("timer_spinning", || timer(Wait::Spin));
+    results.by_counter("timer_spinning", || timer(Wait::Spin));
     let sleep = match results.unit {
         Unit::Ticks => Wait::Sleep,
-        Unit::Nanoseconds => Wait::SleepMasked,
+        Unit::Cycles => Wait::SleepMasked,
     };
-    results.median("timer_wfi", || timer(sleep));
+    results.by_counter("timer_wfi", || timer(sleep));
     cpu::unmask_irqs();
     ensure!(
         cpu::this().faults.load(Ordering::Relaxed) == faults,

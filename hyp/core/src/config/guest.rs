@@ -26,7 +26,7 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-pub(super) const PROPERTIES: [Known; 31] = [
+pub(super) const PROPERTIES: [Known; 32] = [
     Known::now("compatible"),
     Known::now("reg"),
     Known::now("status"),
@@ -54,6 +54,7 @@ pub(super) const PROPERTIES: [Known; 31] = [
     Known::now("on-reset"),
     Known::now("primary"),
     Known::now("control"),
+    Known::now("self-test"),
     Known::now("harden"),
     Known::now("user-balloon"),
     Known::later("housekeeping"),
@@ -121,6 +122,7 @@ pub(super) fn parse(
         realtime: reader.flag("realtime"),
         scrub_when_idle: reader.flag("scrub-when-idle"),
         control: reader.flag("control"),
+        self_test: reader.flag("self-test"),
         harden: reader.flag("harden"),
         primary: reader.flag("primary"),
         dma_trusted: trust::is_trusted(&mut reader, "dma"),

@@ -98,6 +98,8 @@ pub struct GuestConfig {
     pub scrub_when_idle: bool,
     /// It may do what the monitor does, by hypercall.
     pub control: bool,
+    /// It tests the board, which it has to itself: facts of EL2's, patterns in free RAM, the cores' PMUs.
+    pub self_test: bool,
     /// EL2 forgets the branch history with each of its exits.
     pub harden: bool,
     /// It sees the board itself: the board's device tree and every device nobody else was given.
@@ -251,6 +253,7 @@ impl Partitions {
         // Overlay merging reverses new nodes: the number alone gives the order.
         sort::by_key(&mut guests, |(guest, _)| guest.number);
         check_distinct(&guests, &mut problems);
+        check_self_test(&guests, &mut problems);
         primary::complete(&mut guests, board, &mut problems);
         sharing::divide(&mut guests, tree, board, &mut problems);
         channel::check(&mut channels, &guests, &mut problems);
@@ -297,6 +300,27 @@ fn check_header(root: Node<'_>, problems: &mut Vec<Refusal>) {
             }
             Err(refusal) => problems.push(refusal.fix(format!("write {name} = <{expected}>"))),
         }
+    }
+}
+
+/// What tests the board reaches beyond itself, so nobody else is there.
+fn check_self_test(guests: &[(GuestConfig, Node<'_>)], problems: &mut Vec<Refusal>) {
+    for (guest, node) in guests.iter().filter(|(guest, _)| guest.self_test) {
+        let mut others = guests
+            .iter()
+            .filter(|(other, _)| other.number != guest.number);
+        let problem = if let Some((other, _)) = others.next() {
+            format!(
+                "needs the board to itself, and {} is there, too",
+                other.node
+            )
+        } else if guest.primary {
+            "is of no use to a guest that sees the board itself".into()
+        } else {
+            continue;
+        };
+        let refusal = node.refuse().property("self-test").problem(problem);
+        problems.push(refusal.fix("remove it: it is for a card that does nothing else"));
     }
 }
 

@@ -770,6 +770,37 @@ fn user_balloon() {
 }
 
 #[test]
+fn a_guest_that_tests_the_board_is_alone() {
+    let test = || guest().with("self-test", flag());
+    let parse = |guests: &[Guest]| {
+        let dtb = merge(guests);
+        let tree = DeviceTree::new(&dtb).unwrap();
+        let board = Board::from_dt(&tree).unwrap();
+        Partitions::parse(&tree, &board)
+            .map(|partitions| partitions.guests)
+            .map_err(|refusals| {
+                let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+                lines.join("\n")
+            })
+    };
+    // A device that does DMA needs no trust, and the guest's RAM is not the board's.
+    let alone = test().with("devices", text(&["/virtio_mmio@a003e00"]));
+    let found = parse(&[alone]).unwrap();
+    assert!(found[0].self_test && !found[0].is_identity());
+    let refused = parse(&[test(), Guest::new("second", 2)]).unwrap_err();
+    assert!(
+        refused.contains("self-test") && refused.contains("needs the board to itself"),
+        "{refused}"
+    );
+    let primary = test()
+        .with("primary", flag())
+        .with("dma", text(&["trusted"]))
+        .with("board", text(&["trusted"]));
+    let refused = parse(&[primary]).unwrap_err();
+    assert!(refused.contains("is of no use"), "{refused}");
+}
+
+#[test]
 fn trust() {
     let trusted = guest()
         .with("dma", text(&["trusted"]))

@@ -42,6 +42,7 @@ mod split;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 mod wanting;
 mod whole;
 

@@ -99,14 +99,19 @@ fn self_test() -> Scenario {
         let report: serde_json::Value = serde_json::from_str(&json)?;
         let checks = report["checks"].as_object();
         ensure!(
-            checks.is_some_and(|all| all.len() >= 7 && all.values().all(|passed| passed == true)),
+            checks.is_some_and(|all| all.len() >= 10 && all.values().all(|passed| passed == true)),
             "not every check passed: {json}"
         );
         ensure!(
-            report["nanoseconds"]
+            report["cycles"]
                 .as_object()
                 .is_some_and(|all| all.len() > 15),
             "measurements are missing: {json}"
+        );
+        let cores = report["cores"].as_array();
+        ensure!(
+            cores.is_some_and(|all| all.len() == 4 && all[3]["mpidr_el1"] == 0x8000_0003_u64),
+            "facts are missing: {json}"
         );
         console.expect("PASS self-test")?;
         console.expect_power_off()
