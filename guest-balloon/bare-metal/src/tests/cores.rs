@@ -182,6 +182,9 @@ fn ring_first(machine: &Machine) -> Result<bool, Why> {
 pub fn serve(machine: &Machine) -> Outcome {
     traces::init(machine.arg_number("guest").unwrap_or(1));
     hotplug::leave_traces(machine.arg("traces") == Some("yes"));
+    let recognised = traces::are_recognised();
+    println!("cores: traces in {recognised:?} registers are recognised");
+    ensure!(recognised.is_some_and(|count| count > 8), "{recognised:?}");
     let (mut front, mut driver) = balloon::register(machine)?;
     if machine.channels.iter().any(|c| c.label == "bell") {
         let line = Line::open(machine, "bell")?;

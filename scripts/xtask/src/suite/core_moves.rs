@@ -39,7 +39,7 @@ fn wait_until_has(console: &mut Console, what: &str, expected: &[(u8, u64)]) -> 
 
 /// One core goes from a guest to another: the one is told to give first, or the other to want first.
 fn move_core(console: &mut Console, round: u32, from: (u8, u64), to: (u8, u64)) -> Result<()> {
-    let order = if round.is_multiple_of(2) {
+    let order = if (round / 2).is_multiple_of(2) {
         [from, to]
     } else {
         [to, from]
@@ -79,7 +79,11 @@ fn bare_metal(gic: u8) -> Scenario {
             bounds_hold(console, guest, 1, 2)?;
         }
         for round in 0..MOVES {
-            let (from, to) = if round / 2 % 2 == 0 { (1, 2) } else { (2, 1) };
+            let (from, to) = if round.is_multiple_of(2) {
+                (1, 2)
+            } else {
+                (2, 1)
+            };
             move_core(console, round, (from, 1), (to, 2))?;
         }
         // The first has brought its second CPU online when it booted.
