@@ -109,35 +109,29 @@ pub const fn has_entries(function: u32) -> bool {
     matches!(function, function::RESERVE | function::RELEASE)
 }
 
-/// Room for one message.
+/// Words that a [`Frame`] needs for any message.
+pub const FRAME_WORDS: usize = MAX_WORDS + 1;
+
+/// One message in some words: [`FRAME_WORDS`] of them, or `HEAD_WORDS + 1` for one without entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frame {
+pub struct Frame<W> {
     /// The message and its FCS.
-    words: [u64; MAX_WORDS + 1],
+    words: W,
     /// Words of the message.
     used: usize,
 }
 
-impl Default for Frame {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Frame {
+impl<W: AsRef<[u64]> + AsMut<[u64]>> Frame<W> {
     /// An empty one.
     #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            words: [0; MAX_WORDS + 1],
-            used: 0,
-        }
+    pub const fn new(words: W) -> Self {
+        Self { words, used: 0 }
     }
 
     /// Replaces the message; the entries are the first `entries` of [`Self::room`].
     pub fn set(&mut self, message: Message, entries: usize) {
         let head = core::iter::once(message.word()).chain(message.registers);
-        for (word, value) in self.words.iter_mut().zip(head) {
+        for (word, value) in self.words.as_mut().iter_mut().zip(head) {
             *word = value;
         }
         self.used = HEAD_WORDS
@@ -151,7 +145,7 @@ impl Frame {
     /// The message, if its head is one and its length fits its function.
     #[must_use]
     pub fn message(&self) -> Option<Message> {
-        let [head, x0, x1, x2, x3, ..] = self.words;
+        let [head, x0, x1, x2, x3] = *self.words.as_ref().first_chunk()?;
         let entries = self.used.checked_sub(HEAD_WORDS)?;
         let [kind, version, tag0, tag1, f0, f1, f2, f3] = head.to_le_bytes();
         let message = Message {
@@ -172,28 +166,42 @@ impl Frame {
     /// The entries of the message.
     #[must_use]
     pub fn entries(&self) -> &[u64] {
-        self.words.get(HEAD_WORDS..self.used).unwrap_or(&[])
+        self.words
+            .as_ref()
+            .get(HEAD_WORDS..self.used)
+            .unwrap_or(&[])
     }
 
     /// The entries of the message.
     pub fn entries_mut(&mut self) -> &mut [u64] {
-        self.words.get_mut(HEAD_WORDS..self.used).unwrap_or(&mut [])
+        self.words
+            .as_mut()
+            .get_mut(HEAD_WORDS..self.used)
+            .unwrap_or(&mut [])
     }
 
     /// Where entries are written before [`Self::set`].
     pub fn room(&mut self) -> &mut [u64] {
-        self.words.get_mut(HEAD_WORDS..MAX_WORDS).unwrap_or(&mut [])
+        self.words
+            .as_mut()
+            .get_mut(HEAD_WORDS..MAX_WORDS)
+            .unwrap_or(&mut [])
     }
 
     /// Byte `at` of message and FCS.
     fn byte(&self, at: usize) -> u8 {
-        let word = self.words.get(at / WORD_BYTES).copied().unwrap_or(0);
+        let word = self
+            .words
+            .as_ref()
+            .get(at / WORD_BYTES)
+            .copied()
+            .unwrap_or(0);
         let [byte, ..] = (word >> (at % WORD_BYTES * 8)).to_le_bytes();
         byte
     }
 
     fn set_byte(&mut self, at: usize, byte: u8) {
-        if let Some(word) = self.words.get_mut(at / WORD_BYTES) {
+        if let Some(word) = self.words.as_mut().get_mut(at / WORD_BYTES) {
             let shift = at % WORD_BYTES * 8;
             *word = *word & !(0xff << shift) | u64::from(byte) << shift;
         }
@@ -286,7 +294,10 @@ impl Receiver {
     }
 
     /// Takes `byte`. `frame` is the same in each call, and untouched by others from a frame's first byte on.
-    pub fn push(&mut self, frame: &mut Frame, byte: u8) -> Option<Received> {
+    pub fn push<W>(&mut self, frame: &mut Frame<W>, byte: u8) -> Option<Received>
+    where
+        W: AsRef<[u64]> + AsMut<[u64]>,
+    {
         if byte == FLAG {
             let ended = *self;
             *self = Self {
@@ -318,7 +329,10 @@ impl Receiver {
         None
     }
 
-    fn judge(self, frame: &mut Frame) -> Received {
+    fn judge<W>(self, frame: &mut Frame<W>) -> Received
+    where
+        W: AsRef<[u64]> + AsMut<[u64]>,
+    {
         let is_request = frame.byte(0) == Kind::Request as u8;
         let is_whole = !self.is_escaped && self.bytes <= MAX_BYTES && self.fcs == Fcs::GOOD;
         let words = self.bytes.checked_sub(FCS_BYTES);
@@ -359,7 +373,10 @@ impl Sender {
     }
 
     /// The next byte of `frame`, which is the same in each call and does not change; `None` at its end.
-    pub fn next(&mut self, frame: &Frame) -> Option<u8> {
+    pub fn next<W>(&mut self, frame: &Frame<W>) -> Option<u8>
+    where
+        W: AsRef<[u64]> + AsMut<[u64]>,
+    {
         if let Some(byte) = self.escaped.take() {
             return Some(byte);
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use ballast_balloon::abi::message::{Frame, Kind, Message, Received, Receiver, Sender};
+use ballast_balloon::abi::message::{self, FRAME_WORDS, Kind, Message, Received, Receiver, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::termios::{
@@ -21,11 +21,17 @@ const PATIENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+type Frame = message::Frame<Vec<u64>>;
+
+fn frame() -> Frame {
+    Frame::new(vec![0; FRAME_WORDS])
+}
+
 /// The line, raw, and what comes in on it.
 pub struct Line {
     tty: File,
     receiver: Receiver,
-    frame: Box<Frame>,
+    frame: Frame,
     tag: u16,
     event: bool,
     /// Bytes that were read and not looked at.
@@ -63,7 +69,7 @@ impl Line {
         Ok(Self {
             tty,
             receiver: Receiver::new(),
-            frame: Box::new(Frame::new()),
+            frame: frame(),
             tag: 0,
             event: false,
             unread: VecDeque::new(),
@@ -84,7 +90,7 @@ impl Line {
             function,
             registers,
         };
-        let mut frame = Box::new(Frame::new());
+        let mut frame = frame();
         for (word, entry) in frame.room().iter_mut().zip(entries) {
             *word = *entry;
         }

@@ -11,8 +11,11 @@
 //! is no request is dropped, with an answer if it began as one.
 
 use alloc::boxed::Box;
+use alloc::vec;
 
-use ballast_abi::message::{Frame, Kind, Message, Received, Receiver, Sender, has_entries};
+use ballast_abi::message::{
+    self, FRAME_WORDS, HEAD_WORDS, Kind, Message, Received, Receiver, Sender, has_entries,
+};
 use ballast_abi::{Status, function};
 use spin::mutex::TicketMutex;
 
@@ -30,10 +33,17 @@ const FROM_GUEST: usize = 64;
 /// Pieces in a row that got nowhere before the answer says so: another core of the guest is in the way.
 const IDLE_MOST: u8 = 64;
 
+type Frame = message::Frame<Box<[u64]>>;
+
+/// Not by way of the stack, which it would fill.
+fn frame(words: usize) -> Frame {
+    Frame::new(vec![0; words].into_boxed_slice())
+}
+
 /// A request and how far it is.
 #[derive(Debug)]
 pub struct Work {
-    frame: Box<Frame>,
+    frame: Frame,
     message: Message,
     /// Entries.
     consumed: usize,
@@ -51,7 +61,7 @@ pub struct Step {
 }
 
 impl Work {
-    fn new(frame: Box<Frame>, message: Message) -> Self {
+    fn new(frame: Frame, message: Message) -> Self {
         Self {
             frame,
             message,
@@ -133,13 +143,13 @@ impl Work {
 #[derive(Debug)]
 enum Turn {
     /// The guest's: a request comes in, in this room.
-    Guest(Box<Frame>),
+    Guest(Frame),
     /// Ballast's: it waits for its next piece.
     Waiting(Work),
     /// Ballast's: somebody is at a piece.
     Working,
     /// The answer goes out.
-    Answer(Box<Frame>, Sender),
+    Answer(Frame, Sender),
 }
 
 /// One guest's message port.
@@ -148,7 +158,7 @@ pub struct MessagePort {
     uart: Pl011,
     receiver: Receiver,
     turn: Turn,
-    event: Box<Frame>,
+    event: Frame,
     /// An event on its way.
     event_sender: Option<Sender>,
     /// One is to follow.
@@ -167,13 +177,13 @@ impl MessagePort {
     /// A port in its reset state.
     #[must_use]
     pub fn new() -> Self {
-        let mut event = Box::new(Frame::new());
+        let mut event = frame(HEAD_WORDS + 1);
         event.set(Message::EVENT, 0);
         let to_guest = InputRing::new(TO_GUEST);
         Self {
             uart: Pl011::with_rings(OutputRing::new(FROM_GUEST), to_guest),
             receiver: Receiver::new(),
-            turn: Turn::Guest(Box::new(Frame::new())),
+            turn: Turn::Guest(frame(FRAME_WORDS)),
             event,
             event_sender: None,
             is_event_due: false,
@@ -191,7 +201,7 @@ impl MessagePort {
             Turn::Guest(frame) | Turn::Answer(frame, _) | Turn::Waiting(Work { frame, .. }) => {
                 frame
             }
-            Turn::Working => Box::new(Frame::new()),
+            Turn::Working => self::frame(FRAME_WORDS),
         };
         self.turn = Turn::Guest(frame);
         self.event_sender = None;

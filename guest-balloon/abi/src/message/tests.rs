@@ -1,10 +1,16 @@
 use std::vec::Vec;
 
-use super::*;
+use super::{Frame as AnyFrame, *};
 use crate::{Entry, EntryStatus, Order};
 
+type Frame = AnyFrame<[u64; FRAME_WORDS]>;
+
+fn empty() -> Frame {
+    Frame::new([0; FRAME_WORDS])
+}
+
 fn request(function: u32, entries: usize) -> Frame {
-    let mut frame = Frame::new();
+    let mut frame = empty();
     for (index, word) in frame.room().iter_mut().enumerate().take(entries) {
         *word = Entry::new(0x4000_0000 + (index as u64) * 0x20_0000, Order::Block).0;
     }
@@ -24,7 +30,7 @@ fn bytes(frame: &Frame) -> Vec<u8> {
 }
 
 fn receive(bytes: &[u8]) -> (Vec<Received>, Frame) {
-    let (mut receiver, mut frame) = (Receiver::new(), Frame::new());
+    let (mut receiver, mut frame) = (Receiver::new(), empty());
     let received = bytes
         .iter()
         .filter_map(|&byte| receiver.push(&mut frame, byte));

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use ballast_abi::message::{Frame, HEAD_WORDS};
 use ballast_abi::{Entry, EntryStatus, LIST_ENTRIES, Order, feature};
 use ballast_balloon::{Clock, Driver, Hypercall, Next, PageSource, Taken};
 use proptest::prelude::*;
@@ -40,7 +39,7 @@ impl Line {
             world: world(blocks + 1, &[(blocks, blocks, 1)]),
             port: MessagePort::new(),
             receiver: Receiver::new(),
-            frame: Frame::new(),
+            frame: frame(FRAME_WORDS),
             tag: 0,
             events: 0,
             malformed: 0,
@@ -109,7 +108,7 @@ impl Line {
 
     fn request(&mut self, function: u32, registers: [u64; 4]) -> Vec<u8> {
         self.tag = self.tag.wrapping_add(1);
-        let mut frame = Frame::new();
+        let mut frame = super::frame(FRAME_WORDS);
         let entries = if has_entries(function) {
             registers[0] as usize
         } else {
@@ -391,7 +390,7 @@ proptest! {
             unread.extend(line.read());
         }
         line.listen();
-        let mut frame = Frame::new();
+        let mut frame = super::frame(FRAME_WORDS);
         let count = if has_entries(function) { entries.len() } else { 0 };
         frame.room()[..entries.len()].copy_from_slice(&entries);
         let mut wild = Message { kind: Kind::Request, tag: 7, function, registers };
