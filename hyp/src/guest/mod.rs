@@ -126,6 +126,12 @@ fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
     })))
 }
 
+/// For the same reason.
+#[inline(never)]
+fn boxed_port() -> Box<TicketMutex<MessagePort>> {
+    Box::new(TicketMutex::new(MessagePort::new()))
+}
+
 const _: () = assert!(MAX_VCPUS.is_power_of_two());
 
 /// What several guests are given together, gathered while they are made.
@@ -162,7 +168,7 @@ pub struct Guest {
     /// Console UART.
     pub uart: TicketMutex<Pl011>,
     /// The balloon's UART, if it has one.
-    pub messages: Option<TicketMutex<MessagePort>>,
+    pub messages: Option<Box<TicketMutex<MessagePort>>>,
     /// Power state of its vCPUs.
     pub psci: Psci,
     /// Stage 2 and balloon.
@@ -299,7 +305,7 @@ impl Guest {
             core_of: CoreMap::default(),
             vgic,
             uart: TicketMutex::new(Pl011::new()),
-            messages: (own.messages.size != 0).then(|| TicketMutex::new(MessagePort::new())),
+            messages: (own.messages.size != 0).then(boxed_port),
             psci: Psci::new(vcpus),
             memory,
             starts: Default::default(),
