@@ -25,8 +25,12 @@ pub mod distributor {
     pub const ISENABLER: usize = 0x100;
     /// Disable, one bit each.
     pub const ICENABLER: usize = 0x180;
+    /// Pend, one bit each.
+    pub const ISPENDR: usize = 0x200;
     /// Unpend, one bit each.
     pub const ICPENDR: usize = 0x280;
+    /// Active, one bit each.
+    pub const ISACTIVER: usize = 0x300;
     /// Deactivate, one bit each.
     pub const ICACTIVER: usize = 0x380;
     /// Priority, one byte each.
@@ -167,6 +171,15 @@ impl Gic {
             distributor::ICENABLER + intid as usize / 32 * 4,
             1 << (intid % 32),
         );
+    }
+
+    /// What the calling core's interface was left with, ORed: controls, priority mask, active priorities, and what is
+    /// running or pending if anything is. Zero after a reset.
+    pub fn interface_leftovers(self) -> u32 {
+        match self {
+            Self::V2(gic) => gic.interface_leftovers(),
+            Self::V3(_) => v3::interface_leftovers(),
+        }
     }
 
     /// Acknowledges the highest-priority pending interrupt: the value to give to [`Self::end`].

@@ -4,6 +4,7 @@ pub mod balloon;
 mod basic;
 mod channel;
 mod cores;
+mod hand_over;
 
 pub mod hostile;
 mod regulate;
@@ -46,6 +47,8 @@ pub fn run(machine: &'static Machine) -> ! {
         "hello" => basic::hello(machine),
         "smp" => basic::smp(machine),
         "timer" => basic::timer(),
+        "hand-over" => hand_over::hand_over(machine),
+        "storm" => hand_over::storm(machine),
         "ipi" => basic::ipi(machine),
         "pins" => shared::pins(machine),
         "shared-data" => shared::data(machine),

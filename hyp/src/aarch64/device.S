@@ -25,6 +25,8 @@ device_access device_load32,  ldr w0, [x0]
 device_access device_store8,  strb w1, [x0]     // x0 address, x1 value; returns x1 not 0 if it faulted
 device_access device_store16, strh w1, [x0]
 device_access device_store32, str w1, [x0]
+// Not a device's: DBGCLAIMCLR_EL1, which QEMU has only from version 8 on. x0 tags.
+device_access clear_claim_tags, msr S2_0_C7_C9_6, x0
 .global device_last
 device_last:
 

@@ -1,5 +1,7 @@
 //! System registers: EL2's own set-up for each core, and the state a vCPU starts in.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
     CNTHCTL_EL2, CNTVOFF_EL2, CPTR_EL2, ELR_EL2, HCR_EL2, MDCR_EL2, MIDR_EL1, SPSR_EL2, VMPIDR_EL2,
@@ -52,6 +54,21 @@ macro_rules! id_registers {
 }
 id_registers!(1 2 3 4 5 6 7);
 
+/// The debug claim tags, which only debuggers mean anything by and any guest can set (DDI 0487, D19.3.3).
+const ALL_TAGS: u64 = 0xff;
+
+/// They exist, as the architecture has it; not every emulator does. The same on every core.
+static HAS_CLAIM_TAGS: AtomicBool = AtomicBool::new(false);
+
+/// x0, and x1: not 0 if there are none.
+#[repr(C)]
+struct ClaimTags(u64, u64);
+
+unsafe extern "C" {
+    /// In `device.S`.
+    safe fn clear_claim_tags(tags: u64) -> ClaimTags;
+}
+
 /// The traps of this core for whatever guest it will run.
 pub fn init_core() {
     let pmu = (read_id(5, 0) >> 8) & 0xf;
@@ -76,6 +93,8 @@ pub fn init_core() {
         // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR.
         write!("S3_4_C1_C1_4" => 0, "S3_4_C1_C1_5" => 0, "S3_4_C1_C1_6" => 0, "S3_4_C3_C1_4" => 0, "S3_4_C3_C1_5" => 0);
     }
+    let ClaimTags(_, is_missing) = clear_claim_tags(ALL_TAGS);
+    HAS_CLAIM_TAGS.store(is_missing == 0, Ordering::Relaxed);
     reset_guest_state();
     barrier::isb(barrier::SY);
     super::tlb::invalidate_all_local();
@@ -106,15 +125,24 @@ breakpoints!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 pub fn reset_guest_state() {
     /// RES1 bits of SCTLR_EL1 without any extension; MMU, caches and big endian off (DDI 0487, D19.2.122).
     const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
+    /// ID_AA64PFR0_EL1.RAS.
+    const RAS_SHIFT: u32 = 28;
     write!(
         "SCTLR_EL1" => SCTLR_EL1_RESET, "CPACR_EL1" => 0, "TTBR0_EL1" => 0, "TTBR1_EL1" => 0, "TCR_EL1" => 0,
         "MAIR_EL1" => 0, "AMAIR_EL1" => 0, "VBAR_EL1" => 0, "AFSR0_EL1" => 0, "AFSR1_EL1" => 0, "ESR_EL1" => 0,
         "FAR_EL1" => 0, "PAR_EL1" => 0, "ELR_EL1" => 0, "SPSR_EL1" => 0, "SP_EL0" => 0, "SP_EL1" => 0,
         "CONTEXTIDR_EL1" => 0, "TPIDR_EL0" => 0, "TPIDR_EL1" => 0, "TPIDRRO_EL0" => 0, "CSSELR_EL1" => 0,
         "CNTKCTL_EL1" => 0, "CNTV_CTL_EL0" => 0, "CNTV_CVAL_EL0" => 0, "CNTP_CTL_EL0" => 0, "CNTP_CVAL_EL0" => 0,
-        "MDSCR_EL1" => 0,
+        "MDSCR_EL1" => 0, "MDCCINT_EL1" => 0,
     );
+    if read_id(4, 0) >> RAS_SHIFT & 0xf != 0 {
+        // With AMO set a guest's DISR_EL1 is VDISR_EL2; the other is what it would be given for a virtual SError.
+        write!("S3_4_C12_C1_1" => 0, "S3_4_C5_C2_3" => 0);
+    }
     reset_breakpoints();
+    if HAS_CLAIM_TAGS.load(Ordering::Relaxed) {
+        clear_claim_tags(ALL_TAGS);
+    }
     barrier::isb(barrier::SY);
 }
 

@@ -1,5 +1,6 @@
 //! What this core executes before anything else when it leaves a guest (docs/errata.md).
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use aarch64_cpu::registers::{VBAR_EL2, Writeable};
@@ -7,6 +8,7 @@ use ballast_core::board::Psci;
 use ballast_core::speculation::firmware_workaround;
 
 use super::firmware;
+use super::registers::read_id;
 
 /// The function identifier of firmware's workaround, 0 if it has none. `vectors.S` reads it.
 #[unsafe(export_name = "firmware_workaround")]
@@ -43,8 +45,37 @@ pub fn enter(harden: bool) {
     };
     // The ERET into the guest is what makes it so (DDI 0487, D1.3.4: SCTLR_EL2.EOS).
     VBAR_EL2.set(vectors.expose_provenance() as u64);
+    forget_predictions();
     if workaround != 0 {
         // SAFETY: firmware has said that it supports this function, which changes no state but the predictor's.
         unsafe { firmware::smc(workaround, [0; 3]) };
+    }
+}
+
+/// With FEAT_SPECRES: control flow, data values and cache prefetches that this core has learnt at EL1 and EL0 of any VMID
+/// and ASID steer nothing any more (DDI 0487, C5.5: CFP, DVP and CPP RCTX). Cores without it, such as Cortex-A72, have no
+/// instruction for that in AArch64.
+fn forget_predictions() {
+    /// ID_AA64ISAR1_EL1.SPECRES.
+    const SPECRES_SHIFT: u32 = 40;
+    /// GASID (16), GVMID (48), EL in 25:24, NS (26).
+    const ALL_EL0: u64 = 1 << 16 | 1 << 48 | 1 << 26;
+    const ALL_EL1: u64 = ALL_EL0 | 1 << 24;
+    if read_id(6, 1) >> SPECRES_SHIFT & 0xf == 0 {
+        return;
+    }
+    for context in [ALL_EL0, ALL_EL1] {
+        // SAFETY: the instructions exist, and change nothing but predictions; complete by the DSB (C5.5.1).
+        unsafe {
+            asm!(
+                "sys #3, C7, C3, #4, {context}",
+                "sys #3, C7, C3, #5, {context}",
+                "sys #3, C7, C3, #7, {context}",
+                "dsb nsh",
+                "isb",
+                context = in(reg) context,
+                options(nostack, preserves_flags)
+            );
+        }
     }
 }

@@ -41,14 +41,15 @@ pub fn invalidate_guest() {
     }
 }
 
-/// What this core alone has cached of stage 1 of the VMID in VTTBR_EL2, instructions too: another
-/// vCPU of the guest, or a former life of this one, may have run here with translations of its own
-/// that it never had to tell other cores of.
+/// What this core alone has cached of any guest's translations, and of instructions: the guest before, another vCPU of
+/// the same one, or a former life of this one, may have run here with translations of its own that it never had to
+/// tell other cores of. ALLE1 is every VMID's stage 1 and 2 (DDI 0487, D8.14.5), IC IALLU all instruction caches of
+/// this core to the point of unification (D7.5.9).
 pub fn forget_vcpu() {
     // SAFETY: as above.
     unsafe {
         asm!(
-            "tlbi vmalle1",
+            "tlbi alle1",
             "ic iallu",
             "dsb nsh",
             "isb",

@@ -8,6 +8,9 @@ const PMR: usize = 0x04;
 const BPR: usize = 0x08;
 const IAR: usize = 0x0c;
 const EOIR: usize = 0x10;
+const RPR: usize = 0x14;
+const HPPIR: usize = 0x18;
+const APR0: usize = 0xd0;
 
 /// The two register blocks.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,12 @@ impl GicV2 {
 
     pub(super) fn let_through(self, priority: u8) {
         self.cpu.write32(PMR, priority.into());
+    }
+
+    pub(super) fn interface_leftovers(self) -> u32 {
+        // Running 0xff and pending 1023 are "none" (IHI 0048B.b 4.4.6 and 4.4.7).
+        let left = self.cpu.read32(CTLR) | self.cpu.read32(PMR) | self.cpu.read32(APR0);
+        left | (self.cpu.read32(RPR) ^ 0xff) | (self.cpu.read32(HPPIR) ^ 1023)
     }
 
     pub(super) fn acknowledge(self) -> u32 {

@@ -96,6 +96,24 @@ impl GicV3 {
     }
 }
 
+pub(super) fn interface_leftovers() -> u32 {
+    let (pmr, on, active, running, pending): (u64, u64, u64, u64, u64);
+    // SAFETY: reads of the CPU interface's own registers, which change nothing.
+    unsafe {
+        asm!(
+            "mrs {0}, icc_pmr_el1",
+            "mrs {1}, icc_igrpen1_el1",
+            "mrs {2}, icc_ap1r0_el1",
+            "mrs {3}, icc_rpr_el1",
+            "mrs {4}, icc_hppir1_el1",
+            out(reg) pmr, out(reg) on, out(reg) active, out(reg) running, out(reg) pending,
+            options(nomem, nostack)
+        );
+    }
+    // 0xff and 1023 are "none" (IHI 0069H 12.2.14 and 12.2.9).
+    (pmr | on | active) as u32 | (running as u32 ^ 0xff) | (pending as u32 ^ 1023)
+}
+
 pub(super) fn acknowledge() -> u32 {
     let value: u64;
     // SAFETY: acknowledging changes the CPU interface alone; the barrier orders it before what follows

@@ -33,9 +33,12 @@ impl Vgic {
         }
         let bank = *self.bank(vcpu, 0);
         for n in Bits(bank.linked) {
-            host.disable(self.pintid_of(IntId::new(0, n)));
+            let pintid = self.pintid_of(IntId::new(0, n));
+            host.disable(pintid);
+            // A latch the guest has set, for whoever has this core next.
+            host.unpend(pintid);
             if bank.pending & bit(n) != 0 {
-                host.deactivate(self.pintid_of(IntId::new(0, n)));
+                host.deactivate(pintid);
             }
         }
         host.set_maintenance(Maintenance::default());

@@ -5,9 +5,13 @@ use anyhow::{Result, ensure};
 use super::{Guest, Scenario};
 use crate::console::Console;
 
-/// By hand, without a driver.
+/// By hand, without a driver; what a core leaves behind; guests that take what they are not given.
 pub fn scenarios() -> Vec<Scenario> {
-    [2, 3].map(by_hand).into()
+    let both = |scenario: fn(u8) -> Scenario| [2, 3].map(scenario);
+    [both(by_hand), both(hand_over), both(storm)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// One Linux guest takes a CPU offline as its operator would, and another, whose CPU was refused until then, brings it
@@ -76,6 +80,81 @@ fn by_hand(gic: u8) -> Scenario {
     .ram(1024)
     .guest(guest("linux-a", 2))
     .guest(guest("linux-b", 1))
+}
+
+/// A core goes back and forth between two guests, each of which leaves it as dirty as it can and finds it clean, with
+/// its interrupts working.
+fn hand_over(gic: u8) -> Scenario {
+    let guest = |name: &str, cpus: u8, args: &str| {
+        Guest::bare_metal(name, "hand-over")
+            .args(args)
+            .cpus(cpus)
+            .cpu_bounds(1, 2)
+    };
+    Scenario::new(format!("cores-hand-over-gic{gic}"), gic, |console| {
+        console.patience(60);
+        for (from, to) in [(1, 2), (2, 1), (1, 2), (2, 1)] {
+            console.wait_for_status("the core to be in use", |s| {
+                s.guest(from).get("cpus") == "2/2"
+            })?;
+            console.monitor(&format!("cpus {to} 2"))?;
+            console.monitor(&format!("cpus {from} 1"))?;
+        }
+        console.send("\x1da")?;
+        let said = console.expect("every guest is off")?;
+        for guest in ["one", "two"] {
+            ensure!(
+                said.contains(&format!("[{guest}] PASS hand-over")),
+                "{said}"
+            );
+        }
+        Ok(())
+    })
+    .cores(3)
+    .ram(512)
+    .guest(guest("one", 2, "checks=3 last=1"))
+    .guest(guest("two", 1, "checks=2"))
+}
+
+/// Two guests turn all their CPUs on all the time, granted or not, while their targets change: no core is lost, none
+/// has two owners, and the third guest does not notice.
+fn storm(gic: u8) -> Scenario {
+    let guest = |name: &str| {
+        Guest::bare_metal(name, "storm")
+            .args("seconds=8")
+            .cpus(2)
+            .cpu_bounds(1, 4)
+    };
+    Scenario::new(format!("cores-storm-gic{gic}"), gic, |console| {
+        console.patience(60);
+        for round in 0..30 {
+            let (guest, cpus) = (1 + round % 2, 1 + round * 7 % 4);
+            console.monitor(&format!("cpus {guest} {cpus}"))?;
+            let status = console.status()?;
+            let (mut cores, mut count) = (std::collections::BTreeSet::new(), 0);
+            for (_, line) in status.guests() {
+                let held: Vec<_> = line.get("cores").split(',').map(str::to_owned).collect();
+                count += held.len();
+                cores.extend(held);
+            }
+            ensure!(count == cores.len() && count <= 6, "{status}");
+        }
+        console.send("\x1da")?;
+        let said = console.expect("every guest is off")?;
+        for done in [
+            "[one] PASS storm",
+            "[two] PASS storm",
+            "[victim] PASS counter",
+        ] {
+            ensure!(said.contains(done), "no \"{done}\" in:\n{said}");
+        }
+        Ok(())
+    })
+    .cores(6)
+    .ram(512)
+    .guest(guest("one"))
+    .guest(guest("two"))
+    .guest(Guest::bare_metal("victim", "counter").args("seconds=8"))
 }
 
 /// The CPUs that Linux runs on.

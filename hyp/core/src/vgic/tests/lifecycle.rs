@@ -125,7 +125,10 @@ fn a_core_leaves_nothing_behind() {
     }
     assert!(m.fire_spi(121, 50) && m.fire_ppi(0, 27) && m.fire_ppi(0, 30));
     m.send_sgi(0, 3, 1);
+    m.write_private(0, 0x200, 1 << 30);
+    assert!(m.physical.pending.contains(&ppi_name(0, 30)));
     off(&mut m, 0);
+    assert!(m.physical.pending.is_empty(), "a latch is not inherited");
     assert_eq!(
         m.physical.active.iter().copied().collect::<Vec<_>>(),
         [121],
