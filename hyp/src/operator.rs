@@ -6,11 +6,12 @@ use ballast_core::addr::{MIB, PAGE_SIZE};
 use ballast_core::balloon::{Calls, Counter};
 use ballast_core::log::{Entry, Event};
 use ballast_core::monitor::{
-    DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus, Operator,
-    PowerAction, Refused, TransferCounts, TransferStatus,
+    Amount, DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus,
+    MoveStatus, Operator, PowerAction, Refused, TransferCounts, TransferStatus,
 };
 
 use ballast_core::policy::Mode;
+use ballast_core::policy::transfer::Holding;
 
 use crate::console::Shell;
 use crate::guest::Guest;
@@ -135,20 +136,37 @@ impl Operator for Shell<'_> {
             return Err(Refused::State(guest.state()));
         }
         let pages = mib * MIB / PAGE_SIZE;
-        guest
-            .memory
-            .target
-            .set_reserve_pages(guest.memory.max_pages() - pages, 0);
-        self.system.record(Event::Target {
-            guest: guest.index as u8,
-            memory_kib: mib * KIB,
-            by: self.by,
-        });
-        guest.update_balloon(self.cpu);
+        self.system
+            .scheduler
+            .set_memory(self.system, self.cpu, guest, pages, self.by)
+    }
+
+    fn move_between(
+        &self,
+        from: usize,
+        to: usize,
+        amount: Amount,
+    ) -> Result<u32, (usize, Refused)> {
+        let guests = [self.named(from), self.named(to)];
+        let moved = Holding {
+            pages: amount.mib.saturating_mul(MIB / PAGE_SIZE),
+            cpus: amount.cpus,
+        };
+        let id = self.system.scheduler.begin_move(
+            self.system,
+            self.cpu,
+            guests,
+            moved,
+            amount.seconds,
+        )?;
         self.system
             .scheduler
             .requested(self.system, self.cpu, self.by);
-        Ok(())
+        Ok(id)
+    }
+
+    fn move_status(&self, nth: usize) -> Option<MoveStatus> {
+        self.system.scheduler.move_status(self.system, nth)
     }
 
     fn set_cpus(&self, guest: usize, cpus: u32) -> Result<(), Refused> {

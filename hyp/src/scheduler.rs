@@ -6,6 +6,8 @@
 //!
 //! Lock order: the policy's is inside the console's and outside the pool's and the guests'.
 
+mod moves;
+
 use alloc::boxed::Box;
 use alloc::vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,6 +16,8 @@ use ballast_abi::function;
 use ballast_core::addr::PAGE_SIZE;
 use ballast_core::config::PolicyConfig;
 use ballast_core::log::{Direction, Event, Origin};
+use ballast_core::monitor::Refused;
+use ballast_core::policy::transfer::{Holding, Transfers};
 use ballast_core::policy::{Entitlement, Mode, Move, Observed, Policy, Seen, Settings};
 use spin::mutex::TicketMutex;
 
@@ -43,6 +47,7 @@ pub struct Scheduler {
 
 struct State {
     policy: Policy,
+    transfers: Transfers,
     observed: Box<[Observed]>,
     asked_us: u64,
 }
@@ -70,6 +75,7 @@ impl Scheduler {
             memory_pages: 0,
             target_pages: 0,
             can_move: false,
+            in_transfer: false,
             touched: None,
         };
         let mut policy = Policy::new(settings, &entitlements);
@@ -77,6 +83,7 @@ impl Scheduler {
         Self {
             state: TicketMutex::new(State {
                 policy,
+                transfers: Transfers::default(),
                 observed: vec![nothing; guests.len()].into_boxed_slice(),
                 asked_us: 0,
             }),
@@ -117,6 +124,49 @@ impl Scheduler {
         self.step(system, cpu);
     }
 
+    /// A guest shall have `pages` of memory; `by` a control guest or the operator.
+    ///
+    /// # Errors
+    /// It is in a move, which sets its target.
+    pub fn set_memory(
+        &self,
+        system: &System,
+        cpu: &PerCpu,
+        guest: &Guest,
+        pages: u64,
+        by: Origin,
+    ) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        if let Some(open) = state.transfers.of(guest.index) {
+            return Err(Refused::InMove(open.id));
+        }
+        state.transfers.write_off(guest.index);
+        guest
+            .memory
+            .target
+            .set_reserve_pages(guest.memory.max_pages().saturating_sub(pages), 0);
+        drop(state);
+        system.record(Event::Target {
+            guest: guest.index as u8,
+            memory_kib: pages * KIB_PER_PAGE,
+            by,
+        });
+        guest.update_balloon(cpu);
+        self.requested(system, cpu, by);
+        Ok(())
+    }
+
+    /// A guest has stopped.
+    pub fn stopped(&self, system: &System, cpu: &PerCpu, guest: &Guest) {
+        let mut state = self.state.lock();
+        state.policy.stopped(guest.index);
+        state.transfers.stopped(guest.index, system.now_us());
+        drop(state);
+        self.unresponsive
+            .fetch_and(!(1 << guest.index), Ordering::Relaxed);
+        self.step(system, cpu);
+    }
+
     /// A guest has made `call` of the balloon interface, successfully, with `x1` as its first argument.
     pub fn called(&self, system: &System, guest: &Guest, call: u32, x1: u64) {
         let now_us = system.now_us();
@@ -137,10 +187,22 @@ impl Scheduler {
                 let memory = system.pages_of(guest);
                 let mut state = self.state.lock();
                 state.policy.pressure(guest.index, memory, x1, now_us);
+                state
+                    .transfers
+                    .trouble(guest.index, guest.target_pages(), now_us);
                 drop(state);
                 self.wait_until(system, self.not_too_soon(now_us));
             }
-            function::HELLO => self.state.lock().policy.restarted(guest.index),
+            function::HELLO => {
+                let mut state = self.state.lock();
+                state.policy.restarted(guest.index);
+                // What it was asked for it is asked for still.
+                let is_asked = state.policy.open_move(guest.index).is_some();
+                drop(state);
+                if is_asked {
+                    self.wait_until(system, self.not_too_soon(now_us));
+                }
+            }
             function::TARGET if self.is_unresponsive(guest) => self.recover(system, guest, now_us),
             // Its target reached: whoever waits for that need not wait for the timer.
             function::RESERVE | function::RELEASE
@@ -198,6 +260,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         let State {
             policy,
+            transfers,
             observed,
             asked_us,
         } = &mut *state;
@@ -205,15 +268,24 @@ impl Scheduler {
         self.due_us.store(NEVER, Ordering::Relaxed);
         self.stepped_us.store(now_us, Ordering::Relaxed);
         let counts = *system.pool.lock().counts();
+        let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
+        let next_transfer_us = transfers.step(now_us, |guest| Holding {
+            pages: pages(guest),
+            cpus: 0,
+        });
+        let wake = moves::carry_out(system, transfers);
+        let kept = system.pool.lock().kept();
         for (guest, seen) in system.guests.iter().zip(&mut *observed) {
             *seen = Observed {
-                memory_pages: counts.guests.get(guest.index).copied().unwrap_or(0).into(),
+                memory_pages: pages(guest.index),
                 target_pages: guest.target_pages(),
                 can_move: guest.phase() == Phase::Running && guest.memory.has_driver(),
+                in_transfer: transfers.of(guest.index).is_some(),
                 touched: None,
             };
         }
-        let decision = policy.step(now_us, observed, counts.free().into());
+        let free = counts.free().saturating_sub(kept);
+        let decision = policy.step(now_us, observed, free.into());
         for notice in policy.notices() {
             self.note(system, notice.guest, notice.seen, now_us, observed);
         }
@@ -236,7 +308,9 @@ impl Scheduler {
             if !seen.can_move || guest.plan.config.realtime {
                 continue;
             }
-            if let Some(open) = policy.open_move(guest.index) {
+            if let Some(open) = policy.open_move(guest.index)
+                && !seen.in_transfer
+            {
                 guest
                     .memory
                     .target
@@ -249,7 +323,9 @@ impl Scheduler {
             guest.update_balloon(cpu);
         }
         drop(state);
-        if let Some(next_us) = decision.next_us {
+        system.wake(cpu, wake);
+        let next = [decision.next_us, next_transfer_us].into_iter().flatten();
+        if let Some(next_us) = next.min() {
             self.wait_until(system, next_us);
         }
     }

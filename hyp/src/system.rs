@@ -118,6 +118,7 @@ impl System {
     /// A guest's last core has left it.
     pub fn guest_stopped(&self, guest: &Guest, cpu: &PerCpu) {
         self.tell_stopped(cpu, guest);
+        self.scheduler.stopped(self, cpu, guest);
         let index = guest.index as u8;
         let name = &guest.plan.config.name;
         match guest.after_stop() {

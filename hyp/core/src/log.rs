@@ -9,6 +9,7 @@ use core::fmt;
 
 use crate::console::Labels;
 use crate::policy::Mode;
+use crate::policy::transfer::{Cause, Phase};
 
 /// Events kept.
 pub const CAPACITY: usize = 256;
@@ -164,6 +165,23 @@ pub enum Event {
         /// Time from the change of the target, in microseconds.
         us: u64,
     },
+    /// A move from guest to guest has come so far.
+    Move {
+        /// Its number.
+        id: u32,
+        /// Index of the guest that gives.
+        from: u8,
+        /// Index of the guest that gets.
+        to: u8,
+        /// Memory that moves, in KiB.
+        memory_kib: u64,
+        /// Cores that move.
+        cpus: u8,
+        /// How far it has come.
+        phase: Phase,
+        /// Why it goes back, if it does.
+        cause: Option<Cause>,
+    },
     /// A guest wants memory, and none is free; it is told when there is.
     Waiting {
         /// Index of the guest.
@@ -266,10 +284,36 @@ impl fmt::Display for Described<'_> {
                 };
                 write!(f, "event={verb} {} kib={memory_kib} us={us}", who(guest))
             }
+            Event::Move {
+                id,
+                from,
+                to,
+                memory_kib,
+                cpus,
+                phase,
+                cause,
+            } => write!(
+                f,
+                "event=move id={id} from={} to={} memory-mib={} cpus={cpus} state={} cause={}",
+                Name(self.labels, from.into()),
+                Name(self.labels, to.into()),
+                memory_kib >> 10,
+                phase.name(),
+                cause.map_or("none", Cause::name),
+            ),
             Event::Waiting { guest, memory_kib } => {
                 write!(f, "event=waiting {} kib={memory_kib}", who(guest))
             }
         }
+    }
+}
+
+/// A guest's name alone, for lines that name several.
+pub(crate) struct Name<'a>(pub &'a Labels, pub usize);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get(self.1).map_or("?", |label| label.name()))
     }
 }
 

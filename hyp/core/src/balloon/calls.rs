@@ -82,7 +82,7 @@ impl GuestMemory {
             },
             function::PRESSURE => {
                 // What the guest was configured with it may have back, if it is there.
-                let need = x1.min(u64::from(pool.lock().counts().free()));
+                let need = x1.min(u64::from(pool.lock().free_for(self.guest())));
                 let floor = self.max_pages.saturating_sub(self.config.memory_pages);
                 // A target on the way to which the guest came into trouble is given up.
                 let reserved = self

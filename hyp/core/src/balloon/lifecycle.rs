@@ -238,6 +238,11 @@ impl GuestMemory {
             }
             budget.spend(budget::ENTRY);
             let mut section = pool.lock();
+            if section.free_for(self.guest()) < PAGES_PER_BLOCK as u32
+                && section.kept_from(self.guest()) != 0
+            {
+                return Found::Nothing;
+            }
             if let Some(pa) = self.take_block(&mut section, ipa_block, use_for) {
                 return Found::Block(pa);
             }

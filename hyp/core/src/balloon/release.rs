@@ -152,6 +152,11 @@ impl<H: Hardware> Release<'_, H> {
     fn block(&mut self, span: Span) -> Option<bool> {
         loop {
             let pool = self.pool.get();
+            if pool.available_for(self.memory.guest()) < PAGES_PER_BLOCK as u32
+                && pool.kept_from(self.memory.guest()) != 0
+            {
+                return Some(false);
+            }
             if let Some(pa) = self.memory.take_block(pool, span.ipa_block, Use::Ram) {
                 self.memory
                     .stage2
@@ -249,7 +254,8 @@ impl<H: Hardware> Release<'_, H> {
             place.record = TableRecord::default();
             return Some(true);
         }
-        if self.pool.get().available() < u32::from(span.pages) {
+        let guest = self.memory.guest();
+        if self.pool.get().available_for(guest) < u32::from(span.pages) {
             return Some(false);
         }
         self.map_pages(span, place, holds_table)
@@ -311,11 +317,11 @@ impl<H: Hardware> Release<'_, H> {
     /// one, so that it can merge when all of it is back.
     fn new_table(&mut self, span: Span) -> Option<Place> {
         let pool = self.pool.get();
-        if pool.available() <= u32::from(span.pages) {
+        let guest = self.memory.guest();
+        if pool.available_for(guest) <= u32::from(span.pages) {
             return None;
         }
         self.budget.spend(budget::NEW_TABLE);
-        let guest = self.memory.guest();
         // Out of the way of pages that come back ascending.
         let last = PAGES_PER_BLOCK as u16 - 1;
         let slot = if span.first + span.pages > last {
@@ -345,7 +351,8 @@ impl<H: Hardware> Release<'_, H> {
         let before = table_page - span.first;
         let behind = span.pages - before - 1;
         let pool = self.pool.get();
-        if !pool.is_run_free(table, span.first, before)
+        if pool.available_for(guest) < u32::from(span.pages) - 1
+            || !pool.is_run_free(table, span.first, before)
             || !pool.is_run_free(table, table_page + 1, behind)
         {
             return None;

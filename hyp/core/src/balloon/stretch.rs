@@ -359,7 +359,8 @@ impl<H: Hardware> Release<'_, H> {
         let most = most.min(words.len());
         let mut blocks = 0;
         loop {
-            let some = most.min(blocks + self.pool.entries_left());
+            let some = blocks + self.pool.entries_left().min(self.blocks_left());
+            let some = most.min(some);
             let Some(rest) = words.get_mut(blocks..some) else {
                 break;
             };
@@ -381,6 +382,17 @@ impl<H: Hardware> Release<'_, H> {
         blocks
     }
 
+    /// How many blocks are not kept for others.
+    #[inline]
+    fn blocks_left(&mut self) -> usize {
+        let guest = self.memory.guest();
+        let pool = self.pool.get();
+        match pool.kept_from(guest) {
+            0 => usize::MAX,
+            _ => (pool.available_for(guest) >> 9) as usize,
+        }
+    }
+
     fn group(&mut self, words: &mut [u64], first: u64, target_pages: u64) -> usize {
         let Some((group, record)) = self.memory.group_at(self.tables, first) else {
             return 0;
@@ -396,7 +408,8 @@ impl<H: Hardware> Release<'_, H> {
             .min(u64::from(RELEASE_MOST));
         let covered = self.budget.left().saturating_sub(budget::STRETCH);
         let covered = covered / (budget::STRETCH_ENTRY + budget::STRETCH_PAGE + budget::SCRUB_PAGE);
-        let most = missing.min(spare as u32).min(covered);
+        let free = self.pool.get().available_for(self.memory.guest());
+        let most = missing.min(spare as u32).min(covered).min(free);
         let mut at_home = self.pool.get().home_group(group.frame);
         let (mut wanted, mut left) = (0, most);
         let mut entries = Entries::default();

@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 
 use super::list::{List, ListId, NONE};
 use super::moving::Waiting;
 use super::{
-    BLOCK_PAGES, Block, Counts, GuestId, GuestSet, Kind, MAX_REGIONS, NO_GUEST, Pool, Region,
-    frame_in_block, map_word_mut,
+    BLOCK_PAGES, Block, Counts, GuestId, GuestSet, Kind, MAX_KEPT, MAX_REGIONS, NO_GUEST, Pool,
+    Region, frame_in_block, map_word_mut,
 };
 use crate::addr::{BLOCK_SIZE, GIB, PAGE_SIZE, PAGES_PER_BLOCK, Pa, PaRange};
 use crate::limits::MAX_GUESTS;
@@ -109,6 +110,7 @@ impl Pool {
             wanting: GuestSet::EMPTY,
             untold_pages: 0,
             tell_at_once: false,
+            kept: Vec::with_capacity(MAX_KEPT),
         };
         pool.carve_holes(&ranges);
         for range in held {

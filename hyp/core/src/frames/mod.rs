@@ -36,6 +36,7 @@ mod boot;
 mod destination;
 mod guests;
 pub mod handover;
+mod kept;
 mod list;
 mod moving;
 mod split;
@@ -47,9 +48,11 @@ mod wanting;
 mod whole;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 pub use boot::{BootFrames, PoolError};
 pub use guests::{GuestId, GuestSet};
+pub use kept::Kept;
 use list::List;
 use moving::{Moving, Waiting};
 pub(crate) use moving::{Obstacle, Part};
@@ -124,6 +127,9 @@ enum Kind {
     /// Each frame for itself.
     Split,
 }
+
+/// Transfers that free frames can be kept for at a time.
+pub const MAX_KEPT: usize = MAX_GUESTS;
 
 /// No guest: a split block that is nobody's home, or a block that nobody claims.
 const NO_GUEST: u8 = u8::MAX;
@@ -243,6 +249,8 @@ pub struct Pool {
     untold_pages: u32,
     /// They are told of the next ones, however few.
     tell_at_once: bool,
+    /// Free frames that are not anybody's to take. At most [`MAX_KEPT`], for which there is room.
+    kept: Vec<Kept>,
 }
 
 impl Pool {

@@ -6,12 +6,16 @@ use crate::console::Labels;
 use crate::policy::Mode;
 
 /// What every command looks like, in the order `help` shows them.
-pub const USAGE: [(&str, &str); 11] = [
+pub const USAGE: [(&str, &str); 12] = [
     ("status", "the host and every guest, one line each"),
     ("mem GUEST MIB", "set how much memory a guest shall have"),
     ("cpus GUEST N", "set how many cores a guest shall have"),
+    (
+        "move FROM TO MIB [CPUS] [SECONDS]",
+        "memory and cores from guest to guest, all or nothing",
+    ),
     ("policy MODE", "who decides: manual, auto or external"),
-    ("transfers", "memory that is on its way"),
+    ("transfers", "what is on its way, and the last moves"),
     ("start GUEST", "start a stopped guest"),
     ("stop GUEST", "stop a guest at once"),
     ("reset GUEST", "start a guest anew with pristine images"),
@@ -43,6 +47,22 @@ impl PowerAction {
     }
 }
 
+/// Seconds that a move has unless it says otherwise.
+const MOVE_SECONDS: u32 = 30;
+/// The most it can have.
+const MOST_SECONDS: u32 = 3600;
+
+/// What a move moves, and how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    /// Memory, in MiB.
+    pub mib: u64,
+    /// Cores.
+    pub cpus: u32,
+    /// After so many seconds it is done or undone: 1 to 3600.
+    pub seconds: u32,
+}
+
 /// A command, understood. Guests are named by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -61,6 +81,15 @@ pub enum Command {
         guest: usize,
         /// Cores it shall have.
         cpus: u32,
+    },
+    /// `move FROM TO MIB [CPUS] [SECONDS]`.
+    Move {
+        /// Index of the guest that gives.
+        from: usize,
+        /// Index of the guest that gets.
+        to: usize,
+        /// What and by when.
+        amount: Amount,
     },
     /// `policy MODE`.
     Policy {
@@ -107,6 +136,8 @@ pub enum ParseError<'a> {
     NotCpus(&'a str),
     /// This is not the number of a log entry.
     NotEntry(&'a str),
+    /// This is not a number that can stand here; this is how the command looks.
+    NotNumber(&'a str, &'static str),
 }
 
 impl ParseError<'_> {
@@ -143,6 +174,12 @@ impl fmt::Display for Described<'_> {
             }
             ParseError::NotEntry(word) => {
                 write!(f, "'{word}' is no number of a log entry; usage: log [FROM]")
+            }
+            ParseError::NotNumber(word, usage) => {
+                write!(
+                    f,
+                    "'{word}' is not a number that can stand there; usage: {usage}"
+                )
             }
             ParseError::NotMode(word) => {
                 write!(f, "'{word}' is no policy: manual, auto or external")
@@ -197,6 +234,24 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
             let word = words.next().ok_or(ParseError::Usage(usage))?;
             let cpus = word.parse().map_err(|_| ParseError::NotCpus(word))?;
             Command::Cpus { guest, cpus }
+        }
+        "move" => {
+            let (from, to) = (guest()?, guest()?);
+            let mut number = |least: u32, unless_given: Option<u32>, most: u32| {
+                let Some(word) = words.next() else {
+                    return unless_given.ok_or(ParseError::Usage(usage));
+                };
+                let number = word.parse().ok();
+                number
+                    .filter(|number| (least..=most).contains(number))
+                    .ok_or(ParseError::NotNumber(word, usage))
+            };
+            let amount = Amount {
+                mib: number(0, None, u32::MAX)?.into(),
+                cpus: number(0, Some(0), u32::MAX)?,
+                seconds: number(1, Some(MOVE_SECONDS), MOST_SECONDS)?,
+            };
+            Command::Move { from, to, amount }
         }
         "policy" => {
             let word = words.next().ok_or(ParseError::Usage(usage))?;
@@ -274,6 +329,15 @@ mod tests {
         assert_eq!(parse("stats 1"), Some(Command::Stats { guest: 0 }));
         assert_eq!(parse("log"), Some(Command::Log { from: 0 }));
         assert_eq!(parse("log 17"), Some(Command::Log { from: 17 }));
+        for (line, cpus, seconds) in [
+            ("move 1 rtos 64", 0, 30),
+            ("move 1 4 64 2", 2, 30),
+            ("move linux-a rtos 64 0 5", 0, 5),
+        ] {
+            let (from, to, mib) = (0, 1, 64);
+            let amount = Amount { mib, cpus, seconds };
+            assert_eq!(parse(line), Some(Command::Move { from, to, amount }));
+        }
         assert_eq!(parse("transfers"), Some(Command::Transfers));
         let mode = Mode::Auto;
         assert_eq!(parse("policy auto"), Some(Command::Policy { mode }));
@@ -284,7 +348,7 @@ mod tests {
     fn errors_say_what_was_wrong_and_what_is_possible() {
         assert_eq!(
             error("list"),
-            "unknown command 'list'; commands: status, mem, cpus, policy, transfers, start, stop, reset, stats, log, help"
+            "unknown command 'list'; commands: status, mem, cpus, move, policy, transfers, start, stop, reset, stats, log, help"
         );
         assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
         assert_eq!(error("status now"), "usage: status");
@@ -297,6 +361,22 @@ mod tests {
             error("log all"),
             "'all' is no number of a log entry; usage: log [FROM]"
         );
+        let usage = "usage: move FROM TO MIB [CPUS] [SECONDS]";
+        assert_eq!(error("move 1 4"), usage);
+        assert_eq!(
+            error("move 1 2 3"),
+            "no guest '2'; guests: 1 linux-a, 4 rtos"
+        );
+        for (line, word) in [
+            ("move 1 4 x", "x"),
+            ("move 1 4 1 -1", "-1"),
+            ("move 1 4 1 1 0", "0"),
+        ] {
+            assert_eq!(
+                error(line),
+                format!("'{word}' is not a number that can stand there; {usage}")
+            );
+        }
         assert_eq!(error("stop 2"), "no guest '2'; guests: 1 linux-a, 4 rtos");
         for mib in ["-1", "1.5", "256M", "99999999999999999999999"] {
             assert_eq!(

@@ -12,17 +12,17 @@ mod session;
 
 use core::fmt;
 
-pub use command::{Command, ParseError, PowerAction, USAGE, parse};
+pub use command::{Amount, Command, ParseError, PowerAction, USAGE, parse};
 pub use editor::{Edit, Editor, LINE_BYTES};
 pub use report::{
     DriverState, ExitCause, ExitCounts, GuestState, GuestStats, GuestStatus, HostStatus,
-    StatsGroup, TransferCounts, TransferStatus,
+    MoveStatus, StatsGroup, TransferCounts, TransferStatus,
 };
 pub use session::{BeginError, Session};
 
 use crate::console::{InputRing, Labels, Stage};
 use crate::cores;
-use crate::log::Entry;
+use crate::log::{Entry, Name};
 use crate::policy::Mode;
 
 /// What is shown before each command.
@@ -53,6 +53,14 @@ pub enum Refused {
     NoMemory(u64),
     /// A device of the guest may still be writing to its memory.
     Devices,
+    /// The guest is in the move of this number.
+    InMove(u32),
+    /// The guest has no driver, or one that does not answer.
+    NoAnswer,
+    /// The guest is still on its way to its target.
+    Moving,
+    /// It is no move: of nothing, or from a guest to itself.
+    Nothing,
 }
 
 impl fmt::Display for Refused {
@@ -73,6 +81,10 @@ impl fmt::Display for Refused {
             Self::State(state) => write!(f, "the guest is {}", state.name()),
             Self::Busy => f.write_str("another change of this guest is under way, try again"),
             Self::NoMemory(mib) => write!(f, "not enough memory, free-mib={mib}"),
+            Self::InMove(id) => write!(f, "the guest is in move={id}, see transfers"),
+            Self::NoAnswer => f.write_str("the guest has no balloon driver that answers"),
+            Self::Moving => f.write_str("the guest is on its way to its target, try again"),
+            Self::Nothing => f.write_str("nothing would move"),
             Self::Devices => f.write_str(
                 "a device of the guest may still write to its memory: only a reset of the board ends that",
             ),
@@ -103,6 +115,14 @@ pub trait Operator {
     fn set_cpus(&self, guest: usize, cpus: u32) -> Result<(), Refused>;
     /// From now on `mode` decides.
     fn set_policy(&self, mode: Mode);
+    /// Begins to move memory and cores from one guest to another, all of it or none; the number of the move.
+    ///
+    /// # Errors
+    /// Which guest is in the way and why; nothing has changed.
+    fn move_between(&self, from: usize, to: usize, amount: Amount)
+    -> Result<u32, (usize, Refused)>;
+    /// The `nth` of the moves that are still known, the oldest first.
+    fn move_status(&self, nth: usize) -> Option<MoveStatus>;
     /// A guest's memory that is on its way, if any is.
     fn transfer(&self, guest: usize) -> Option<TransferStatus>;
     /// Begins to start, stop or reset a guest.
@@ -118,6 +138,7 @@ enum Job {
     Idle,
     Status { line: usize },
     Transfers { guest: usize },
+    Moves { nth: usize },
     Stats { guest: usize, line: usize },
     Log { sequence: u64 },
     Help { line: usize },
@@ -263,6 +284,19 @@ impl Runner {
                     format_args!("target-cpus={cpus}"),
                 );
             }
+            Command::Move { from, to, amount } => match shell.move_between(from, to, amount) {
+                Ok(id) => stage.text(format_args!(
+                    "ok move={id} from={} to={} memory-mib={} cpus={} deadline-s={}\r\n",
+                    Name(labels, from),
+                    Name(labels, to),
+                    amount.mib,
+                    amount.cpus,
+                    amount.seconds
+                )),
+                Err((guest, refused)) => {
+                    answer(labels, guest, stage, Err(refused), format_args!(""));
+                }
+            },
             Command::Power { guest, action } => {
                 let result = shell.power(guest, action);
                 answer(
@@ -303,6 +337,15 @@ impl Runner {
                         guest: guest.saturating_add(1),
                     }
                 }
+                None => Job::Moves { nth: 0 },
+            },
+            Job::Moves { nth } => match shell.move_status(nth) {
+                Some(status) => {
+                    stage.text(format_args!("{}\r\n", status.line(labels)));
+                    Job::Moves {
+                        nth: nth.saturating_add(1),
+                    }
+                }
                 None => Job::Idle,
             },
             Job::Stats { guest, line } => match (labels.get(guest), StatsGroup::ALL.get(line)) {
@@ -331,7 +374,7 @@ impl Runner {
             },
             Job::Help { line } => match USAGE.get(line) {
                 Some((usage, what)) => {
-                    stage.text(format_args!("{usage:<16}{what}\r\n"));
+                    stage.text(format_args!("{usage:<34}{what}\r\n"));
                     Job::Help {
                         line: line.saturating_add(1),
                     }

@@ -3,10 +3,12 @@
 
 use core::fmt;
 
-use crate::console::Label;
+use crate::console::{Label, Labels};
 use crate::cores::CpuSet;
+use crate::log::Name;
 use crate::pl011::UartCounts;
 use crate::policy::Mode;
+use crate::policy::transfer::{Cause, Phase};
 
 /// Whether a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +167,67 @@ impl fmt::Display for Labelled<'_, TransferStatus> {
             transfer.target_kib >> 10,
             transfer.since_ms,
             transfer.left_ms,
+        )
+    }
+}
+
+/// One move from guest to guest, for `transfers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoveStatus {
+    /// Its number: they count up from 1.
+    pub id: u32,
+    /// Index of the guest that gives.
+    pub from: usize,
+    /// Index of the guest that gets.
+    pub to: usize,
+    /// Memory that moves, in KiB.
+    pub memory_kib: u64,
+    /// Cores that move.
+    pub cpus: u32,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Why it goes back, if it does.
+    pub cause: Option<Cause>,
+    /// What the giver has less than before, in KiB.
+    pub given_kib: u64,
+    /// What the taker has more than before, in KiB.
+    pub taken_kib: u64,
+    /// Time since it began, or that it took, in milliseconds.
+    pub since_ms: u64,
+    /// Time to its deadline, in milliseconds; 0 if it has ended.
+    pub left_ms: u64,
+}
+
+impl MoveStatus {
+    /// The move's line.
+    #[must_use]
+    pub fn line<'a>(&'a self, labels: &'a Labels) -> impl fmt::Display + 'a {
+        MoveLine { labels, of: self }
+    }
+}
+
+struct MoveLine<'a> {
+    labels: &'a Labels,
+    of: &'a MoveStatus,
+}
+
+impl fmt::Display for MoveLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.of;
+        write!(
+            f,
+            "move id={} from={} to={} memory-mib={} cpus={} state={} cause={} given-mib={} taken-mib={} since-ms={} deadline-ms={}",
+            status.id,
+            Name(self.labels, status.from),
+            Name(self.labels, status.to),
+            status.memory_kib >> 10,
+            status.cpus,
+            status.phase.name(),
+            status.cause.map_or("none", Cause::name),
+            status.given_kib >> 10,
+            status.taken_kib >> 10,
+            status.since_ms,
+            status.left_ms,
         )
     }
 }

@@ -68,7 +68,8 @@ impl Session {
     /// The next bytes of the answer; 0 at its end. Lines end with LF. One line at most is put into words, so
     /// the work is bounded.
     pub fn read(&mut self, shell: &impl Operator, out: &mut [u8]) -> usize {
-        if self.stage.is_empty() && self.runner.is_running() {
+        // A step that has nothing to say is no end; there are as many as guests.
+        while self.stage.is_empty() && self.runner.is_running() {
             self.runner.run(&self.labels, shell, &mut self.stage);
         }
         // The terminal's CR is none of a program's business.

@@ -186,6 +186,14 @@ impl Policy {
         }
     }
 
+    /// A guest has stopped: what was asked of it is void.
+    pub fn stopped(&mut self, guest: usize) {
+        self.restarted(guest);
+        if let Some(member) = self.members.get_mut(guest) {
+            member.response.forget();
+        }
+    }
+
     /// Whether a guest is unresponsive.
     #[must_use]
     pub fn is_unresponsive(&self, guest: usize) -> bool {
@@ -231,6 +239,7 @@ impl Policy {
             // The operator's word stands, even if a guest does not listen or there is no memory.
             if matches!(member.notice, Some(Seen::GivenUp | Seen::InVain))
                 && self.mode != Mode::Manual
+                && !seen.in_transfer
             {
                 member.change = Some(seen.memory_pages);
             }
@@ -262,6 +271,7 @@ impl Policy {
             // Nobody looks whether memory has come that nobody gives: whoever frees some has a step made.
             let waits = free < BLOCK && self.mode == Mode::Manual;
             if let Some(open) = member.response.open()
+                && seen.can_move
                 && (open.is_giving() || !waits)
             {
                 let look = open
@@ -303,14 +313,17 @@ impl Policy {
 impl Member {
     /// Its memory can change by asking it.
     const fn can_be_asked(&self, seen: &Observed) -> bool {
-        seen.can_move && !self.entitlement.fixed && !self.response.is_unresponsive()
+        seen.can_move
+            && !seen.in_transfer
+            && !self.entitlement.fixed
+            && !self.response.is_unresponsive()
     }
 
     fn look(&mut self, seen: &Observed, free: u64, now_us: u64) {
         self.change = None;
         self.notice = None;
+        // A driver that is gone is asked nothing; what it was late with when it left, its next one is late with.
         if !seen.can_move || self.entitlement.fixed {
-            self.response.forget();
             return;
         }
         let look = self

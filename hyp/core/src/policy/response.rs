@@ -113,7 +113,7 @@ impl Response {
         recovers
     }
 
-    /// Its driver is gone or has begun anew: what was asked of it is void.
+    /// It begins anew: what was asked of it is void.
     pub fn forget(&mut self) {
         self.open = None;
         self.misses = 0;

@@ -8,6 +8,12 @@
 //!
 //! A guest is in one open transfer at a time, and a second one is refused and not queued. Nobody waits
 //! for anybody, so two opposite requests cannot deadlock, and a guest never has two targets.
+//!
+//! What the giver has given and the taker not yet taken is kept for them ([`Transfers::kept`]): were it anybody's,
+//! there might be nothing to go back to. A guest that stops or is reset leaves its transfer, and the other goes
+//! back; so does a giver that says PRESSURE.
+
+use alloc::vec::Vec;
 
 use crate::addr::PAGES_PER_BLOCK;
 use crate::limits::MAX_GUESTS;
@@ -64,6 +70,71 @@ pub struct Side {
     pub min: Holding,
     /// Its maximum.
     pub max: Holding,
+}
+
+/// Why a transfer goes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// Not all of it has happened in time.
+    Deadline,
+    /// A guest has stopped, or was reset.
+    Stopped,
+    /// The giver is in trouble.
+    Pressure,
+}
+
+impl Cause {
+    /// The word for it in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Stopped => "stopped",
+            Self::Pressure => "pressure",
+        }
+    }
+}
+
+/// Free memory and cores that are a transfer's: what the giver had and neither has now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Index of the guest that gives.
+    pub giver: usize,
+    /// Index of the guest that gets.
+    pub taker: usize,
+    /// The one of them that may take it now.
+    pub holder: usize,
+    /// What the giver had.
+    pub giver_before: Holding,
+    /// What the taker had.
+    pub taker_before: Holding,
+    /// Never more than this.
+    pub most: Holding,
+}
+
+impl Kept {
+    /// How much it is when the giver and the taker have this.
+    #[must_use]
+    pub fn now(&self, giver: Holding, taker: Holding) -> Holding {
+        let between = |before: [u64; 2], now: [u64; 2], most: u64| {
+            let given = before[0].saturating_sub(now[0]).min(most);
+            given.saturating_sub(now[1].saturating_sub(before[1]))
+        };
+        let (giver_before, taker_before) = (self.giver_before, self.taker_before);
+        Holding {
+            pages: between(
+                [giver_before.pages, taker_before.pages],
+                [giver.pages, taker.pages],
+                self.most.pages,
+            ),
+            cpus: u32::try_from(between(
+                [giver_before.cpus.into(), taker_before.cpus.into()],
+                [giver.cpus.into(), taker.cpus.into()],
+                self.most.cpus.into(),
+            ))
+            .unwrap_or(0),
+        }
+    }
 }
 
 /// Why a transfer was not begun. Nothing has changed.
@@ -136,8 +207,20 @@ pub struct Transfer {
     pub began_us: u64,
     /// When it has happened or not.
     pub deadline_us: u64,
+    /// When it ended, if it has.
+    pub ended_us: Option<u64>,
+    /// Why it goes back, if it does.
+    pub cause: Option<Cause>,
     from_before: Holding,
     to_before: Holding,
+    to_max: Holding,
+    /// A guest that has stopped since has nothing to go back to.
+    from_is_gone: bool,
+    to_is_gone: bool,
+    /// Stranded, and what it had is no longer kept for it.
+    is_written_off: bool,
+    /// The phase is new since it was last asked for.
+    is_news: bool,
 }
 
 impl Transfer {
@@ -159,7 +242,8 @@ impl Transfer {
     }
 
     /// When the phase ends if nothing happens.
-    fn phase_ends_us(&self) -> u64 {
+    #[must_use]
+    pub fn phase_ends_us(&self) -> u64 {
         let quarter = self.deadline_us.saturating_sub(self.began_us) / 4;
         match self.phase {
             Phase::Giving => self.began_us.saturating_add(2 * quarter),
@@ -171,22 +255,74 @@ impl Transfer {
     fn look(&mut self, now_us: u64, from: Holding, to: Holding) {
         let (from_target, to_target) = self.targets();
         let is_late = now_us >= self.phase_ends_us();
-        self.phase = match self.phase {
-            Phase::Giving if from.is_at_most(from_target) => Phase::Taking,
-            Phase::Taking if to.is_at_least(to_target) => Phase::Done,
-            Phase::Giving | Phase::Taking if is_late => Phase::Returning,
-            Phase::Returning if from.is_at(from_target) && to.is_at(to_target) => Phase::RolledBack,
-            Phase::Returning if is_late => Phase::Stranded,
-            same => same,
+        let is_back = (self.from_is_gone || from.is_at(from_target))
+            && (self.to_is_gone || to.is_at(to_target));
+        match self.phase {
+            Phase::Giving if from.is_at_most(from_target) => self.enter(Phase::Taking, now_us),
+            Phase::Taking if to.is_at_least(to_target) => self.enter(Phase::Done, now_us),
+            Phase::Giving | Phase::Taking if is_late => self.go_back(Cause::Deadline, now_us),
+            Phase::Returning | Phase::Stranded if is_back => self.enter(Phase::RolledBack, now_us),
+            Phase::Returning if is_late => self.enter(Phase::Stranded, now_us),
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, now_us: u64) {
+        self.phase = phase;
+        self.is_news = true;
+        self.ended_us = (!phase.is_open()).then_some(now_us);
+    }
+
+    fn go_back(&mut self, cause: Cause, now_us: u64) {
+        self.cause = Some(cause);
+        self.enter(Phase::Returning, now_us);
+    }
+
+    /// Something may still happen: it is open, or a guest may still go back.
+    const fn is_watched(&self) -> bool {
+        self.phase.is_open() || matches!(self.phase, Phase::Stranded) && !self.is_written_off
+    }
+
+    const fn has(&self, guest: usize) -> bool {
+        self.from == guest || self.to == guest
+    }
+
+    /// What the giver and the taker shall have, unless they have stopped since.
+    #[must_use]
+    pub fn wishes(&self) -> [Option<(usize, Holding)>; 2] {
+        let (from, to) = self.targets();
+        [
+            (!self.from_is_gone).then_some((self.from, from)),
+            (!self.to_is_gone).then_some((self.to, to)),
+        ]
+    }
+
+    /// What the giver has given and the taker taken, when they have this.
+    #[must_use]
+    pub fn progress(&self, from: Holding, to: Holding) -> [Holding; 2] {
+        let part = |before: Holding, now: Holding| Holding {
+            pages: now.pages.saturating_sub(before.pages),
+            cpus: now.cpus.saturating_sub(before.cpus),
         };
+        [part(from, self.from_before), part(self.to_before, to)]
     }
 }
 
 /// Every transfer that is open, and the last finished ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Transfers {
-    slots: heapless::Vec<Transfer, KEPT>,
+    /// At most [`KEPT`], for which there is room from the beginning.
+    slots: Vec<Transfer>,
     last_id: u32,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self {
+            slots: Vec::with_capacity(KEPT),
+            last_id: 0,
+        }
+    }
 }
 
 impl Transfers {
@@ -222,7 +358,7 @@ impl Transfers {
         if deadline_us <= now_us {
             return Err(Refused::TooLate);
         }
-        if self.slots.is_full() {
+        if self.slots.len() >= KEPT {
             // Open ones have two guests each, so there is a finished one.
             let oldest = self.slots.iter().position(|slot| !slot.phase.is_open());
             self.slots.remove(oldest.unwrap_or(0));
@@ -236,19 +372,27 @@ impl Transfers {
             phase: Phase::Giving,
             began_us: now_us,
             deadline_us,
+            ended_us: None,
+            cause: None,
             from_before: from.has,
             to_before: to.has,
+            to_max: to.max,
+            from_is_gone: false,
+            to_is_gone: false,
+            is_written_off: false,
+            is_news: true,
         };
-        self.slots
-            .push(transfer)
-            .map_err(|_| Refused::Busy(from.guest))?;
+        // Whatever an earlier one still waited for from them, this is what they shall have now.
+        self.write_off(from.guest);
+        self.write_off(to.guest);
+        self.slots.push(transfer);
         Ok(self.last_id)
     }
 
     /// Goes on with every open transfer. `has` says what a guest has. When to look again if nothing is heard;
     /// `None` if none is open.
     pub fn step(&mut self, now_us: u64, has: impl Fn(usize) -> Holding) -> Option<u64> {
-        for slot in self.slots.iter_mut().filter(|slot| slot.phase.is_open()) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_watched()) {
             slot.look(now_us, has(slot.from), has(slot.to));
         }
         let open = self.slots.iter().filter(|slot| slot.phase.is_open());
@@ -262,13 +406,81 @@ impl Transfers {
         open.find(|slot| slot.from == guest || slot.to == guest)
     }
 
-    /// What a guest shall have, by the last transfer it was in that is still kept.
-    #[must_use]
-    pub fn target(&self, guest: usize) -> Option<Holding> {
-        let mut last = self.slots.iter().rev();
-        let slot = last.find(|slot| slot.from == guest || slot.to == guest)?;
-        let (from, to) = slot.targets();
-        Some(if slot.from == guest { from } else { to })
+    /// A guest has stopped: it leaves its transfer, and the other goes back.
+    pub fn stopped(&mut self, guest: usize, now_us: u64) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_watched()) {
+            slot.from_is_gone |= slot.from == guest;
+            slot.to_is_gone |= slot.to == guest;
+            if slot.has(guest) && matches!(slot.phase, Phase::Giving | Phase::Taking) {
+                slot.go_back(Cause::Stopped, now_us);
+            }
+        }
+    }
+
+    /// A guest is in trouble, and its target is `pages` now. A giver gets back what it gave; a taker may keep what
+    /// it got for that reason.
+    pub fn trouble(&mut self, guest: usize, pages: u64, now_us: u64) {
+        let mut open = self.slots.iter_mut().filter(|slot| slot.phase.is_open());
+        let Some(slot) = open.find(|slot| slot.has(guest)) else {
+            return;
+        };
+        let is_under_way = matches!(slot.phase, Phase::Giving | Phase::Taking);
+        if slot.from == guest {
+            if is_under_way {
+                slot.go_back(Cause::Pressure, now_us);
+            }
+            slot.from_before.pages = slot.from_before.pages.max(pages);
+        } else {
+            let (_, target) = slot.targets();
+            let more = pages.saturating_sub(target.pages);
+            let most = slot.to_max.pages.saturating_sub(slot.amount.pages);
+            let raised = slot.to_before.pages.saturating_add(more).min(most);
+            slot.to_before.pages = slot.to_before.pages.max(raised);
+        }
+        slot.is_news = true;
+    }
+
+    /// Somebody else decides now what a guest shall have: a stranded transfer waits for it no longer.
+    pub fn write_off(&mut self, guest: usize) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.has(guest)) {
+            slot.is_written_off |= slot.phase == Phase::Stranded;
+        }
+    }
+
+    /// What is kept for transfers.
+    pub fn kept(&self) -> impl Iterator<Item = Kept> {
+        let watched = self.slots.iter().filter(|slot| slot.is_watched());
+        watched.map(|slot| Kept {
+            giver: slot.from,
+            taker: slot.to,
+            holder: if slot.phase == Phase::Taking {
+                slot.to
+            } else {
+                slot.from
+            },
+            giver_before: slot.from_before,
+            // What one that begins anew has is no part of what was given.
+            taker_before: if slot.to_is_gone {
+                Holding {
+                    pages: u64::MAX,
+                    cpus: u32::MAX,
+                }
+            } else {
+                slot.to_before
+            },
+            most: if slot.from_is_gone {
+                Holding::default()
+            } else {
+                slot.amount
+            },
+        })
+    }
+
+    /// A transfer whose phase is new, each phase once.
+    pub fn take_news(&mut self) -> Option<Transfer> {
+        let news = self.slots.iter_mut().find(|slot| slot.is_news)?;
+        news.is_news = false;
+        Some(*news)
     }
 
     /// The transfers, the oldest first.

@@ -25,6 +25,8 @@ pub struct Observed {
     pub target_pages: u64,
     /// It runs and has a driver.
     pub can_move: bool,
+    /// It is in a [`transfer`](super::transfer), which sets its target.
+    pub in_transfer: bool,
     /// Thousandths of its blocks to which an access was seen lately, if they were sampled.
     pub touched: Option<u16>,
 }

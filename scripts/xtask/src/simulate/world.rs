@@ -237,6 +237,7 @@ impl World {
                 memory_pages: guest.memory,
                 target_pages: guest.target,
                 can_move: true,
+                in_transfer: false,
                 touched: None,
             }));
         self.next = self

@@ -11,6 +11,7 @@ mod kernels;
 mod linux;
 mod memory;
 mod monitor;
+mod moves;
 mod policy;
 mod refusals;
 mod rpi4;
@@ -80,6 +81,7 @@ fn scenarios() -> Vec<Scenario> {
         cores::scenarios(),
         scrub::scenarios(),
         core_moves::scenarios(),
+        moves::scenarios(),
         policy::scenarios(),
         user_balloon::scenarios(),
         rpi4::scenarios(),

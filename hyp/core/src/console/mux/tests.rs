@@ -9,8 +9,8 @@ use crate::console::{Label, Stage};
 use crate::exit::Width;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
-    DriverState, GuestState, GuestStats, GuestStatus, HostStatus, PowerAction, Refused,
-    TransferStatus,
+    Amount, DriverState, GuestState, GuestStats, GuestStatus, HostStatus, MoveStatus, PowerAction,
+    Refused, TransferStatus,
 };
 use crate::policy::Mode;
 
@@ -81,6 +81,14 @@ impl Operator for Shell {
         self.asked
             .borrow_mut()
             .push(format!("policy {}", mode.name()));
+    }
+
+    fn move_between(&self, _: usize, _: usize, _: Amount) -> Result<u32, (usize, Refused)> {
+        Ok(1)
+    }
+
+    fn move_status(&self, _: usize) -> Option<MoveStatus> {
+        None
     }
 
     fn transfer(&self, guest: usize) -> Option<TransferStatus> {

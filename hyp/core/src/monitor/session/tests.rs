@@ -6,10 +6,11 @@ use super::*;
 use crate::console::Label;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
-    DriverState, GuestState, GuestStats, GuestStatus, HostStatus, PowerAction, Refused,
-    TransferStatus,
+    Amount, DriverState, GuestState, GuestStats, GuestStatus, HostStatus, MoveStatus, PowerAction,
+    Refused, TransferStatus,
 };
 use crate::policy::Mode;
+use crate::policy::transfer::{Cause, Phase};
 
 /// Two guests, and what was asked of them.
 #[derive(Default)]
@@ -77,6 +78,37 @@ impl Operator for Board {
         })
     }
 
+    fn move_between(
+        &self,
+        from: usize,
+        to: usize,
+        amount: Amount,
+    ) -> Result<u32, (usize, Refused)> {
+        if amount.mib > 99 {
+            return Err((to, Refused::AboveMaximum(99)));
+        }
+        self.asked
+            .borrow_mut()
+            .push(format!("move {from} {to} {amount:?}"));
+        Ok(7)
+    }
+
+    fn move_status(&self, nth: usize) -> Option<MoveStatus> {
+        (nth == 0).then_some(MoveStatus {
+            id: 7,
+            from: 0,
+            to: 1,
+            memory_kib: 64 << 10,
+            cpus: 1,
+            phase: Phase::Returning,
+            cause: Some(Cause::Deadline),
+            given_kib: 5 << 10,
+            taken_kib: 0,
+            since_ms: 15_001,
+            left_ms: 14_999,
+        })
+    }
+
     fn set_memory(&self, guest: usize, mib: u64) -> Result<(), Refused> {
         self.asked.borrow_mut().push(format!("mem {guest} {mib}"));
         Ok(())
@@ -126,6 +158,28 @@ fn a_command_is_answered_in_the_monitors_words() {
     assert!(answer(&mut session, &board).starts_with("error: guest=1 name=linux "));
     assert_eq!(*board.asked.borrow(), ["mem 1 96", "stop 0"]);
     assert_eq!(answer(&mut session, &board), "");
+}
+
+#[test]
+fn a_move_is_begun_and_shown() {
+    let (board, mut session) = (Board::default(), session());
+    session.begin(b"move 1 rtos 64 1 20", &board).unwrap();
+    assert_eq!(
+        answer(&mut session, &board),
+        "ok move=7 from=linux to=rtos memory-mib=64 cpus=1 deadline-s=20\n"
+    );
+    session.begin(b"move 1 rtos 100", &board).unwrap();
+    assert_eq!(
+        answer(&mut session, &board),
+        "error: guest=2 name=rtos above the guest's memory-max-mib=99\n"
+    );
+    session.begin(b"transfers", &board).unwrap();
+    assert_eq!(
+        answer(&mut session, &board),
+        "transfer guest=1 name=linux from-mib=2 memory-mib=1 target-mib=1 since-ms=7 deadline-ms=1993\n\
+         move id=7 from=linux to=rtos memory-mib=64 cpus=1 state=returning cause=deadline given-mib=5 \
+         taken-mib=0 since-ms=15001 deadline-ms=14999\n"
+    );
 }
 
 #[test]

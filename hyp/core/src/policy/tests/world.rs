@@ -83,6 +83,7 @@ impl Guest {
             memory_pages: self.memory,
             target_pages: self.target,
             can_move: self.has_driver,
+            in_transfer: false,
             touched: self.is_sampled.then_some(touched as u16),
         }
     }
