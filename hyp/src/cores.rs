@@ -40,10 +40,12 @@ impl System {
         let moves = self.cores.put_back(guest.index, cpu.index);
         if !moves.is_empty() {
             self.tell_moves(cpu, &moves);
+            self.scheduler.cores_moved(self);
         }
     }
 
-    fn tell_moves(&self, cpu: &PerCpu, moves: &Moves) {
+    /// Tells who is concerned.
+    pub fn tell_moves(&self, cpu: &PerCpu, moves: &Moves) {
         for step in moves {
             match *step {
                 Move::Taken { guest, core, left } => {

@@ -172,8 +172,8 @@ impl Operator for Shell<'_> {
     fn set_cpus(&self, guest: usize, cpus: u32) -> Result<(), Refused> {
         let guest = self.named(guest);
         self.system
-            .set_cpus(self.cpu, guest, cpus, self.by)
-            .map_err(Refused::Cores)
+            .scheduler
+            .set_cpus(self.system, self.cpu, guest, cpus, self.by)
     }
 
     fn set_policy(&self, mode: Mode) {

@@ -17,7 +17,7 @@ use ballast_core::addr::PAGE_SIZE;
 use ballast_core::config::PolicyConfig;
 use ballast_core::log::{Direction, Event, Origin};
 use ballast_core::monitor::Refused;
-use ballast_core::policy::transfer::{Holding, Transfers};
+use ballast_core::policy::transfer::Transfers;
 use ballast_core::policy::{Entitlement, Mode, Move, Observed, Policy, Seen, Settings};
 use spin::mutex::TicketMutex;
 
@@ -156,6 +156,38 @@ impl Scheduler {
         Ok(())
     }
 
+    /// A guest shall have `cpus` cores; `by` a control guest or the operator.
+    ///
+    /// # Errors
+    /// It is in a move, which sets its target, or it cannot have so many.
+    pub fn set_cpus(
+        &self,
+        system: &System,
+        cpu: &PerCpu,
+        guest: &Guest,
+        cpus: u32,
+        by: Origin,
+    ) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        if let Some(open) = state.transfers.of(guest.index) {
+            return Err(Refused::InMove(open.id));
+        }
+        state.transfers.write_off(guest.index);
+        system
+            .set_cpus(cpu, guest, cpus, by)
+            .map_err(Refused::Cores)?;
+        drop(state);
+        self.requested(system, cpu, by);
+        Ok(())
+    }
+
+    /// A core has changed hands: whoever waits for that need not wait for the timer.
+    pub fn cores_moved(&self, system: &System) {
+        if self.due_us.load(Ordering::Relaxed) != NEVER {
+            self.wait_until(system, self.not_too_soon(system.now_us()));
+        }
+    }
+
     /// A guest has stopped.
     pub fn stopped(&self, system: &System, cpu: &PerCpu, guest: &Guest) {
         let mut state = self.state.lock();
@@ -269,11 +301,8 @@ impl Scheduler {
         self.stepped_us.store(now_us, Ordering::Relaxed);
         let counts = *system.pool.lock().counts();
         let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
-        let next_transfer_us = transfers.step(now_us, |guest| Holding {
-            pages: pages(guest),
-            cpus: 0,
-        });
-        let wake = moves::carry_out(system, transfers);
+        let next_transfer_us = moves::look(system, transfers, now_us);
+        let wake = moves::carry_out(system, cpu, transfers);
         let kept = system.pool.lock().kept();
         for (guest, seen) in system.guests.iter().zip(&mut *observed) {
             *seen = Observed {

@@ -1,7 +1,9 @@
 //! Moves of memory and cores from guest to guest, all of each or nothing: see `ballast_core::policy::transfer`.
 
-use ballast_core::addr::PAGES_PER_BLOCK;
+use ballast_core::addr::{PAGE_SIZE, PAGES_PER_BLOCK};
+use ballast_core::cores;
 use ballast_core::frames::{self, GuestId, GuestSet};
+use ballast_core::limits::MAX_GUESTS;
 use ballast_core::log::{Event, Origin};
 use ballast_core::monitor::{self, MoveStatus};
 use ballast_core::policy::transfer::{Holding, Phase, Refused, Side, Transfer, Transfers};
@@ -12,6 +14,8 @@ use crate::guest::lifecycle;
 use crate::percpu::PerCpu;
 use crate::system::System;
 
+/// Between two looks at an open transfer of which nothing is heard.
+const LOOK_US: u64 = 250_000;
 /// Pages in a block: a guest nearer than that to its target is at it.
 const BLOCK: u64 = PAGES_PER_BLOCK as u64;
 
@@ -38,7 +42,7 @@ impl Scheduler {
         }
         let now_us = system.now_us();
         let deadline_us = now_us.saturating_add(u64::from(seconds) * 1_000_000);
-        let sides = [from, to].map(side);
+        let sides = [from, to].map(|guest| side(system, guest));
         let [giver, taker] = sides;
         let id = state
             .transfers
@@ -46,10 +50,18 @@ impl Scheduler {
             .map_err(|refused| match refused {
                 Refused::Nothing | Refused::TooLate => (from.index, monitor::Refused::Nothing),
                 Refused::Busy(guest) => (guest, monitor::Refused::Busy),
+                Refused::BelowMinimum if giver.has.cpus < amount.cpus + giver.min.cpus => {
+                    let least = cores::Refused::BelowMinimum(giver.min.cpus as u8);
+                    (from.index, monitor::Refused::Cores(least))
+                }
                 Refused::BelowMinimum => (
                     from.index,
                     monitor::Refused::BelowMinimum(mib(giver.min.pages)),
                 ),
+                Refused::AboveMaximum if taker.has.cpus + amount.cpus > taker.max.cpus => {
+                    let most = cores::Refused::AboveMaximum(taker.max.cpus as u8);
+                    (to.index, monitor::Refused::Cores(most))
+                }
                 Refused::AboveMaximum => (
                     to.index,
                     monitor::Refused::AboveMaximum(mib(taker.max.pages)),
@@ -71,7 +83,10 @@ impl Scheduler {
         if !guest.memory.has_driver() || self.is_unresponsive(guest) {
             return Err(monitor::Refused::NoAnswer);
         }
-        if system.pages_of(guest).abs_diff(guest.target_pages()) >= BLOCK {
+        let has_cores = system.cores.granted(guest.index).len();
+        if system.pages_of(guest).abs_diff(guest.target_pages()) >= BLOCK
+            || has_cores != system.cores.target(guest.index) as usize
+        {
             return Err(monitor::Refused::Moving);
         }
         Ok(())
@@ -110,12 +125,35 @@ impl Scheduler {
     }
 }
 
+/// Looks how far the transfers have come. When to look again, if any is open.
+pub(super) fn look(system: &System, transfers: &mut Transfers, now_us: u64) -> Option<u64> {
+    // A core that was granted has been taken when the guest uses it.
+    let mut takes = [false; MAX_GUESTS];
+    let taking = transfers.iter().filter(|slot| slot.phase == Phase::Taking);
+    for slot in taking.filter(|slot| slot.amount.cpus != 0) {
+        if let Some(takes) = takes.get_mut(slot.to) {
+            *takes = true;
+        }
+    }
+    let next_us = transfers.step(now_us, |index| {
+        let Some(guest) = system.guests.get(index) else {
+            return Holding::default();
+        };
+        let mut has = system.holding(guest);
+        if takes.get(index) == Some(&true) {
+            has.cpus = has.cpus.min(guest.vcpus_on());
+        }
+        has
+    });
+    Some(next_us?.min(now_us.saturating_add(LOOK_US)))
+}
+
 /// Carries out what is new about the transfers: keeps what is theirs, then asks the guests. Whom to tell that
 /// memory is free.
-pub(super) fn carry_out(system: &System, transfers: &mut Transfers) -> GuestSet {
+pub(super) fn carry_out(system: &System, cpu: &PerCpu, transfers: &mut Transfers) -> GuestSet {
     let mut has_ended = false;
     while let Some(transfer) = transfers.take_news() {
-        keep(system, transfers);
+        keep(system, cpu, transfers);
         system.record(Event::Move {
             id: transfer.id,
             from: transfer.from as u8,
@@ -126,18 +164,18 @@ pub(super) fn carry_out(system: &System, transfers: &mut Transfers) -> GuestSet 
             cause: transfer.cause,
         });
         // At its end, too: it may have gone back before anybody was asked to.
-        ask(system, &transfer);
+        ask(system, cpu, &transfer);
         has_ended |= !transfer.phase.is_open();
     }
     if has_ended {
-        keep(system, transfers);
+        keep(system, cpu, transfers);
         system.pool.lock().take_wanting()
     } else {
         GuestSet::EMPTY
     }
 }
 
-fn keep(system: &System, transfers: &Transfers) {
+fn keep(system: &System, cpu: &PerCpu, transfers: &Transfers) {
     let pages = |holding: Holding| u32::try_from(holding.pages).unwrap_or(u32::MAX);
     let kept = transfers.kept().filter_map(|kept| {
         Some(frames::Kept {
@@ -150,10 +188,23 @@ fn keep(system: &System, transfers: &Transfers) {
         })
     });
     system.pool.lock().keep(kept);
+    let count = |holding: Holding| u8::try_from(holding.cpus).unwrap_or(u8::MAX);
+    let kept = transfers.kept().map(|kept| cores::Kept {
+        giver: kept.giver,
+        giver_had: count(kept.giver_before),
+        taker: kept.taker,
+        taker_had: count(kept.taker_before),
+        most: count(kept.most),
+        holder: kept.holder,
+    });
+    let moves = system.cores.keep(kept);
+    if !moves.is_empty() {
+        system.tell_moves(cpu, &moves);
+    }
 }
 
 /// Sets the targets of both, each if it is another now.
-fn ask(system: &System, transfer: &Transfer) {
+fn ask(system: &System, cpu: &PerCpu, transfer: &Transfer) {
     for (guest, wish) in transfer.wishes().into_iter().flatten() {
         let Some(guest) = system.guests.get(guest) else {
             continue;
@@ -168,24 +219,28 @@ fn ask(system: &System, transfer: &Transfer) {
                 by: Origin::Ballast,
             });
         }
+        if system.cores.target(guest.index) != wish.cpus {
+            // It is within the guest's bounds: that was seen when the transfer began.
+            let _ = system.set_cpus(cpu, guest, wish.cpus, Origin::Ballast);
+        }
     }
 }
 
-fn side(guest: &Guest) -> Side {
+fn side(system: &System, guest: &Guest) -> Side {
     let config = &guest.plan.config;
     Side {
         guest: guest.index,
         has: Holding {
             pages: guest.target_pages(),
-            cpus: 0,
+            cpus: system.cores.target(guest.index),
         },
         min: Holding {
-            pages: config.memory.min_bytes / ballast_core::addr::PAGE_SIZE,
-            cpus: 0,
+            pages: config.memory.min_bytes / PAGE_SIZE,
+            cpus: config.cpus.min,
         },
         max: Holding {
             pages: guest.memory.max_pages(),
-            cpus: 0,
+            cpus: config.cpus.max,
         },
     }
 }
@@ -199,7 +254,7 @@ impl System {
     pub(super) fn holding(&self, guest: &Guest) -> Holding {
         Holding {
             pages: self.pages_of(guest),
-            cpus: 0,
+            cpus: self.cores.granted(guest.index).len() as u32,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Who has which core, and who waits for one.
 
+use alloc::vec::Vec;
+
 use super::free::choose;
-use super::{CpuSet, Entitlement, Refused, bit};
+use super::{CpuSet, Entitlement, Kept, Refused, bit};
 use crate::limits::MAX_GUESTS;
 
 /// One guest's cores.
@@ -30,6 +32,8 @@ pub(super) struct Ledger {
     claims: heapless::Vec<Claim, MAX_GUESTS>,
     /// Guests that have fewer cores than they shall have, the longest waiting first.
     waiting: heapless::Vec<usize, MAX_GUESTS>,
+    /// Free cores that are not anybody's to be given. At most [`MAX_GUESTS`], for which there is room.
+    kept: Vec<Kept>,
 }
 
 impl Ledger {
@@ -59,7 +63,26 @@ impl Ledger {
             board,
             claims,
             waiting: heapless::Vec::new(),
+            kept: Vec::with_capacity(MAX_GUESTS),
         }
+    }
+
+    /// From now on this is kept, and nothing else.
+    pub(super) fn keep(&mut self, kept: impl IntoIterator<Item = Kept>) {
+        self.kept.clear();
+        self.kept.extend(kept.into_iter().take(MAX_GUESTS));
+    }
+
+    /// How many of the free cores are kept from `guest`.
+    fn kept_from(&self, guest: usize) -> u8 {
+        let has = |guest: usize| self.claims.get(guest).map_or(0, Claim::count);
+        let others = self.kept.iter().filter(|kept| kept.holder != guest);
+        let now = others.map(|kept| {
+            let given = kept.giver_had.saturating_sub(has(kept.giver));
+            let taken = has(kept.taker).saturating_sub(kept.taker_had);
+            given.min(kept.most).saturating_sub(taken)
+        });
+        now.fold(0, u8::saturating_add)
     }
 
     /// (granted, target) of `guest`.
@@ -127,11 +150,13 @@ impl Ledger {
         })
     }
 
-    /// Gives the guest that has waited longest a free core, if there are both: one that it wants, else one that no
+    /// Gives the guest that has waited longest a free core that is not kept from it, if there are both: one that it wants, else one that no
     /// other guest wants, else any. (guest, core, cores it has now).
     pub(super) fn grant(&mut self) -> Option<(usize, usize, u8)> {
-        let guest = *self.waiting.first()?;
         let free = self.free();
+        let may_have = |guest: &usize| free.count_ones() > u32::from(self.kept_from(*guest));
+        let place = self.waiting.iter().position(may_have)?;
+        let guest = *self.waiting.get(place)?;
         let wanted = self.wanted(guest);
         let others = self
             .claims
@@ -145,7 +170,7 @@ impl Ledger {
         claim.granted |= bit(core);
         let has = claim.count();
         if has >= claim.target {
-            self.waiting.remove(0);
+            self.waiting.remove(place);
         }
         Some((guest, core, has))
     }

@@ -74,6 +74,24 @@ pub enum Move {
     },
 }
 
+/// Free cores that are kept for two guests between which cores move as one transaction: what `giver` has less than
+/// it had, less what `taker` has more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Index of the guest that gives.
+    pub giver: usize,
+    /// Cores that it had.
+    pub giver_had: u8,
+    /// Index of the guest that gets.
+    pub taker: usize,
+    /// Cores that it had.
+    pub taker_had: u8,
+    /// Never more than this.
+    pub most: u8,
+    /// The one of the two that may have them now.
+    pub holder: usize,
+}
+
 /// What one step moved, in this order: each core is taken once and granted once at most.
 pub type Moves = heapless::Vec<Move, { 2 * MAX_CORES }>;
 
@@ -224,6 +242,15 @@ impl Cores {
         self.grant(&mut ledger, &mut moves);
         tell(cpus);
         Ok(moves)
+    }
+
+    /// From now on these free cores are kept, and no others: whoever waited for them is given them.
+    pub fn keep(&self, kept: impl IntoIterator<Item = Kept>) -> Moves {
+        let mut moves = Moves::new();
+        let mut ledger = self.ledger.lock();
+        ledger.keep(kept);
+        self.grant(&mut ledger, &mut moves);
+        moves
     }
 
     /// The guest that has `core`.

@@ -252,3 +252,45 @@ fn races_with_take_back_lose_no_core() {
     });
     check(&cores, &GUESTS, &vec![Running::default(); 4]).unwrap();
 }
+
+#[test]
+fn a_core_on_its_way_is_nobody_elses() {
+    let cores = Cores::new(
+        4,
+        &[
+            guest(&[0, 1], &[], 1, 4, false),
+            guest(&[2], &[], 1, 4, false),
+            guest(&[3], &[], 1, 4, false),
+        ],
+    );
+    assert_eq!(set(&cores, 2, 2), [], "none is free");
+    let kept = |holder| Kept {
+        giver: 0,
+        giver_had: 2,
+        taker: 1,
+        taker_had: 1,
+        most: 1,
+        holder,
+    };
+    assert!(cores.keep([kept(0)]).is_empty());
+    assert_eq!(
+        set(&cores, 0, 1),
+        [taken(0, 0, 1)],
+        "and who waits gets nothing"
+    );
+    assert_eq!(set(&cores, 1, 2), [], "nor does the other before its time");
+    assert_eq!(cores.keep([kept(1)])[..], [granted(1, 0, 2)]);
+    assert_eq!(set(&cores, 1, 1), [taken(1, 0, 1)]);
+    assert_eq!(set(&cores, 0, 2), []);
+    assert_eq!(
+        cores.keep([kept(0)])[..],
+        [granted(0, 0, 2)],
+        "it goes back"
+    );
+    assert_eq!(set(&cores, 0, 1), [taken(0, 0, 1)]);
+    assert_eq!(
+        cores.keep([])[..],
+        [granted(2, 0, 2)],
+        "and now to who waits"
+    );
+}

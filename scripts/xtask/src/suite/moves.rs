@@ -9,7 +9,12 @@ use super::{Guest, Scenario};
 use crate::console::Console;
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![memory(2), memory(3)]
+    vec![
+        memory(2),
+        memory(3),
+        memory_and_core(),
+        memory_without_its_core(),
+    ]
 }
 
 /// The line of `transfers` about the move that `answer` says was begun.
@@ -147,4 +152,90 @@ fn memory(gic: u8) -> Scenario {
     .guest(guest("a", "balloon"))
     .guest(guest("b", "balloon"))
     .guest(guest("deaf", "ignore"))
+}
+
+/// A Linux guest with memory to give and take, and up to two cores.
+fn linux(name: &str, cpus: u8) -> Guest {
+    Guest::linux(name)
+        .args("cma=0")
+        .memory(256)
+        .memory_bounds(128, 384)
+        .cpus(cpus)
+        .cpu_bounds(1, 2)
+}
+
+fn are_up(console: &mut Console) -> Result<()> {
+    for guest in [1, 2] {
+        console.patience(180).expect_up(guest)?;
+    }
+    console.patience(90);
+    console.wait_for_status("the drivers", |s| {
+        [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
+    })?;
+    Ok(())
+}
+
+/// (MiB, granted cores, what Linux runs on) of both.
+fn have(console: &mut Console) -> Result<[(u64, String, String); 2]> {
+    let status = console.status()?;
+    let mut have = |guest: u8| -> Result<_> {
+        let online = console.shell(guest, "cat /sys/devices/system/cpu/online")?;
+        let cpus = status.guest(guest).get("cpus").to_owned();
+        Ok((status.memory_mib(guest), cpus, online.trim().to_owned()))
+    };
+    Ok([have(1)?, have(2)?])
+}
+
+/// Memory and a core of a Linux guest go to another and come back.
+fn memory_and_core() -> Scenario {
+    Scenario::new("move-memory-and-core", 2, |console| {
+        are_up(console)?;
+        let before = have(console)?;
+        for (what, expected) in [
+            ("move linux-a linux-b 64 1", [192, 320]),
+            ("move linux-b linux-a 64 1", [256, 256]),
+        ] {
+            let id = begin(console, what)?;
+            let line = ended(console, &id, Duration::from_secs(90))?;
+            ensure!(line.contains("state=done"), "{line}");
+            let now = have(console)?;
+            ensure!([now[0].0, now[1].0] == expected, "{what}: {now:?}");
+            let (has, has_not) = if expected[1] > expected[0] {
+                (&now[1], &now[0])
+            } else {
+                (&now[0], &now[1])
+            };
+            ensure!(has.2 == "0-1" && has_not.2 == "0", "{what}: {now:?}");
+        }
+        let after = have(console)?;
+        ensure!(after == before, "{before:?} became {after:?}");
+        let said = console.monitor("move linux-b linux-a 8 1")?;
+        ensure!(said.contains("cpus-min=1"), "{said}");
+        Ok(())
+    })
+    .cores(3)
+    .ram(1024)
+    .guest(linux("linux-a", 2))
+    .guest(linux("linux-b", 1))
+}
+
+/// The taker has room for the memory and cannot bring up the core: neither stays.
+fn memory_without_its_core() -> Scenario {
+    Scenario::new("move-goes-back", 3, |console| {
+        are_up(console)?;
+        let before = have(console)?;
+        let id = begin(console, "move linux-a lame 64 1 16")?;
+        let line = ended(console, &id, Duration::from_secs(90))?;
+        ensure!(line.contains("state=rolled-back cause=deadline"), "{line}");
+        console.wait_for_status("the guest to have its core again", |s| {
+            s.guest(1).get("cpus") == "2/2"
+        })?;
+        let after = have(console)?;
+        ensure!(after == before, "{before:?} became {after:?}");
+        Ok(())
+    })
+    .cores(3)
+    .ram(1024)
+    .guest(linux("linux-a", 2))
+    .guest(linux("lame", 1).args("nr_cpus=1"))
 }
