@@ -94,6 +94,38 @@ fn bare_metal(package: &str, image: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds the guest in C with the driver's library; gives its ELF64.
+pub fn c_guest(consent: Consent) -> Result<PathBuf> {
+    setup::ensure(&[Need::BareMetalTarget, Need::CrossCompiler], consent)?;
+    let library = cargo_build("ballast-driver", BARE_METAL, &[])?;
+    let made = paths::made("ballast")?.join("c-guest.elf");
+    Program::new("aarch64-linux-gnu-gcc")
+        .args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"])
+        .args([
+            "-ffreestanding",
+            "-fno-pic",
+            "-mgeneral-regs-only",
+            "-mstrict-align",
+        ])
+        .args([
+            "-ffunction-sections",
+            "-nostdlib",
+            "-static",
+            "-I../../include",
+        ])
+        .args([
+            "-Wl,--gc-sections,--build-id=none,--no-warn-rwx-segments",
+            "-Tguest.ld",
+        ])
+        .args(["start.S", "main.c", "pages.c", "pong.c"])
+        .arg(&library)
+        .arg("-o")
+        .arg(&made)
+        .dir(paths::root().join("guest-balloon/c/guest"))
+        .capture()?;
+    Ok(made)
+}
+
 /// Runs `cargo build --release` and gives the path of the program or static library that it made.
 pub fn cargo_build(package: &str, target: &str, flags: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

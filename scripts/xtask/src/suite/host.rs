@@ -11,7 +11,7 @@ use crate::process::Program;
 use crate::setup::BARE_METAL;
 
 /// What runs without an operating system and so is linted for its own target.
-const BARE_METAL_PACKAGES: [&str; 3] = ["ballast", "ballast-bare-metal", "ballast-linux-core"];
+const BARE_METAL_PACKAGES: [&str; 3] = ["ballast", "ballast-bare-metal", "ballast-driver"];
 
 /// Modules of the core that Miri is through with in two minutes. The others read whole device trees or model whole
 /// boards, and are for `--long`.

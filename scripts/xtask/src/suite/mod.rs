@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the project, on the host and then in QEMU, one at a time.
 
 mod bare_metal;
+mod c_guest;
 mod channels;
 mod core_moves;
 mod cores;
@@ -71,6 +72,7 @@ impl Tally {
 fn scenarios() -> Vec<Scenario> {
     let groups = [
         bare_metal::scenarios(),
+        c_guest::scenarios(),
         kernels::scenarios(),
         channels::scenarios(),
         hostile::scenarios(),

@@ -491,6 +491,7 @@ impl Images {
                 Image::new("bare-metal", &bare_metal.image),
                 Image::new("bare-metal-elf", &bare_metal.elf),
                 Image::new("bare-metal-gz", &bare_metal.gzipped),
+                Image::new("c-guest", artefacts::c_guest(consent)?),
                 Image::new("linux", linux.kernel),
                 Image::new("linux-initrd", linux.initrd),
             ],

@@ -32,7 +32,7 @@ pub struct Status {
 }
 
 unsafe extern "C" {
-    /// Stops the kernel's thread: never returns.
+    /// Stops what runs the driver: never returns.
     safe fn ballast_front_panic() -> !;
 }
 
@@ -49,16 +49,19 @@ const IDLE: u32 = 0;
 const AGAIN: u32 = 1;
 const WAIT: u32 = 2;
 
+/// BALLAST_CORE_BYTES of the header.
+const CORE_BYTES: usize = 1024;
+
 /// Bytes that a `struct ballast_core` needs; alignment 8.
 #[unsafe(no_mangle)]
 pub extern "C" fn ballast_core_size() -> usize {
-    const { assert!(align_of::<Core>() <= 8) };
+    const { assert!(align_of::<Core>() <= 8 && size_of::<Core>() <= CORE_BYTES) };
     size_of::<Core>()
 }
 
 /// # Safety
 /// `core` points to `ballast_core_size()` bytes that are this library's from now on; `list` to a page of the
-/// kernel's own at physical address `list_ipa`, as long as `core` is used.
+/// guest's own at physical address `list_ipa`, as long as `core` is used.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ballast_core_hello(core: *mut Core, list: *mut u64, list_ipa: u64) -> i32 {
     // SAFETY: the caller's promise.

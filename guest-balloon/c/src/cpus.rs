@@ -1,4 +1,4 @@
-//! CPUs: what C calls, and the front of C functions for the kernel's hotplug.
+//! CPUs: what C calls, and the front of C functions for the guest's hotplug.
 
 use ballast_balloon::{Clock, CpuError, CpuSource, CpuState, Cpus};
 
@@ -6,7 +6,7 @@ use crate::boundary::next_for_c;
 use crate::front::{counter, frequency};
 
 unsafe extern "C" {
-    // Safe to call with any argument from the context in which the module calls this library: `cpus.c`.
+    // Safe to call with any argument from the context in which the guest calls this library.
     safe fn ballast_front_cpus() -> u32;
     safe fn ballast_front_cpu_state(cpu: u32) -> u32;
     safe fn ballast_front_cpu_take_offline(cpu: u32) -> u32;
@@ -22,7 +22,7 @@ pub struct Status {
     failed: u64,
 }
 
-/// The kernel's hotplug.
+/// The guest's hotplug.
 struct Front;
 
 const fn moved(answer: u32) -> Result<(), CpuError> {
@@ -65,10 +65,13 @@ impl Clock for Front {
     }
 }
 
+/// BALLAST_CPUS_BYTES of the header.
+const CPUS_BYTES: usize = 512;
+
 /// Bytes that a `struct ballast_cpus` needs; alignment 8.
 #[unsafe(no_mangle)]
 pub extern "C" fn ballast_cpus_size() -> usize {
-    const { assert!(align_of::<Cpus>() <= 8) };
+    const { assert!(align_of::<Cpus>() <= 8 && size_of::<Cpus>() <= CPUS_BYTES) };
     size_of::<Cpus>()
 }
 

@@ -1,4 +1,4 @@
-//! The front: C functions for the kernel's allocator, and the instructions that Rust makes itself.
+//! The front: C functions for the guest's allocator, and the instructions that Rust makes itself.
 
 use core::arch::asm;
 
@@ -6,7 +6,7 @@ use ballast_balloon::abi::{Entry, LIST_ENTRIES, Order};
 use ballast_balloon::{Clock, Hypercall, PageSource, Taken};
 
 unsafe extern "C" {
-    // Safe to call with any argument from the context in which the module calls this library: `pages.c`.
+    // Safe to call with any argument from the context in which the guest calls this library.
     safe fn ballast_front_headroom() -> u64;
     fn ballast_front_take(order: u32, ipas: *mut u64, runs: u32, strained: *mut bool) -> u32;
     safe fn ballast_front_give(ipa: u64, order: u32);
@@ -25,7 +25,7 @@ pub struct Front {
 
 impl Front {
     /// # Safety
-    /// `list` is a page of the kernel's own, mapped cacheable, used by nobody else as long as this lives;
+    /// `list` is a page of the guest's own, mapped cacheable, used by nobody else as long as this lives;
     /// `list_ipa` is its physical address.
     pub unsafe fn new(list: *mut u64, list_ipa: u64) -> Self {
         Self { list, list_ipa }
