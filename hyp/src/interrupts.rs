@@ -125,9 +125,13 @@ fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
         shared(system, cpu, acknowledged, line);
     } else if intid == TIMER {
         timer::disarm();
-        cpu.gic.tick_lines(crate::boot::counter(), |line, news| {
+        let now = crate::boot::counter();
+        cpu.gic.tick_lines(now, |line, news| {
             report::line(system, cpu, line.intid, news);
         });
+        for guest in &system.guests {
+            guest.tick_watchdog(system, cpu, now);
+        }
         cpu.gic.end(acknowledged);
         percpu::note(cpu.index, request::RELOCATE);
         system.scheduler.timer(system, cpu);

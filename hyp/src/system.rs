@@ -148,10 +148,16 @@ impl System {
                 by: Origin::Ballast,
             }),
         }
-        if let Some(device) = guest.quiesce(cpu) {
-            self.terminal.say(format_args!(
-                "{name}: stays stopped and keeps its memory: {device} may still write to it"
-            ));
+        match guest.quiesce(cpu) {
+            None => {}
+            Some((device, None)) => self.terminal.say(format_args!(
+                "{name}: stays stopped and keeps its memory: {device} may still write to it, and nobody knows \
+                 how to stop it"
+            )),
+            Some((device, Some(tried))) => self.terminal.say(format_args!(
+                "{name}: stays stopped and keeps its memory: {device} may still write to it, since it does not \
+                 stop ({tried})"
+            )),
         }
         if guest.plan.config.on_reset == OnReset::Board && guest.asked_by() == Origin::Guest {
             match guest.after_stop() {

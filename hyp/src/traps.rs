@@ -240,6 +240,16 @@ fn emulate(
     } else if let Some(offset) = guest.machine.messages.offset_of(ipa) {
         counts.count(ExitCause::MmioUart);
         messages(cpu, guest, frame, offset as u32, access);
+    } else if let (Some(dog), Some((_, range))) = (&guest.watchdog, guest.machine.watchdog)
+        && let Some(offset) = range.offset_of(ipa)
+    {
+        counts.count(ExitCause::MmioOther);
+        let stored = frame.get(access.register());
+        let value = access.is_write().then(|| access.stored(stored));
+        let loaded = dog.access(cpu, offset as u32, access.width(), value);
+        if !access.is_write() {
+            frame.set(access.register(), access.loaded(loaded));
+        }
     } else if guest
         .plan
         .config

@@ -52,6 +52,7 @@ pub mod speculation;
 pub mod stage2;
 pub mod sysreg;
 pub mod vgic;
+pub mod watchdog;
 
 #[cfg(test)]
 #[allow(missing_docs, dead_code)]

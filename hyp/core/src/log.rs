@@ -94,6 +94,11 @@ pub enum Event {
         /// The IPA, where the syndrome has one, else zero.
         ipa: u64,
     },
+    /// A guest has not fed its watchdog in time.
+    Watchdog {
+        /// Index of the guest.
+        guest: u8,
+    },
     /// A guest's balloon driver said HELLO.
     Driver {
         /// Index of the guest.
@@ -235,6 +240,7 @@ impl fmt::Display for Described<'_> {
                 "event=fault {} vcpu={vcpu} esr={syndrome:#x} ipa={ipa:#x}",
                 who(guest)
             ),
+            Event::Watchdog { guest } => write!(f, "event=watchdog {}", who(guest)),
             Event::Driver { guest, epoch } => {
                 write!(f, "event=driver {} epoch={epoch}", who(guest))
             }

@@ -9,6 +9,7 @@ use ballast_abi::device_tree::BALLOON_SPI;
 use crate::addr::{GIB, Ipa, IpaRange};
 use crate::limits::MAX_VCPUS;
 use crate::vgic::IntId;
+use crate::watchdog::Kind;
 
 /// Where a guest has what Ballast emulates for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub struct Machine {
     pub messages_intid: IntId,
     /// The balloon's interrupt.
     pub balloon_intid: IntId,
+    /// Its watchdog, if it has one.
+    pub watchdog: Option<(Kind, IpaRange)>,
 }
 
 impl Machine {
@@ -42,6 +45,7 @@ impl Machine {
         messages: NOTHING,
         messages_intid: spi(MESSAGES_SPI),
         balloon_intid: spi(BALLOON_SPI),
+        watchdog: None,
     };
 
     /// What is emulated or mapped here, with its name.
@@ -53,6 +57,11 @@ impl Machine {
             (self.gicr, "the GIC redistributors"),
             (self.uart, "the console UART"),
             (self.messages, "the balloon's UART"),
+            (
+                self.watchdog
+                    .map_or_else(IpaRange::default, |(_, range)| range),
+                "the watchdog",
+            ),
         ];
         all.into_iter()
             .filter(|(range, _)| range.size != 0)
@@ -104,6 +113,12 @@ pub const GICR: IpaRange = IpaRange {
 pub const UART: IpaRange = IpaRange {
     start: Ipa(0x0900_0000),
     size: 0x1000,
+};
+
+/// Arm's generic watchdog: control frame, refresh frame. QEMU virt has nothing here.
+pub const WATCHDOG: IpaRange = IpaRange {
+    start: Ipa(0x0b00_0000),
+    size: Kind::Generic.bytes(),
 };
 
 /// SPI of the emulated PL011 (INTID 33).

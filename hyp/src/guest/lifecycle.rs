@@ -207,6 +207,9 @@ impl Guest {
         // turned off its last vCPU.
         let off = |_| Life::new(Phase::Stopping, After::PoweredOff, Origin::Guest);
         self.state.change(Phase::Running, off);
+        if let Some(dog) = &self.watchdog {
+            dog.reset();
+        }
         self.begin_quiesce();
         let stopped = |now: Life| Life::new(Phase::Stopped, now.after(), now.by());
         if !self.state.change(Phase::Stopping, stopped) {

@@ -79,6 +79,9 @@ impl Guest {
         self.has_faulted.store(false, Ordering::Relaxed);
         self.with_uart(cpu, Pl011::reset);
         self.with_messages(cpu, MessagePort::reset);
+        if let Some(dog) = &self.watchdog {
+            dog.reset();
+        }
         let boot_pages = plan.config.memory.boot_bytes / PAGE_SIZE;
         self.memory
             .target

@@ -9,6 +9,7 @@ pub mod load;
 pub mod messages;
 mod quiesce;
 pub mod relocate;
+mod watchdog;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -169,6 +170,8 @@ pub struct Guest {
     pub uart: TicketMutex<Pl011>,
     /// The balloon's UART, if it has one.
     pub messages: Option<Box<TicketMutex<MessagePort>>>,
+    /// Watchdog, if it has one.
+    pub watchdog: Option<watchdog::Dog>,
     /// Power state of its vCPUs.
     pub psci: Psci,
     /// Stage 2 and balloon.
@@ -306,6 +309,7 @@ impl Guest {
             vgic,
             uart: TicketMutex::new(Pl011::new()),
             messages: (own.messages.size != 0).then(boxed_port),
+            watchdog: own.watchdog.map(|(kind, _)| watchdog::Dog::new(kind)),
             psci: Psci::new(vcpus),
             memory,
             starts: Default::default(),

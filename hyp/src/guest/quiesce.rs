@@ -3,52 +3,73 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ballast_core::addr::{PAGE_SIZE, Pa};
+use ballast_core::addr::{GIB, PAGE_SIZE, Pa};
 use ballast_core::config::GuestConfig;
-use ballast_core::quiesce::{Procedure, REACH, Registers};
+use ballast_core::exit::Width;
+use ballast_core::quiesce::{Quiesce, Registers};
 
 use super::Guest;
-use crate::aarch64::mmu;
-use crate::mmio::words::Words;
+use crate::aarch64::{cache, mmu, registers};
+use crate::mmio::guarded::Guarded;
 use crate::percpu::PerCpu;
 
 /// The devices of a guest that do DMA.
 pub struct Masters {
     /// Those that must be told to stop, by the index in the configuration.
-    told: Box<[(usize, &'static Procedure, Words)]>,
+    told: Box<[Told]>,
     /// None of them does DMA now.
     are_quiet: AtomicBool,
+}
+
+struct Told {
+    /// Of the device in the configuration.
+    index: usize,
+    quiesce: Quiesce,
+    /// The procedure's window, and its first offset.
+    registers: Guarded,
+    first: u32,
 }
 
 impl Masters {
     /// At boot: maps the registers that will be needed. What the loader left running is its own affair.
     pub fn new(config: &GuestConfig) -> Self {
+        // Several may lie in a page.
         let mut mapped: Vec<(Pa, *mut u8)> = Vec::new();
         let mut told = Vec::new();
         for (index, device) in config.devices.iter().enumerate() {
-            let (Some(procedure), Some(region)) = (device.quiesce, device.regions.first()) else {
+            let (Some(quiesce), Some(region)) = (device.quiesce, device.regions.first()) else {
                 continue;
             };
-            if procedure.steps.is_empty() || !device.is_dma_master {
+            if quiesce.is_empty() || !device.is_dma_master {
                 continue;
             }
-            // Several may lie in a page; one that crosses its end has a mapping of its own.
-            let page = region.start.align_down(PAGE_SIZE);
-            let offset = region.start.0 - page.0;
+            let window = &quiesce.procedure.window;
+            let end = u64::from(window.end).min(region.size);
+            let Some(bytes) = end.checked_sub(window.start.into()) else {
+                continue;
+            };
+            let start = Pa(region.start.0 + u64::from(window.start));
+            let page = start.align_down(PAGE_SIZE);
+            let offset = start.0 - page.0;
             let base = match mapped.iter().find(|(other, _)| *other == page) {
-                Some((_, base)) if offset + REACH <= PAGE_SIZE => *base,
+                Some((_, base)) if offset + bytes <= PAGE_SIZE => *base,
                 _ => {
-                    let base = mmu::map_device(page, offset + REACH);
+                    let base = mmu::map_answered(page, offset + bytes);
                     mapped.push((page, base));
                     base
                 }
             };
             if let Some(base) = NonNull::new(base.wrapping_add(offset as usize)) {
-                // SAFETY: just mapped, `REACH` bytes from the start of the device's registers; the device is
-                // this guest's alone, none of whose cores runs when they are written.
-                told.push((index, procedure, unsafe { Words::new(base, REACH) }));
+                told.push(Told {
+                    index,
+                    quiesce,
+                    // SAFETY: just mapped, so many bytes of the device's registers; the device is this guest's
+                    // alone, none of whose cores runs when they are written.
+                    registers: unsafe { Guarded::new(base, bytes as u32) },
+                    first: window.start,
+                });
             }
         }
         Self {
@@ -58,27 +79,52 @@ impl Masters {
     }
 }
 
-/// Registers of a device that is told to stop, until a deadline.
-struct Limited<'a> {
-    words: &'a Words,
+/// What firmware is told, in lines of its own and nobody else's. It is never read: an answer that comes too
+/// late changes nothing.
+#[repr(align(64))]
+struct Message([AtomicU32; 16]);
+
+static MESSAGE: Message = Message([const { AtomicU32::new(0) }; 16]);
+
+/// Registers of a device that is told to stop.
+struct Lent<'a> {
+    told: &'a Told,
     cpu: &'a PerCpu,
     started: u64,
 }
 
-impl Registers for Limited<'_> {
-    fn read(&mut self, offset: u32) -> u32 {
-        self.words.read(offset)
+impl Registers for Lent<'_> {
+    fn read(&mut self, offset: u32) -> Option<u32> {
+        let offset = offset.checked_sub(self.told.first)?;
+        let value = self.told.registers.load(offset, Width::Word).ok()?;
+        // Some interconnects answer a load with an SError, too: this core, which no guest runs on, takes it.
+        registers::pending_serror().is_none().then_some(value)
     }
 
-    fn write(&mut self, offset: u32, value: u32) {
-        self.words.write(offset, value);
+    fn write(&mut self, offset: u32, value: u32) -> Option<()> {
+        let offset = offset.checked_sub(self.told.first)?;
+        self.told.registers.store(offset, Width::Word, value).ok()?;
+        registers::pending_serror().is_none().then_some(())
     }
 
-    /// For a tenth of a second, as Linux waits for an SD host controller; meanwhile this core, which no guest
-    /// runs on, serves its interrupts.
-    fn may_wait(&mut self) -> bool {
+    /// Meanwhile this core, which no guest runs on, serves its interrupts.
+    fn elapsed_us(&mut self) -> u64 {
         crate::run::look_around(self.cpu);
-        crate::boot::counter().wrapping_sub(self.started) < crate::boot::frequency() / 10
+        let ticks = crate::boot::counter().wrapping_sub(self.started);
+        (u128::from(ticks) * 1_000_000 / u128::from(crate::boot::frequency().max(1))) as u64
+    }
+
+    /// The image is where the firmware has loaded it, below 1 GiB, which the VideoCore sees uncached from
+    /// 0xc0000000 on (BCM2711 ARM Peripherals, 1.2).
+    fn message(&mut self, words: &[u32]) -> Option<u32> {
+        const UNCACHED: u32 = 0xc000_0000;
+        for (slot, word) in MESSAGE.0.iter().zip(words) {
+            slot.store(*word, Ordering::Relaxed);
+        }
+        let start = (&raw const MESSAGE).expose_provenance() as u64;
+        cache::clean_and_invalidate(start, size_of::<Message>() as u64);
+        let pa = mmu::pa_of(start).0;
+        (pa < GIB).then_some(UNCACHED | pa as u32)
     }
 }
 
@@ -94,22 +140,27 @@ impl Guest {
         self.masters.are_quiet.store(is_quiet, Ordering::Release);
     }
 
-    /// Makes the devices of the guest, which has just stopped, stop too. The first that does not.
-    pub fn quiesce(&self, cpu: &PerCpu) -> Option<&str> {
+    /// Makes the devices of the guest, which has just stopped, stop too. The first that does not, and the
+    /// procedure that has failed, if it has one.
+    pub fn quiesce(&self, cpu: &PerCpu) -> Option<(&str, Option<&'static str>)> {
         let config = &self.plan.config;
-        let loud = self.masters.told.iter().find(|(_, procedure, words)| {
-            let mut registers = Limited {
-                words,
+        let mut loud = None;
+        // All of them, so that as few as can be go on.
+        for told in &self.masters.told {
+            let mut registers = Lent {
+                told,
                 cpu,
                 started: crate::boot::counter(),
             };
-            !procedure.run(&mut registers)
-        });
-        let loud = loud.and_then(|(index, _, _)| config.devices.get(*index));
-        let loud = loud.or_else(|| config.unstoppable());
+            if !told.quiesce.run(&mut registers) && loud.is_none() {
+                let device = config.devices.get(told.index);
+                loud = device.map(|device| (device, Some(told.quiesce.procedure.name)));
+            }
+        }
+        let loud = loud.or_else(|| Some((config.unstoppable()?, None)));
         self.masters
             .are_quiet
             .store(loud.is_none(), Ordering::Release);
-        loud.map(|device| device.path.as_str())
+        loud.map(|(device, tried)| (device.path.as_str(), tried))
     }
 }

@@ -358,14 +358,22 @@ pub fn primary_guest(consent: Consent) -> Result<PrimaryGuest> {
     let wanted = [modules::SD_CARD, modules::VIRTIO].concat();
     let drivers = modules::with_dependencies(&kernel.modules, &wanted)?;
     paths::write(&initrd, initramfs::build_switching(&drivers, &module)?)?;
+    let mut files = vec![
+        ("bin/workload".to_owned(), workload()?),
+        ("bin/setpoints".to_owned(), setpoints()?),
+        ("bin/pins".to_owned(), initramfs::PINS.into()),
+    ];
+    let later = modules::with_dependencies(&kernel.modules, modules::LATER)?;
+    files.extend(
+        later
+            .into_iter()
+            .enumerate()
+            .map(|(n, module)| (format!("lib/extra/{n:02}-{}.ko", module.name), module.data)),
+    );
     Ok(PrimaryGuest {
         kernel: kernel.image,
         initrd,
-        root: initramfs::root_folder(&[
-            ("bin/workload", &workload()?),
-            ("bin/setpoints", &setpoints()?),
-            ("bin/pins", initramfs::PINS.as_bytes()),
-        ])?,
+        root: initramfs::root_folder(&files)?,
     })
 }
 

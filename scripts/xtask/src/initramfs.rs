@@ -74,8 +74,8 @@ fn with_busybox(init: &str) -> Result<Cpio> {
     Ok(cpio)
 }
 
-/// Lays out the folder of a root filesystem for [`build_switching`], with `programs` (path and content) in it.
-pub fn root_folder(programs: &[(&str, &[u8])]) -> Result<PathBuf> {
+/// Lays out the folder of a root filesystem for [`build_switching`], with `files` (path and content) in it.
+pub fn root_folder(files: &[(String, Vec<u8>)]) -> Result<PathBuf> {
     let root = paths::target().join("ballast/root");
     let _ = fs::remove_dir_all(&root);
     for dir in FOLDERS.iter().chain(&["root", "etc"]) {
@@ -86,8 +86,12 @@ pub fn root_folder(programs: &[(&str, &[u8])]) -> Result<PathBuf> {
         ("bin/busybox", &busybox),
         ("sbin/init", ROOT_INIT.as_bytes()),
     ];
-    for (path, data) in own.iter().chain(programs) {
+    let files = files.iter().map(|(path, data)| (&**path, &**data));
+    for (path, data) in own.into_iter().chain(files) {
         let path = root.join(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        }
         paths::write(&path, data)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }

@@ -28,6 +28,9 @@ pub const VIRTIO: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
 /// Swap space in compressed memory, for guests that are to feel a lack of memory and live.
 pub const SWAP: &[&str] = &["zram"];
 
+/// What is in the root filesystem's `/lib/extra`, to be loaded by who wants it.
+pub const LATER: &[&str] = &["dwc2", "bcm2835_wdt", "sbsa_gwdt"];
+
 /// A module, unpacked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Module {

@@ -7,15 +7,15 @@ use alloc::vec::Vec;
 
 use ballast_abi::device_tree::BALLOON_SPI;
 
+use super::known::{has_board_power, is_board_power, may_do_dma};
 use super::pinctrl::PinGroup;
-use super::primary::BOARD_POWER;
 use super::{GuestConfig, sharing};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::board::{Board, Power, gic_node};
 use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node, Property};
 use crate::limits::MAX_INTIDS;
 use crate::machine::{SPI_BASE, UART_SPI};
-use crate::quiesce::{Procedure, procedure};
+use crate::quiesce::{Quiesce, procedure};
 use crate::refusal::Refusal;
 
 /// A device of the board in a guest's hands.
@@ -40,7 +40,7 @@ pub struct Device {
     /// It acts on what others use, too.
     pub has_board_power: bool,
     /// How it is made to stop doing DMA, if that is known.
-    pub quiesce: Option<&'static Procedure>,
+    pub quiesce: Option<Quiesce>,
 }
 
 impl Device {
@@ -58,43 +58,6 @@ pub(super) fn pages(range: PaRange) -> PaRange {
         size: end.0.saturating_sub(start.0),
     }
 }
-
-/// Devices known to have no DMA of their own. All others are taken to be masters.
-const NO_DMA: [&str; 18] = [
-    "arm,pl010",
-    "arm,pl011",
-    "arm,pl031",
-    "arm,pl061",
-    "arm,sp804",
-    "arm,sp805",
-    "arm,sbsa-uart",
-    "cfi-flash",
-    // These ask the DMA controller for transfers, at most, and a guest has not got that.
-    "brcm,bcm2711-gpio",
-    "brcm,bcm2711-i2c",
-    "brcm,bcm2711-rng200",
-    "brcm,bcm2835-aux",
-    "brcm,bcm2835-aux-spi",
-    "brcm,bcm2835-aux-uart",
-    "brcm,bcm2835-i2c",
-    "brcm,bcm2835-pwm",
-    "brcm,bcm2835-rng",
-    "brcm,bcm2835-spi",
-];
-
-/// Devices that act on what others use, too: the firmware's mailbox, clocks, DMA controllers, the
-/// interrupt and timer control of all cores (BCM2711 ARM Peripherals; QEMU's `fw_cfg` does DMA as told).
-pub(super) const POWERS: [&str; 9] = [
-    "brcm,bcm2835-mbox",
-    "raspberrypi,bcm2835-firmware",
-    "brcm,bcm2711-vchiq",
-    "brcm,bcm2835-vchiq",
-    "brcm,bcm2711-cprman",
-    "brcm,bcm2835-cprman",
-    "brcm,bcm2835-dma",
-    "brcm,bcm2836-l1-intc",
-    "qemu,fw-cfg-mmio",
-];
 
 /// Properties that are written anew for the guest, or lead to nodes it does not have.
 fn is_copied(name: &str) -> bool {
@@ -236,20 +199,15 @@ pub(super) fn describe(node: Node<'_>, gic: Node<'_>) -> Result<Device, Refusal>
         pin_groups: Vec::new(),
         clocks_hz,
         is_dma_master: may_do_dma(node),
-        has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
+        has_board_power: has_board_power(node),
         quiesce: procedure(node),
     })
-}
-
-/// Whether a device is not known to have no DMA.
-pub(super) fn may_do_dma(node: Node<'_>) -> bool {
-    !NO_DMA.iter().any(|name| node.is_compatible(name))
 }
 
 /// What reaches beyond the guest needs the configuration's word for it.
 fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(), Refusal> {
     let holder = property.node;
-    if BOARD_POWER.iter().any(|name| node.is_compatible(name)) {
+    if is_board_power(node) {
         let problem = "resets the board and turns it off, which is Ballast's";
         return Err(refuse(property, path, problem, "remove it"));
     }
@@ -260,7 +218,7 @@ fn check_trust(property: Property<'_>, path: &str, node: Node<'_>) -> Result<(),
         let fix = "write dma = \"trusted\" if the guest is trusted with that, or name a device without DMA";
         return Err(refuse(property, path, problem, fix));
     }
-    if POWERS.iter().any(|name| node.is_compatible(name)) && holder.property("board").is_none() {
+    if has_board_power(node) && holder.property("board").is_none() {
         let problem = "has power over the whole board";
         let fix = "write board = \"trusted\" if the guest is trusted with that, or remove it";
         return Err(refuse(property, path, problem, fix));

@@ -6,15 +6,16 @@ use alloc::vec::Vec;
 
 use super::names::{self, Known};
 use super::reader::Reader;
-use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices, pins, trust};
+use super::{CpuConfig, GuestConfig, MemoryConfig, amounts, devices, pins, primary, trust};
 use crate::addr::{Ipa, IpaRange};
 use crate::board::Board;
 use crate::console::OWN_NAME;
 use crate::dt::Node;
 use crate::limits::MAX_GUESTS;
-use crate::machine::{MESSAGES, Machine, RAM_BASE};
+use crate::machine::{MESSAGES, Machine, RAM_BASE, WATCHDOG};
 use crate::mediate::Mediated;
 use crate::refusal::Refusal;
+use crate::watchdog::Kind;
 
 const GUEST_COMPATIBLE: &str = "ballast,guest";
 /// Longest guest name; it is printed before each line of the shared console.
@@ -26,7 +27,7 @@ const MAX_BOOTARGS_BYTES: usize = 2048;
 const DEFAULT_SHARES: u32 = 100;
 const MAX_SHARES: u32 = 10_000;
 
-pub(super) const PROPERTIES: [Known; 32] = [
+pub(super) const PROPERTIES: [Known; 34] = [
     Known::now("compatible"),
     Known::now("reg"),
     Known::now("status"),
@@ -57,6 +58,8 @@ pub(super) const PROPERTIES: [Known; 32] = [
     Known::now("self-test"),
     Known::now("harden"),
     Known::now("user-balloon"),
+    Known::now("watchdog"),
+    Known::now("withhold"),
     Known::later("housekeeping"),
     Known::now("scrub-when-idle"),
 ];
@@ -94,6 +97,7 @@ pub(super) fn parse(
     let kernel = read_kernel(&mut reader);
     let memory = amounts::read_memory(&mut reader);
     let cpus = amounts::read_cpus(&mut reader, board);
+    let watchdog = reader.flag("watchdog");
     let mut guest = GuestConfig {
         number: number.unwrap_or(0),
         name,
@@ -128,7 +132,10 @@ pub(super) fn parse(
         dma_trusted: trust::is_trusted(&mut reader, "dma"),
         board_trusted: trust::is_trusted(&mut reader, "board"),
         on_reset: trust::read_on_reset(&mut reader),
-        machine: Machine::VIRT,
+        machine: Machine {
+            watchdog: watchdog.then_some((Kind::Generic, WATCHDOG)),
+            ..Machine::VIRT
+        },
         mediated: Mediated {
             gpio: pins::read(node, reader.problems),
             ..Mediated::default()
@@ -140,6 +147,7 @@ pub(super) fn parse(
     }
     check_addresses(&mut reader, &guest);
     trust::check(&mut reader, &guest, board);
+    primary::check_withhold(&mut reader, guest.primary);
     if guest.realtime {
         amounts::check_realtime(&mut reader, &guest);
     }

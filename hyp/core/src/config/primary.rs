@@ -4,25 +4,20 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use super::devices::{self, POWERS, pages};
+use super::devices::pages;
+use super::known::{has_board_power, is_board_power, may_do_dma};
+use super::reader::Reader;
 use super::{Device, GuestConfig};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, PaRange};
 use crate::board::{Board, Gic, Uart, gic_node};
-use crate::dt::{Interrupt, InterruptKind, Node};
+use crate::dt::{DeviceTree, Interrupt, InterruptKind, Node};
 use crate::limits::{MAX_INTIDS, MAX_VCPUS};
 use crate::machine::{GICC, GICR_STRIDE, IPA_LIMIT, Machine, SPI_BASE, UART};
 use crate::quiesce::procedure;
 use crate::refusal::Refusal;
 use crate::sort;
 use crate::vgic::IntId;
-
-/// Devices with which Ballast resets the board and turns it off: never a guest's.
-pub(super) const BOARD_POWER: [&str; 4] = [
-    "brcm,bcm2835-pm-wdt",
-    "brcm,bcm2835-pm",
-    "brcm,bcm2711-pm",
-    "brcm,bcm2712-pm",
-];
+use crate::watchdog::Kind;
 
 /// Where the emulated PL011 is if the board's console is another UART, in whose place it has no room: the
 /// last page of the guest's address space.
@@ -73,10 +68,17 @@ pub(super) fn complete(
     let Ok(gic) = gic_node(node.tree()) else {
         return;
     };
-    guest.machine = machine(board);
+    guest.machine = Machine {
+        watchdog: guest
+            .machine
+            .watchdog
+            .map(|generic| watchdog(node.tree(), generic)),
+        ..machine(board)
+    };
     let mut gatherer = Gatherer {
         board,
         gic,
+        withheld: read_withhold(*node, problems),
         machine: &guest.machine,
         others: &others,
         found: Vec::new(),
@@ -134,6 +136,26 @@ fn machine(board: &Board) -> Machine {
     machine
 }
 
+/// A primary guest's watchdog: in the place of the board's power management block if that has one, which its
+/// kernel has a driver for, else `generic`.
+fn watchdog(tree: &DeviceTree<'_>, generic: (Kind, IpaRange)) -> (Kind, IpaRange) {
+    let is_pm = |node: &Node<'_>| node.is_enabled() && is_board_power(*node);
+    let registers = tree.nodes().find(is_pm).and_then(|node| {
+        let regions = node.regions().ok()?;
+        regions.first().map(|region| region.start)
+    });
+    match registers.filter(|start| start.is_aligned(PAGE_SIZE)) {
+        None => generic,
+        Some(start) => {
+            let range = IpaRange {
+                start: Ipa(start.0),
+                size: Kind::Pm.bytes(),
+            };
+            (Kind::Pm, range)
+        }
+    }
+}
+
 /// The usual interrupt if nothing else has it, else the highest that nothing has. It is taken then.
 fn free_intid(usual: IntId, taken: &mut [bool; MAX_INTIDS]) -> IntId {
     let is_free = |id: &u8| taken.get(usize::from(*id)) == Some(&false);
@@ -152,6 +174,8 @@ struct Gatherer<'a, 't> {
     machine: &'a Machine,
     /// What other guests hold.
     others: &'a [Device],
+    /// Paths of what it shall not have though nobody else does.
+    withheld: Vec<&'t str>,
     found: Vec<Device>,
     /// Interrupts that the board's tree names, whoever has them.
     spis: [bool; MAX_INTIDS],
@@ -184,7 +208,6 @@ impl<'t> Gatherer<'_, 't> {
     }
 
     fn is_withheld(&self, node: Node<'_>, device: &Device) -> bool {
-        let board_power = BOARD_POWER.iter().any(|name| node.is_compatible(name));
         let beyond = device
             .regions
             .iter()
@@ -217,13 +240,57 @@ impl<'t> Gatherer<'_, 't> {
                 && (is_edge_of_console
                     || usize::try_from(interrupt.intid).is_ok_and(|intid| intid >= MAX_INTIDS))
         });
-        board_power
+        is_board_power(node)
+            || is_powered_by_board_power(node)
+            || self.withheld.iter().any(|path| *path == device.path)
             || is_console
             || beyond
             || is_own
             || unfit
             || self.others.iter().any(|other| shares(device, other))
     }
+}
+
+/// `withhold`: paths of devices.
+fn read_withhold<'t>(node: Node<'t>, problems: &mut Vec<Refusal>) -> Vec<&'t str> {
+    let Some(property) = node.property("withhold") else {
+        return Vec::new();
+    };
+    let paths = property.strings().unwrap_or_else(|refusal| {
+        problems.push(refusal);
+        Vec::new()
+    });
+    for path in &paths {
+        let found = node.tree().find(path).filter(|_| path.starts_with('/'));
+        if found.is_none() {
+            let refusal = property.refuse().value(alloc::format!("\"{path}\""));
+            let fix = "give the full path of a device in the board's device tree";
+            problems.push(refusal.problem("is no node of the board").fix(fix));
+        }
+    }
+    paths
+}
+
+/// Only a primary guest has devices that it did not ask for.
+pub(super) fn check_withhold(reader: &mut Reader<'_, '_>, is_primary: bool) {
+    if let Some(property) = reader.node.property("withhold").filter(|_| !is_primary) {
+        let problem = "is for a primary guest; others have only what devices names";
+        reader.refuse(property, problem, "remove it");
+    }
+}
+
+/// Whether a device gets its power from the block that stays Ballast's: nobody could turn it on.
+fn is_powered_by_board_power(node: Node<'_>) -> bool {
+    let cells = node
+        .property("power-domains")
+        .map(|domains| domains.cells());
+    let Some(Ok(mut cells)) = cells else {
+        return false;
+    };
+    let provider = cells
+        .next()
+        .and_then(|phandle| node.tree().by_phandle(phandle));
+    provider.is_some_and(is_board_power)
 }
 
 /// Whether two devices cannot be divided: see [`super::separable`].
@@ -298,8 +365,8 @@ fn read(node: Node<'_>, gic: Node<'_>) -> Device {
         interrupts,
         clocks_hz: Vec::new(),
         properties: Vec::new(),
-        is_dma_master: devices::may_do_dma(node),
-        has_board_power: POWERS.iter().any(|name| node.is_compatible(name)),
+        is_dma_master: may_do_dma(node),
+        has_board_power: has_board_power(node),
         quiesce: procedure(node),
     }
 }

@@ -9,7 +9,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::devices::{self, Device, may_do_dma};
+use super::devices::{self, Device};
+use super::known::may_do_dma;
 use super::{GuestConfig, pins, separable};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, Pa, PaRange};
 use crate::board::{Board, subtract};

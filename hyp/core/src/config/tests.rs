@@ -867,6 +867,20 @@ fn primary() {
         lines
     );
 
+    let line = "/ballast/a@1: withhold = \"/nowhere\": is no node of the board; \
+                give the full path of a device in the board's device tree";
+    let withheld = |guest: Guest, path| guest.with("withhold", text(&[path]));
+    assert_eq!(refused(&[withheld(trusted("a", 1), "/nowhere")]), [line]);
+    let line = "/ballast/a@1: withhold = \"/fw-cfg@9020000\": is for a primary guest; \
+                others have only what devices names; remove it";
+    assert_eq!(
+        refused(&[withheld(Guest::new("a", 1), "/fw-cfg@9020000")]),
+        [line]
+    );
+    // Without it nothing has power over the board.
+    let alone = trusted("a", 1).without("board");
+    assert_eq!(refused(&[withheld(alone, "/fw-cfg@9020000")]), [""; 0]);
+
     // Claims are disjoint, and up to the maximum.
     let big = |guest: Guest| guest.with("memory-max-mib", cells(&[600]));
     let other = Guest::new("b", 2).with("dma", text(&["trusted"]));

@@ -4,6 +4,7 @@
 //! The guest's maximum is described as memory; what of it is not backed is a reserved-memory region that
 //! the balloon driver owns, so RAM that is not there is never described as usable.
 
+mod command_line;
 mod primary;
 #[cfg(test)]
 mod tests;
@@ -17,13 +18,14 @@ use ballast_abi::device_tree::{
     BOOT_BALLOON_COMPATIBLE, CHANNEL_COMPATIBLE, CHANNEL_NUMBER, CHANNEL_READ_ONLY, COMPATIBLE,
 };
 
-use crate::addr::IpaRange;
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
 use crate::config::{Access, Device, PinGroup};
 use crate::dt::Writer;
 use crate::machine::{GICR_STRIDE, Machine, SPI_BASE, TIMER_PPIS, UART_CLOCK_HZ};
 use crate::plan::{ChannelEnd, unbacked_ram};
 use crate::smccc::low_word;
 use crate::vgic::IntId;
+use crate::watchdog::Kind;
 
 /// What the tree describes. Texts have no NUL.
 #[derive(Clone)]
@@ -94,6 +96,7 @@ pub fn build(machine: &GuestMachine<'_>, buffer: Vec<u8>) -> Vec<u8> {
         gic(fdt, machine);
         timer(fdt, machine);
         uart(fdt, machine.machine);
+        watchdog(fdt, machine.machine, wide_cells);
         balloon(fdt, machine);
         for end in machine.channels {
             let reg = wide_cells(end.ipa);
@@ -127,6 +130,10 @@ fn chosen_properties(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     if !machine.bootargs.is_empty() {
         fdt.text("bootargs", machine.bootargs);
     }
+    ramdisk(fdt, machine);
+}
+
+fn ramdisk(fdt: &mut Writer<'_>, machine: &GuestMachine<'_>) {
     if let Some(ramdisk) = machine.ramdisk {
         fdt.wide("linux,initrd-start", &[ramdisk.start.0]);
         fdt.wide("linux,initrd-end", &[ramdisk.end().0]);
@@ -256,6 +263,26 @@ fn pl011(fdt: &mut Writer<'_>, registers: IpaRange, intid: IntId) {
         fdt.cells("interrupts", &[SPI, spi(intid), LEVEL_HIGH]);
         fdt.cells("clocks", &[UART_CLOCK_PHANDLE, UART_CLOCK_PHANDLE]);
         fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
+    });
+}
+
+/// Arm's generic watchdog, its addresses in `cells`. Without interrupt: its first signal has none.
+fn watchdog<C: AsRef<[u32]>>(
+    fdt: &mut Writer<'_>,
+    machine: &Machine,
+    cells: impl Fn(IpaRange) -> C,
+) {
+    let Some((Kind::Generic, range)) = machine.watchdog else {
+        return;
+    };
+    let frame = |offset: u64| IpaRange {
+        start: Ipa(range.start.0.saturating_add(offset)),
+        size: PAGE_SIZE,
+    };
+    fdt.node_at("watchdog", range.start.0, |fdt| {
+        fdt.text("compatible", "arm,sbsa-gwdt");
+        let (control, refresh) = (cells(frame(0)), cells(frame(PAGE_SIZE)));
+        fdt.cells("reg", &[control.as_ref(), refresh.as_ref()].concat());
     });
 }
 

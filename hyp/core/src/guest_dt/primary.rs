@@ -10,13 +10,15 @@ use alloc::vec::Vec;
 
 use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
 
+use super::command_line::Names;
 use super::{GuestMachine, LEVEL_HIGH, SPI, UART_CLOCK_PHANDLE, spi};
 use crate::addr::IpaRange;
 use crate::board::{Console, Uart, gic_node};
-use crate::config::{Device, is_no_device, is_pmu};
+use crate::config::{Device, is_board_power, is_no_device, is_pmu};
 use crate::dt::{DeviceTree, Node, Property, Writer};
 use crate::machine::{GICR_STRIDE, UART_CLOCK_HZ};
 use crate::plan::unbacked_ram;
+use crate::watchdog::Kind;
 
 /// Name of the emulated console's node where it does not take the place of the board's.
 const UART_APART: &str = "ballast-console";
@@ -76,6 +78,7 @@ pub(super) fn write<'n>(fdt: &mut Writer<'n>, machine: &GuestMachine<'n>, board:
     }
     copy.balloon(fdt);
     copy.uart_apart(fdt);
+    super::watchdog(fdt, machine.machine, |range| copy.reg(&[range]));
     copy.channels(fdt);
 }
 
@@ -118,6 +121,14 @@ impl<'n> Copy<'_, 'n> {
             .is_some_and(|console| node.path() == console.path)
         {
             return self.uart(fdt, node);
+        }
+        if let Some((Kind::Pm, range)) = self.machine.machine.watchdog
+            && is_board_power(node)
+            && node
+                .regions()
+                .is_ok_and(|all| all.first().is_some_and(|one| one.start.0 == range.start.0))
+        {
+            return pm_watchdog(fdt, node);
         }
         let own = self.own(node);
         let withheld = own.is_none() && !self.is_no_device(node);
@@ -176,7 +187,7 @@ impl<'n> Copy<'_, 'n> {
     fn chosen(&self, fdt: &mut Writer<'n>, chosen: Option<Node<'n>>) {
         let is_kept = |property: &Property<'_>| {
             let name = property.name;
-            !(name == "bootargs" && !self.machine.bootargs.is_empty()
+            !(name == "bootargs"
                 || name.starts_with("linux,")
                 || matches!(name, "stdout-path" | "linux,stdout-path" | "stdin-path"))
         };
@@ -188,7 +199,15 @@ impl<'n> Copy<'_, 'n> {
             {
                 fdt.bytes(property.name, property.value);
             }
-            super::chosen_properties(fdt, self.machine);
+            let board = chosen.and_then(|node| node.str("bootargs").ok().flatten());
+            let own = Some(self.machine.bootargs).filter(|own| !own.is_empty());
+            if let Some(line) = own.or(board) {
+                match self.console_names() {
+                    Some(names) => fdt.text("bootargs", &names.rename(line)),
+                    None => fdt.text("bootargs", line),
+                }
+            }
+            super::ramdisk(fdt, self.machine);
             if let Some(path) = self.console_path() {
                 fdt.text("stdout-path", &path);
             }
@@ -368,6 +387,25 @@ impl<'n> Copy<'_, 'n> {
         })
     }
 
+    /// What Linux calls the console: by its alias.
+    fn console_names(&self) -> Option<Names> {
+        let (console, gic) = (self.console?, self.gic?);
+        let aliases = gic.tree().root().child("aliases")?;
+        let number = aliases.properties().find_map(|property| {
+            let is_here = property.as_str().ok() == Some(&console.path);
+            property
+                .name
+                .strip_prefix("serial")
+                .filter(|_| is_here)?
+                .parse()
+                .ok()
+        })?;
+        Some(Names {
+            number,
+            is_8250: matches!(console.uart, Uart::Mini { .. }),
+        })
+    }
+
     /// `/aliases`, in which the console's name is the emulated one's.
     fn aliases(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
         let path = self.console_path();
@@ -383,6 +421,29 @@ impl<'n> Copy<'_, 'n> {
             }
         });
     }
+}
+
+/// The watchdog of the power management block, without the rest of it: power domains and resets, which have
+/// registers of their own in the tree. References to them still lead somewhere.
+fn pm_watchdog<'n>(fdt: &mut Writer<'n>, node: Node<'n>) {
+    let cells = |name| {
+        let parent = node.parent().and_then(|parent| parent.u32(name).ok());
+        usize::try_from(parent.flatten().unwrap_or(1)).unwrap_or(1)
+    };
+    let entry = cells("#address-cells").saturating_add(cells("#size-cells"));
+    let entry = entry.saturating_mul(size_of::<u32>());
+    fdt.node(node.name(), |fdt| {
+        fdt.text("compatible", "brcm,bcm2835-pm-wdt");
+        for property in node.properties() {
+            match property.name {
+                "reg" => fdt.bytes("reg", property.value.get(..entry).unwrap_or(property.value)),
+                "#power-domain-cells" | "#reset-cells" | "phandle" | "system-power-controller" => {
+                    fdt.bytes(property.name, property.value);
+                }
+                _ => {}
+            }
+        }
+    });
 }
 
 /// Everything below `node`, as it is.

@@ -280,6 +280,32 @@ fn a_primary_guest_sees_the_board() {
     }
 }
 
+/// A watchdog where the map has nothing, in the guest's own tree and in the board's.
+#[test]
+fn a_watchdog_is_there_when_it_is_asked_for() {
+    let guest = GuestMachine {
+        machine: &crate::machine::Machine {
+            watchdog: Some((Kind::Generic, crate::machine::WATCHDOG)),
+            ..crate::machine::Machine::VIRT
+        },
+        ..machine(3)
+    };
+    let (of_board, _) = primary(
+        VIRT_V3,
+        &[primary_guest().with("watchdog", crate::testing::flag())],
+    );
+    for dtb in [build(&guest, Vec::new()), of_board] {
+        let tree = DeviceTree::new(&dtb).unwrap();
+        let node = tree.find("/watchdog@b000000").unwrap();
+        assert!(node.is_compatible("arm,sbsa-gwdt"));
+        let frames = [range(0x0b00_0000, 0x1000), range(0x0b00_1000, 0x1000)];
+        assert_eq!(node.regions().unwrap(), frames);
+    }
+    let dtb = build(&machine(3), Vec::new());
+    let tree = DeviceTree::new(&dtb).unwrap();
+    assert!(tree.find("/watchdog@b000000").is_none());
+}
+
 /// What another guest has is out of the primary guest's reach.
 #[test]
 fn the_boards_gaps_stay_gaps() {

@@ -84,6 +84,14 @@ fn unstoppable(guests: &[GuestConfig]) -> impl Iterator<Item = Refusal> {
             device.path
         );
         let refusal = Refusal::new(&guest.node).property("on-reset").value("\"guest\"");
-        Some(refusal.problem(problem).fix("write on-reset = \"board\" if its reset may be everybody's"))
+        let fix = alloc::format!(
+            "write on-reset = \"board\" if its reset may be everybody's, or {} if it can do without it",
+            if guest.primary {
+                alloc::format!("withhold = \"{}\"", device.path)
+            } else {
+                "remove it".into()
+            }
+        );
+        Some(refusal.problem(problem).fix(fix))
     })
 }

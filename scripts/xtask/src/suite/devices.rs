@@ -14,6 +14,7 @@ pub fn scenarios() -> Vec<Scenario> {
     }
     all.push(on_reset_board());
     all.push(rpi4_primary());
+    all.push(rpi4_primary_starts_again_alone());
     all.push(rpi4_primary_on_mini_uart());
     all.extend(refusals());
     all
@@ -141,18 +142,72 @@ fn rpi4_primary() -> Scenario {
     )
 }
 
+/// Every device of the guest is made to stop, so it starts again while its neighbour runs on: when it asks for that,
+/// and when it does not feed its watchdog any more.
+fn rpi4_primary_starts_again_alone() -> Scenario {
+    Scenario::rpi4("rpi4-primary-resets-alone", |console| {
+        console.patience(300).expect_up(1)?;
+        let modules = "for m in /lib/extra/*.ko; do insmod $m; done; n=0; \
+                       until [ -e /sys/bus/usb/devices/usb1 ] || [ $n = 60 ]; do n=$((n+1)); sleep 1; done; \
+                       ls /sys/bus/usb/devices";
+        let usb = console.shell(1, modules)?;
+        ensure!(usb.contains("usb1"), "no USB host: {usb}");
+        let write = "dd if=/dev/urandom of=/root/data bs=64k count=16 conv=fsync 2>/dev/null";
+        let sum = "echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/data";
+        let written = console.shell(1, &format!("{write}; md5sum < /root/data"))?;
+        // A watchdog that is fed does nothing, until nobody is there to feed it.
+        console.shell(1, "watchdog -t 2 -T 10 /dev/watchdog; sleep 15")?;
+        console.expect_never("watchdog has expired")?;
+        for (command, then) in [
+            ("reboot -f", "debian: reset"),
+            ("killall -9 watchdog", "debian: its watchdog has expired"),
+        ] {
+            // The card is being read meanwhile.
+            console.shell(1, "sync; while :; do md5sum /dev/mmcblk0p2 > /dev/null; done & true")?;
+            if command.contains("watchdog") {
+                let modules = "for m in /lib/extra/*.ko; do insmod $m; done";
+                console.shell(1, &format!("{modules}; watchdog -t 2 -T 10 /dev/watchdog"))?;
+            }
+            console.focus(1)?;
+            console.send(&format!("{command}\r"))?;
+            console.expect(then)?;
+            console.expect_up(1)?;
+            let read = console.shell(1, sum)?;
+            ensure!(written == read, "wrote {written}, read {read} after {command}");
+        }
+        let other = console.status()?;
+        ensure!(other.guest(2).get("state") == "running", "{other:?}");
+        for word in ["reset", "stays stopped", "powered off"] {
+            console.expect_never(&format!("other: {word}"))?;
+        }
+        console.expect_never("FAIL")
+    })
+    .guest(
+        Guest::debian("debian")
+            .cpus(3)
+            .memory(512)
+            .primary()
+            .property("watchdog")
+            .property("withhold = \"/soc/mailbox@7e00b840\""),
+    )
+    .guest(Guest::bare_metal("other", "counter").args("seconds=10000"))
+}
+
 /// With stock firmware's tree the console is the mini-UART: the guest has a PL011 of its own elsewhere.
 fn rpi4_primary_on_mini_uart() -> Scenario {
     Scenario::rpi4("rpi4-primary-mini-uart", |console| {
         console.patience(300).expect_up(1)?;
         let said = console.shell(1, "tr '\\0' '\\n' < /proc/device-tree/chosen/stdout-path")?;
         ensure!(said.contains("/ballast-console@"), "{said}");
+        // What a stock card's command line says of the mini-UART is said of the emulated one.
+        let line = console.shell(1, "cat /proc/cmdline")?;
+        ensure!(line.contains("console=ttyAMA1,115200"), "{line}");
         Ok(())
     })
     .tree(1, super::rpi4::console_on_mini_uart)
     .guest(
         Guest::linux("linux")
-            .console("ttyAMA1")
+            .console("ttyS0,115200")
             .memory(512)
             .primary(),
     )

@@ -345,6 +345,79 @@ fn a_spin_table_is_kept_whoever_forgets_to_reserve_it() {
     );
 }
 
+/// The tree of a primary guest on a board of 2 GiB with the console on the mini-UART.
+fn primary_tree(more: impl Fn(Guest) -> Guest) -> (Vec<u8>, crate::config::GuestConfig) {
+    let linux = arm64_image(8 << 20, 0, 9 << 20, 0b1010);
+    let files = archive(&[("linux", &linux)]);
+    let guest = Guest::new("linux", 1)
+        .with("kernel", text(&["linux"]))
+        .with("primary", flag())
+        .with("dma", text(&["trusted"]))
+        .with("board", text(&["trusted"]))
+        .with("memory-mib", cells(&[512]));
+    let merged = merge_into(&of_size(2 * GIB), &header(), &[more(guest)]);
+    let held = [range(0x20_0000, 2 * MIB), range(0x2eff_0000, 0x2_0000)];
+    let report = check(&merged, Some(&files), &held);
+    assert_eq!(report.refusals, vec![]);
+    let guest = report.plan.unwrap().guests.remove(0);
+    (guest.dtb, guest.config)
+}
+
+/// The board's own watchdog stays Ballast's; in its place the guest has one that is emulated, without the power
+/// domains of the block.
+#[test]
+fn a_primary_guest_has_a_watchdog_in_the_boards_place() {
+    let (dtb, config) = primary_tree(|guest| guest.with("watchdog", flag()));
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let node = tree.find("/soc/watchdog@7e100000").unwrap();
+    assert!(node.is_enabled() && node.is_compatible("brcm,bcm2835-pm-wdt"));
+    assert!(!node.is_compatible("brcm,bcm2711-pm"));
+    assert_eq!(node.regions().unwrap(), [range(0xfe10_0000, 0x114)]);
+    let (kind, place) = config.machine.watchdog.unwrap();
+    assert_eq!(
+        (kind, place.start.0),
+        (crate::watchdog::Kind::Pm, 0xfe10_0000)
+    );
+    let pages = crate::config::device_pages(&config);
+    assert!(
+        !pages
+            .iter()
+            .any(|page| page.overlaps(range(0xfe10_0000, 0x1000)))
+    );
+
+    let (dtb, _) = primary_tree(|guest| guest);
+    let tree = DeviceTree::new(&dtb).unwrap();
+    assert!(!tree.find("/soc/watchdog@7e100000").unwrap().is_enabled());
+}
+
+/// Stock command lines name the mini-UART; the emulated PL011 has its number.
+#[test]
+fn a_primary_guests_console_is_what_its_command_line_says() {
+    let line = text(&["console=ttyS0,115200 console=tty1 rootwait"]);
+    let (dtb, _) = primary_tree(|guest| guest.with("bootargs", line.clone()));
+    let tree = DeviceTree::new(&dtb).unwrap();
+    let chosen = tree.find("/chosen").unwrap();
+    let expected = "console=ttyAMA1,115200 console=tty1 rootwait";
+    assert_eq!(chosen.str("bootargs"), Ok(Some(expected)));
+    let aliases = tree.find("/aliases").unwrap();
+    assert_eq!(aliases.str("serial1"), chosen.str("stdout-path"));
+}
+
+/// What nobody could turn on, and what the configuration says the guest does without.
+#[test]
+fn a_primary_guest_does_without_some_devices() {
+    let path = "/soc/aux@7e215000";
+    let has = |config: &crate::config::GuestConfig, path: &str| {
+        config.devices.iter().any(|device| device.path == path)
+    };
+    let (_, config) = primary_tree(|guest| guest);
+    assert!(has(&config, path));
+    let (dtb, config) = primary_tree(|guest| guest.with("withhold", text(&[path])));
+    assert!(!has(&config, path));
+    let tree = DeviceTree::new(&dtb).unwrap();
+    assert!(!tree.find(path).unwrap().is_enabled());
+}
+
 /// A primary guest has RAM on both sides of the devices in pieces that one cell can say, and a console of its
 /// own wherever the board's is.
 #[test]
