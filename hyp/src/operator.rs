@@ -97,6 +97,8 @@ impl Operator for Shell<'_> {
             refused: calls.refused.get(),
             pages: entries[0].get() + 16 * entries[1].get() + 512 * entries[2].get(),
         };
+        // While a call is in progress nobody can tell; the next look will.
+        let (split_blocks, unmerged) = guest.memory.split_blocks().unwrap_or_default();
         GuestStats {
             exits,
             injected: guest.injected.load(Ordering::Relaxed),
@@ -106,6 +108,9 @@ impl Operator for Shell<'_> {
             splits: stats.splits.get(),
             relocated_pages: stats.relocated_pages.get(),
             relocation_ns: self.system.ticks_to_ns(stats.relocation_ticks.get()),
+            gathered: stats.gathered.get(),
+            split_blocks: split_blocks.into(),
+            unmerged: unmerged.into(),
             pauses: stats.pauses.get(),
             pause_ns: self.system.ticks_to_ns(stats.pause_ticks.get()),
             longest_pause_ns: self.system.ticks_to_ns(stats.longest_pause_ticks.get()),

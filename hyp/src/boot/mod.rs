@@ -216,6 +216,11 @@ fn assign_memory(pool: &mut Pool, guests: &[Guest], frames: BootFrames) -> Resul
         return Ok(());
     }
     for rank in 0..GuestMemory::BOOT_RANKS {
+        if rank + 1 == GuestMemory::BOOT_RANKS {
+            for guest in guests {
+                guest.memory.boot_banks(pool);
+            }
+        }
         for guest in guests
             .iter()
             .filter(|guest| guest.memory.boot_rank() == rank)

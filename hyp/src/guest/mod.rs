@@ -198,6 +198,8 @@ pub struct Guest {
     has_run: AtomicBool,
     /// When a call of the guest was last logged, in ticks.
     logged_at: AtomicU64,
+    /// Before that its cores move nothing that nobody waits for, in ticks.
+    gathers_again: AtomicU64,
     /// An abort was reported since it started.
     pub has_faulted: AtomicBool,
     masters: quiesce::Masters,
@@ -321,6 +323,7 @@ impl Guest {
             gic_version: version,
             has_run: AtomicBool::new(false),
             logged_at: AtomicU64::new(0),
+            gathers_again: AtomicU64::new(0),
             has_faulted: AtomicBool::new(false),
             state: lifecycle::State::default(),
             plan,

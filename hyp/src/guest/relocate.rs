@@ -2,7 +2,9 @@
 //!
 //! A bounded piece at a time. Between two pieces the guest has its core for as long as the last one took, and at
 //! least [`REST_US`]: so one core of it runs at half speed while something moves, and no interrupt waits longer
-//! than one run of 64 KiB takes.
+//! than one run of 64 KiB takes. What nobody waits for, gathering pages to merge blocks, has an eighth of a core.
+
+use core::sync::atomic::Ordering;
 
 use ballast_core::balloon::Relocated;
 
@@ -15,6 +17,8 @@ use crate::system::System;
 
 /// The shortest time between two pieces, in microseconds.
 const REST_US: u64 = 20;
+/// How many times longer the guest has its core for itself when nobody waits for what moves.
+const LEISURE: u64 = 7;
 
 impl Guest {
     /// Asks a core of the guest to relocate: one that runs a vCPU, else one that waits. A core that leaves the guest
@@ -34,10 +38,24 @@ pub fn running(system: &System, cpu: &PerCpu, guest: &Guest) {
         return;
     }
     let start = crate::boot::counter();
-    if step(system, cpu, guest).more {
-        let took = crate::boot::counter().wrapping_sub(start);
-        let rest = took.max(system.frequency * REST_US / 1_000_000);
-        timer::arm(crate::boot::counter().saturating_add(rest));
+    let resumes = guest.gathers_again.load(Ordering::Relaxed);
+    if start < resumes && !system.pool.lock().is_in_the_way(guest.memory.guest()) {
+        timer::arm(resumes);
+        return;
+    }
+    let relocated = step(system, cpu, guest);
+    let now = crate::boot::counter();
+    let rest = now
+        .wrapping_sub(start)
+        .max(system.frequency * REST_US / 1_000_000);
+    if relocated.at_leisure {
+        let resumes = now.saturating_add(rest.saturating_mul(LEISURE));
+        guest.gathers_again.store(resumes, Ordering::Relaxed);
+        if relocated.more {
+            timer::arm(resumes);
+        }
+    } else if relocated.more {
+        timer::arm(now.saturating_add(rest));
     }
 }
 

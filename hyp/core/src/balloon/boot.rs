@@ -82,6 +82,18 @@ impl GuestMemory {
         ledger.backed_pages
     }
 
+    /// At boot, after what never moves has its memory and before what does: backs the guest's `extra-ram`, which
+    /// never moves either.
+    pub fn boot_banks(&self, pool: &mut Pool) {
+        for &bank in &self.banks {
+            if !self.stage2.has_bank(bank)
+                && let Some(pa) = self.take_block(pool, bank.ipa_block, Use::Bank)
+            {
+                self.stage2.map_bank(bank, pa);
+            }
+        }
+    }
+
     /// A whole free GiB for the one that begins at `ipa_block`.
     fn find_gib(&self, pool: &Pool, ipa_block: u32) -> Option<Pa> {
         if self.config.identity {

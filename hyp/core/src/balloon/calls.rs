@@ -225,6 +225,7 @@ impl GuestMemory {
             batch,
             tables,
             backed_pages,
+            gather,
             ..
         } = ledger;
         let Some(entries) = list.get_mut(..n as usize) else {
@@ -236,7 +237,7 @@ impl GuestMemory {
             Via::Message(_) => return Outcome::status(Status::InvalidParameters),
         }
         let before = *backed_pages;
-        let (consumed, wake, relocate) = if is_reserve {
+        let (consumed, wake, mut relocate) = if is_reserve {
             self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
         } else {
             let (consumed, relocate) = self.release(pool, hw, entries, batch, tables, backed_pages);
@@ -255,6 +256,11 @@ impl GuestMemory {
         let done = done.iter().map(Counter::get).sum::<u64>() - done_before;
         direction.refused.add(consumed as u64 - done);
         let pages = before.abs_diff(*backed_pages);
+        let has_arrived = self.max_pages - *backed_pages == self.target.reserve_pages();
+        if has_arrived && !self.config.realtime && pool.lock().has_tables(self.guest()) {
+            gather.ask();
+            relocate.insert(self.guest());
+        }
         Outcome {
             wake,
             relocate,

@@ -59,6 +59,7 @@ impl GuestMemory {
         }
         self.is_loading.store(true, Ordering::Relaxed);
         ledger.transfer = None;
+        ledger.gather = super::gather::Gather::Idle;
         self.set_driver(&mut ledger, None);
         ledger.epoch = ledger.epoch.wrapping_add(1);
         let goal_blocks = (goal_pages.min(self.max_pages) / PAGES_PER_BLOCK as u64) as u32;

@@ -57,6 +57,7 @@
 mod boot;
 pub mod budget;
 mod calls;
+mod gather;
 pub mod hw;
 mod idle;
 mod lifecycle;
@@ -171,6 +172,7 @@ struct Ledger {
     batch: Box<[u64; BATCH_WORDS]>,
     rebuild: Option<lifecycle::Rebuild>,
     transfer: Option<relocate::Transfer>,
+    gather: gather::Gather,
 }
 
 /// The driver that said HELLO last.
@@ -288,6 +290,7 @@ impl GuestMemory {
                 batch: Box::new([0; BATCH_WORDS]),
                 rebuild: None,
                 transfer: None,
+                gather: gather::Gather::Idle,
             }),
         })
     }

@@ -17,6 +17,7 @@
 use spin::mutex::TicketMutex;
 
 use super::budget::{self, Budget};
+use super::gather::{Gather, Gathered};
 use super::hw::Hardware;
 use super::span::page_in_block;
 use super::{Driver, GuestMemory, Ledger, TableRecord};
@@ -26,7 +27,7 @@ use crate::frames::{GuestSet, Part, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
 /// The frame of a destination that is the table while a whole block moves: the last.
-const LAST: u16 = PAGES_PER_BLOCK as u16 - 1;
+pub(super) const LAST: u16 = PAGES_PER_BLOCK as u16 - 1;
 
 /// A 2 MiB that is moving to a destination.
 #[derive(Clone, Copy)]
@@ -39,8 +40,10 @@ pub(super) struct Transfer {
 /// What one step came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relocated {
-    /// There is more to do at once.
+    /// There is more to do.
     pub more: bool,
+    /// And nobody waits for it: it is only for the guest's own good.
+    pub at_leisure: bool,
     /// Guests whose sequence is to be bumped.
     pub wake: GuestSet,
     /// Guests that are to move frames, each on a core of its own.
@@ -70,6 +73,7 @@ impl GuestMemory {
     pub fn relocate_step(&self, pool: &TicketMutex<Pool>, hw: &mut impl Hardware) -> Relocated {
         let nothing = Relocated {
             more: false,
+            at_leisure: false,
             wake: GuestSet::EMPTY,
             relocate: GuestSet::EMPTY,
         };
@@ -91,8 +95,12 @@ impl GuestMemory {
             tables,
             batch,
             transfer,
+            gather,
             ..
         } = &mut *ledger;
+        if pool.lock().take_gather_again(self.guest()) {
+            gather.ask();
+        }
         let mut work = Relocate {
             memory: self,
             pool,
@@ -100,6 +108,7 @@ impl GuestMemory {
             driver,
             tables,
             transfer,
+            gather,
             copy: batch,
             budget: Budget::new(0),
             others: GuestSet::EMPTY,
@@ -112,9 +121,11 @@ impl GuestMemory {
         if end != End::Done {
             self.ask_to_relocate();
         }
+        let mut pool = pool.lock();
         Relocated {
             more: end == End::More,
-            wake: pool.lock().take_wanting(),
+            at_leisure: !pool.is_in_the_way(self.guest()),
+            wake: pool.take_wanting(),
             relocate,
         }
     }
@@ -131,21 +142,22 @@ enum End {
     Stalled,
 }
 
-struct Relocate<'a, H> {
-    memory: &'a GuestMemory,
-    pool: &'a TicketMutex<Pool>,
-    hw: &'a mut H,
+pub(super) struct Relocate<'a, H> {
+    pub memory: &'a GuestMemory,
+    pub pool: &'a TicketMutex<Pool>,
+    pub hw: &'a mut H,
     driver: &'a mut Option<Driver>,
-    tables: &'a mut [TableRecord],
+    pub tables: &'a mut [TableRecord],
     transfer: &'a mut Option<Transfer>,
+    pub gather: &'a mut Gather,
     /// Room for a table on its way.
     copy: &'a mut [u64; BATCH_WORDS],
-    budget: Budget,
-    others: GuestSet,
+    pub budget: Budget,
+    pub others: GuestSet,
 }
 
 /// There is no frame to move to.
-struct NoFrame;
+pub(super) struct NoFrame;
 
 impl<H: Hardware> Relocate<'_, H> {
     fn run(&mut self) -> End {
@@ -165,9 +177,12 @@ impl<H: Hardware> Relocate<'_, H> {
                     self.budget.spend(budget::RELOCATE_MOST);
                     continue;
                 }
-                return End::Done;
+                match self.gather() {
+                    Gathered::More => continue,
+                    Gathered::Nothing => return End::Done,
+                }
             };
-            if self.part(part).is_err() {
+            if self.part(part).is_err() && !self.give_up(part.block()) {
                 self.pool.lock().stall(guest);
                 return End::Stalled;
             }
@@ -201,7 +216,7 @@ impl<H: Hardware> Relocate<'_, H> {
         }
     }
 
-    fn record(&mut self, ipa_block: u32) -> Result<&mut TableRecord, NoFrame> {
+    pub(super) fn record(&mut self, ipa_block: u32) -> Result<&mut TableRecord, NoFrame> {
         let index = self.memory.record(ipa_block);
         self.tables.get_mut(index).ok_or(NoFrame)
     }
@@ -271,7 +286,7 @@ impl<H: Hardware> Relocate<'_, H> {
         Ok(())
     }
 
-    fn move_table(&mut self, from: Pa, to: Pa, ipa_block: u32) {
+    pub(super) fn move_table(&mut self, from: Pa, to: Pa, ipa_block: u32) {
         self.budget.spend(budget::MOVE_TABLE);
         let start = self.hw.counter();
         let Some(broken) = self.memory.stage2.break_entry(ipa_block) else {
@@ -345,7 +360,7 @@ impl<H: Hardware> Relocate<'_, H> {
     }
 
     /// The run itself: the pages that `table` maps from `from` on are `to` afterwards, with the same contents.
-    fn move_pages(&mut self, table: Pa, page: u16, from: Pa, to: Pa, pages: u16) {
+    pub(super) fn move_pages(&mut self, table: Pa, page: u16, from: Pa, to: Pa, pages: u16) {
         self.budget
             .spend(budget::RELOCATE_RUN + u32::from(pages) * budget::RELOCATE_PAGE);
         let start = self.hw.counter();
@@ -359,7 +374,12 @@ impl<H: Hardware> Relocate<'_, H> {
 
     /// All other pages have moved, and the table's own place is the one that is left: one block entry maps
     /// everything again.
-    fn finish_whole(&mut self, from: Pa, table: Pa, ipa_block: u32) -> Result<(), NoFrame> {
+    pub(super) fn finish_whole(
+        &mut self,
+        from: Pa,
+        table: Pa,
+        ipa_block: u32,
+    ) -> Result<(), NoFrame> {
         self.budget.spend(budget::SPLIT + budget::RELOCATE_PAGE);
         let start = self.hw.counter();
         let Some(broken) = self.memory.stage2.break_entry(ipa_block) else {

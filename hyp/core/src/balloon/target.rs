@@ -195,6 +195,8 @@ pub struct Stats {
     pub splits: Counter,
     /// Level-3 tables replaced by a block entry.
     pub merges: Counter,
+    /// Those of them whose pages had to move for it.
+    pub gathered: Counter,
     /// Level-3 tables moved to another frame.
     pub table_moves: Counter,
     /// Pages moved to other frames.

@@ -95,9 +95,12 @@ impl Pool {
             words: vec![0; count * PAGES_PER_BLOCK].into_boxed_slice(),
             lists,
             queues: [List::EMPTY; MAX_GUESTS],
+            strays: [List::EMPTY; MAX_GUESTS],
             waiting: [Waiting::default(); MAX_GUESTS],
             ready: GuestSet::EMPTY,
             stalled: GuestSet::EMPTY,
+            scattered: GuestSet::EMPTY,
+            gather_again: GuestSet::EMPTY,
             fixed: GuestSet::EMPTY,
             counts: Counts {
                 total,

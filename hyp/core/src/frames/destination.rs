@@ -41,11 +41,10 @@ impl Pool {
         let Some(index) = self.block_at(table) else {
             return false;
         };
-        let is_destination = self
-            .blocks
-            .get(index as usize)
-            .is_some_and(|block| block.moving.is_destination() && block.guest == guest.0);
-        is_destination && self.take_run(index, first, pages, guest).is_some()
+        let is_kept = self.blocks.get(index as usize).is_some_and(|block| {
+            (block.moving.is_destination() || block.moving.is_gathering()) && block.guest == guest.0
+        });
+        is_kept && self.take_run(index, first, pages, guest).is_some()
     }
 
     /// Takes back a frame whose content has moved.

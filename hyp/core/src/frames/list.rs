@@ -21,6 +21,8 @@ pub enum ListId {
     SplitDirty = 3,
     /// Wanted blocks of which this guest holds frames.
     Wanted(u8) = 4,
+    /// Blocks in which another guest gathers, of which this guest holds frames.
+    Strays(u8) = 5,
 }
 
 /// Both ends of a list.
@@ -42,6 +44,7 @@ impl Block {
     pub(super) const fn list(&self) -> Option<ListId> {
         if !self.moving.is_none() {
             return match self.moving.holder() {
+                Some(holder) if self.moving.is_gathering() => Some(ListId::Strays(holder)),
                 Some(holder) => Some(ListId::Wanted(holder)),
                 None => None,
             };
@@ -131,6 +134,7 @@ impl Pool {
             ListId::SplitZero => split_zero,
             ListId::SplitDirty => split_dirty,
             ListId::Wanted(holder) => self.queues.get(usize::from(holder)).unwrap_or(&List::EMPTY),
+            ListId::Strays(holder) => self.strays.get(usize::from(holder)).unwrap_or(&List::EMPTY),
         }
     }
 
@@ -144,6 +148,10 @@ impl Pool {
             ListId::SplitDirty => split_dirty,
             // A holder is a guest, so its queue is there.
             ListId::Wanted(holder) => match self.queues.get_mut(usize::from(holder)) {
+                Some(queue) => queue,
+                None => split_dirty,
+            },
+            ListId::Strays(holder) => match self.strays.get_mut(usize::from(holder)) {
                 Some(queue) => queue,
                 None => split_dirty,
             },

@@ -34,6 +34,7 @@
 
 mod boot;
 mod destination;
+mod gathering;
 mod guests;
 pub mod handover;
 mod kept;
@@ -55,7 +56,7 @@ pub use guests::{GuestId, GuestSet};
 pub use kept::Kept;
 use list::List;
 use moving::{Moving, Waiting};
-pub(crate) use moving::{Obstacle, Part};
+pub(crate) use moving::{Obstacle, Part, RUN_PAGES};
 pub(crate) use split::home_frame;
 pub use wanting::TELL_PAGES;
 pub(crate) use whole::ZeroBlocks;
@@ -230,12 +231,18 @@ pub struct Pool {
     lists: [List; 4],
     /// Wanted blocks, by the guest that is to move its frames out of them.
     queues: [List; MAX_GUESTS],
+    /// Blocks in which somebody gathers, by another guest that is to move its frames out of them.
+    strays: [List; MAX_GUESTS],
     /// What claimants wait for.
     waiting: [Waiting; MAX_GUESTS],
     /// Claimants to be told that blocks of theirs are free.
     ready: GuestSet,
     /// Guests that found no block to move to.
     stalled: GuestSet,
+    /// Guests that could not gather all they have.
+    scattered: GuestSet,
+    /// Those of them that are to try again.
+    gather_again: GuestSet,
     /// Guests whose frames stay where they are.
     fixed: GuestSet,
     counts: Counts,

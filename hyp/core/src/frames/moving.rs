@@ -7,6 +7,7 @@
 //! ([`crate::balloon::relocate`]). A *destination* is a block that a holder's 2 MiB moves to as a
 //! whole; its free frames are kept for that. Neither's free frames count as available.
 
+use super::gathering::is_at_home;
 use super::list::ListId;
 use super::{GuestId, GuestSet, Kind, NO_GUEST, Pool};
 use super::{word, word_index};
@@ -23,13 +24,23 @@ impl Moving {
     pub const DESTINATION: Self = Self(1 << 7);
     const WANTED: u8 = 1 << 6;
     const HELD: u8 = 1 << 5;
-    const HOLDER: u8 = (1 << 5) - 1;
+    const GATHERING: u8 = 1 << 4;
+    const HOLDER: u8 = (1 << 4) - 1;
 
     const fn wanted(holder: Option<GuestId>) -> Self {
         Self(match holder {
             Some(holder) => Self::WANTED | Self::HELD | holder.0,
             None => Self::WANTED,
         })
+    }
+
+    /// The home guest gathers in it; this other one is to move out next.
+    pub const fn gathering(holder: Option<GuestId>) -> Self {
+        Self(Self::GATHERING | Self::wanted(holder).0 & !Self::WANTED)
+    }
+
+    pub const fn is_gathering(self) -> bool {
+        self.0 & Self::GATHERING != 0
     }
 
     pub const fn is_none(self) -> bool {
@@ -146,17 +157,26 @@ impl Pool {
             }
             return Obstacle::Holder(None);
         }
-        if block.kind == Kind::Split {
+        if block.moving.is_gathering() {
+            // Its free frames are kept already.
+            self.update(index, |block| block.moving = Moving::wanted(None));
+        } else if block.kind == Kind::Split {
             self.claimed += u32::from(block.free);
         }
         Obstacle::Holder(self.queue(index))
     }
 
-    /// Puts a wanted block into the queue of somebody who holds frames of it, and says whose.
+    /// Puts a wanted block, or one in which its home guest gathers, into the queue of somebody who holds frames of it, and says whose.
     pub(super) fn queue(&mut self, index: u32) -> Option<GuestId> {
-        let holder = self.find_holder(index);
-        self.update(index, |block| block.moving = Moving::wanted(holder));
-        holder
+        let block = self.blocks.get(index as usize);
+        let moving = if block.is_some_and(|block| block.moving.is_gathering()) {
+            let stray = self.strays_in(index).next();
+            Moving::gathering(stray.map(|(holder, _)| holder))
+        } else {
+            Moving::wanted(self.find_holder(index))
+        };
+        self.update(index, |block| block.moving = moving);
+        moving.holder().map(GuestId)
     }
 
     fn find_holder(&self, index: u32) -> Option<GuestId> {
@@ -170,7 +190,7 @@ impl Pool {
     }
 
     /// The frames of a split block that are not free, ascending.
-    fn used_frames(&self, index: u32) -> impl Iterator<Item = u16> {
+    pub(super) fn used_frames(&self, index: u32) -> impl Iterator<Item = u16> {
         let words = self.maps(index).map_or([u64::MAX; 8], |maps| *maps.free);
         (0..).step_by(64).zip(words).flat_map(|(base, free)| {
             let mut used = !free;
@@ -183,7 +203,7 @@ impl Pool {
     }
 
     /// The guest that has a frame of a split block, one that is not free, and the frame's word.
-    fn frame_user(&self, index: u32, frame: u16) -> Option<(GuestId, u32)> {
+    pub(super) fn frame_user(&self, index: u32, frame: u16) -> Option<(GuestId, u32)> {
         let word = *self.words.get(word_index(index, frame))?;
         let guest = if word == word::HOME {
             usize::from(self.blocks.get(index as usize)?.guest)
@@ -198,14 +218,21 @@ impl Pool {
     /// the pool is not held for longer.
     pub(crate) fn next_part(&mut self, guest: GuestId, others: &mut GuestSet) -> Option<Part> {
         for _ in 0..LOOKS {
-            let index = self.head(ListId::Wanted(guest.0))?;
+            let wanted = self.head(ListId::Wanted(guest.0));
+            let index = wanted.or_else(|| self.head(ListId::Strays(guest.0)))?;
             if let Some(part) = self.part_of(index, guest) {
                 return Some(part);
             }
             match self.queue(index) {
                 Some(holder) if holder == guest => return None,
                 Some(holder) => others.insert(holder),
-                None => {}
+                None => {
+                    // Nobody else is in the way of who gathers here.
+                    let block = self.blocks.get(index as usize);
+                    let home = block.filter(|block| block.moving.is_gathering());
+                    let home = home.and_then(|block| GuestId::new(usize::from(block.guest)));
+                    home.into_iter().for_each(|home| others.insert(home));
+                }
             }
         }
         None
@@ -225,6 +252,9 @@ impl Pool {
                 break;
             }
             let user = self.frame_user(index, frame);
+            let user = user.filter(|&(user, word)| {
+                !block.moving.is_gathering() || !is_at_home(block, user, word)
+            });
             let word = user.and_then(|(user, word)| (user == guest).then_some(word));
             match (word, &mut home) {
                 (Some(word::HOME), Some((_, pages))) => {
@@ -307,6 +337,12 @@ impl Pool {
 
     /// Whether `guest` has blocks to move out of the way.
     pub(crate) fn has_to_move(&self, guest: GuestId) -> bool {
+        self.is_in_the_way(guest) || self.head(ListId::Strays(guest.0)).is_some()
+    }
+
+    /// The same, out of blocks that others want: what can wait is left out.
+    #[must_use]
+    pub fn is_in_the_way(&self, guest: GuestId) -> bool {
         self.head(ListId::Wanted(guest.0)).is_some()
     }
 

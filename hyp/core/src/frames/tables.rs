@@ -127,6 +127,7 @@ impl Pool {
             && u64::from(block.ipa_block) == word::page(word) >> 9
         {
             block.guest = NO_GUEST;
+            self.end_gathering(index);
         }
     }
 

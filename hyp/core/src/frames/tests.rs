@@ -9,8 +9,10 @@ impl Pool {
     pub(crate) fn homes(&self) -> Vec<(Pa, GuestId, u32)> {
         let blocks = (0_u32..).zip(&self.blocks);
         // A wanted block may have been left by the table already.
-        let split = blocks
-            .filter(|(_, block)| block.kind == Kind::Split && block.moving.holder().is_none());
+        let split = blocks.filter(|(_, block)| {
+            block.kind == Kind::Split
+                && (block.moving.holder().is_none() || block.moving.is_gathering())
+        });
         split
             .filter_map(|(index, block)| {
                 let guest = GuestId::new(usize::from(block.guest))?;
@@ -30,7 +32,8 @@ impl Pool {
             ListId::SplitDirty,
         ];
         let queues = (0..MAX_GUESTS as u8).map(ListId::Wanted);
-        for list in free.into_iter().chain(queues) {
+        let strays = (0..MAX_GUESTS as u8).map(ListId::Strays);
+        for list in free.into_iter().chain(queues).chain(strays) {
             let mut prev = NONE;
             let mut at = self.list(list).head;
             while at != NONE {

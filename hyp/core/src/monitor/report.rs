@@ -407,6 +407,12 @@ pub struct GuestStats {
     pub splits: u64,
     /// Pages moved to other frames, because a guest with its RAM at the board's addresses wanted these back.
     pub relocated_pages: u64,
+    /// Those of the merged blocks whose pages had to move for it.
+    pub gathered: u64,
+    /// Blocks that are split now.
+    pub split_blocks: u64,
+    /// Those of them that have all of their pages, so that they could be merged.
+    pub unmerged: u64,
     /// How long the guest's cores have moved pages, in nanoseconds.
     pub relocation_ns: u64,
     /// How often something the guest may access was moving.
@@ -501,7 +507,7 @@ impl fmt::Display for StatsLine<'_> {
             StatsGroup::Stage2 => {
                 write!(
                     f,
-                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={} scrubbed-pages={}",
+                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={} scrubbed-pages={} gathered={} split-blocks={} unmerged={}",
                     stats.splits,
                     stats.merges,
                     stats.relocated_pages,
@@ -509,7 +515,10 @@ impl fmt::Display for StatsLine<'_> {
                     stats.pauses,
                     stats.pause_ns,
                     stats.longest_pause_ns,
-                    stats.scrubbed_pages
+                    stats.scrubbed_pages,
+                    stats.gathered,
+                    stats.split_blocks,
+                    stats.unmerged
                 )
             }
             StatsGroup::Console => write!(

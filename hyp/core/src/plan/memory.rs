@@ -21,7 +21,7 @@ pub(super) fn free(board: &Board, held: &[PaRange]) -> Vec<PaRange> {
 }
 
 /// What guests can have of `free`: whole 2 MiB blocks, as the frame table gives them.
-fn guest_bytes(free: &[PaRange]) -> u64 {
+pub(super) fn guest_bytes(free: &[PaRange]) -> u64 {
     free.iter().fold(0, |sum: u64, range| {
         let start = range.start.align_up(BLOCK_SIZE).unwrap_or(range.end());
         let end = range.end().align_down(BLOCK_SIZE);
@@ -31,7 +31,7 @@ fn guest_bytes(free: &[PaRange]) -> u64 {
 
 /// What the guest's `extra-ram` costs: each bank a block of its own for each 2 MiB of the guest's
 /// address space that it touches.
-fn bank_bytes(guest: &GuestConfig) -> u64 {
+pub(super) fn bank_bytes(guest: &GuestConfig) -> u64 {
     guest.extra_ram.iter().fold(0, |sum: u64, bank| {
         let start = bank.start.align_down(BLOCK_SIZE);
         let end = bank.end().align_up(BLOCK_SIZE).unwrap_or(bank.end());

@@ -13,6 +13,7 @@ mod memory;
 mod own;
 #[cfg(test)]
 mod tests;
+mod unclaimed;
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -197,6 +198,11 @@ fn admit(board: &Board, partitions: &Partitions, held: &[PaRange]) -> Admitted {
     let channels = channels::place(guests, &partitions.channels, &mut free, &mut problems);
     memory::admit(guests, &free, &mut problems);
     let ram = claims::ram(guests, &free, &mut problems);
+    if problems.is_empty() {
+        // Of what is refused anyway there is no more to say.
+        let scrub_at_boot = partitions.scrub.at_boot;
+        unclaimed::admit(guests, &free, &ram, scrub_at_boot, &mut problems);
+    }
     let cores = cores::assign(board, guests, &mut problems);
     Admitted {
         free,

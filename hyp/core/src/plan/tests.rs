@@ -131,6 +131,42 @@ fn refused(guests: &[Guest]) -> Vec<String> {
     refusals.iter().map(ToString::to_string).collect()
 }
 
+/// What never moves must find memory that nobody claims.
+#[test]
+fn what_never_moves_needs_unclaimed_memory() {
+    let mib = |guest: Guest, boot: u32, max: u32| {
+        let guest = guest.with("memory-mib", cells(&[boot]));
+        guest
+            .with("memory-min-mib", cells(&[4]))
+            .with("memory-max-mib", cells(&[max]))
+    };
+    let own = || mib(Guest::new("own", 1), 100, 1000).with("dma", text(&["trusted"]));
+    let fixed = |boot| {
+        let guest = Guest::new("fixed", 2).with("memory-mib", cells(&[boot]));
+        guest.with("realtime", flag())
+    };
+    assert_eq!(refused(&[own(), fixed(20)]), [""; 0]);
+    let line = "/ballast/fixed@2: memory-mib = <22>: needs 22 MiB that own cannot claim, as its frames never move, and \
+                there are 20 MiB that nobody claims; lower memory-max-mib of own, or memory-mib here, by 2 MiB";
+    assert_eq!(refused(&[own(), fixed(22)]), [line]);
+    // Others come after, unless everybody is built at his start.
+    let other = || mib(Guest::new("other", 3), 10, 100);
+    assert_eq!(refused(&[own(), fixed(20), other()]), [""; 0]);
+    let bank = |guest: Guest| guest.with("extra-ram", cells(&[0, 0x1000_0000, 0, 0x1000]));
+    assert_eq!(refused(&[own(), fixed(18), bank(other())]), [""; 0]);
+    let line = "/ballast/other@3: extra-ram: needs 2 MiB that own cannot claim, in whole 2 MiB, and its frames never \
+                move, and there are 0 MiB that nobody claims; lower memory-max-mib of own, or extra-ram here, by 2 MiB";
+    assert_eq!(refused(&[own(), fixed(20), bank(other())]), [line]);
+    // Its own claim is unclaimed enough for a guest.
+    assert_eq!(
+        refused(&[own()
+            .with("realtime", flag())
+            .without("memory-min-mib")
+            .without("memory-max-mib")]),
+        [""; 0]
+    );
+}
+
 #[test]
 fn banks_count_in_whole_blocks() {
     // One block, two, and two for 8 KiB that lie across a boundary.
