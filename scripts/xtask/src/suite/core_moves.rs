@@ -151,8 +151,9 @@ fn linux(name: String, gic: u8, moves: u32) -> Scenario {
         for guest in [1, 2] {
             is_well(console, guest, has[usize::from(guest) - 1])?;
         }
+        let of_rtos = (0..moves).filter(|round| round % 3 != 0).count();
         console.focus(3)?;
-        console.expect("cores alive")?;
+        console.expect(&format!("cores alive moves={of_rtos} "))?;
         leaves_and_returns(console)?;
         console.expect_never("FAIL")
     })
