@@ -54,6 +54,14 @@ struct Row {
     took: Option<Duration>,
 }
 
+impl Row {
+    /// CPUs that run in a guest.
+    fn cpus_on(&self, guest: u8) -> &str {
+        let cpus = self.status.guest(guest).get("cpus");
+        cpus.split_once('/').map_or(cpus, |(on, _)| on)
+    }
+}
+
 /// Where the demo plays.
 struct Stage {
     /// What boots it.
@@ -118,7 +126,7 @@ fn on_virt(gic: u8, dir: &Path, consent: Consent) -> Result<Stage> {
     ];
     let board = Board {
         gic,
-        cores: 2,
+        cores: 3,
         ram_mib: 1088,
         extra: vec!["-no-reboot".to_owned()],
     };
@@ -209,6 +217,7 @@ impl Demo {
         self.wait_for_job(|filled| filled >= MOVE_AT_MIB)?;
         self.move_memory("A gives", A, self.boot_mib[0] - MOVED_MIB)?;
         self.move_memory("B gets", B, self.boot_mib[1] + MOVED_MIB)?;
+        self.move_core("core to B", [(A, 1), (B, 2)])?;
         self.wait_for_job(|filled| filled >= JOB_MIB)?;
         let sum = self.wait_for_checksum()?;
         let expected = expected
@@ -227,6 +236,7 @@ impl Demo {
     }
 
     fn give_back(&mut self) -> Result<()> {
+        self.move_core("core to A", [(B, 1), (A, 2)])?;
         self.move_memory("B gives back", B, self.boot_mib[1])?;
         self.move_memory("A gets back", A, self.boot_mib[0])?;
         let dirty = self
@@ -290,6 +300,39 @@ impl Demo {
         self.tell(&format!(
             "guest {} has {mib} MiB after {:.1} s",
             name(guest),
+            took.as_secs_f32()
+        ));
+        self.row(step, Some(took))
+    }
+
+    /// Takes a core from the first guest and gives it to the second, to have this many each then.
+    fn move_core(&mut self, step: &'static str, cores: [(u8, u64); 2]) -> Result<()> {
+        let begin = Instant::now();
+        for (guest, cpus) in cores {
+            self.tell(&format!(
+                "ballast> cpus {} {cpus}",
+                name(guest).to_lowercase()
+            ));
+            let answer = self.console.monitor(&format!("cpus {guest} {cpus}"))?;
+            ensure!(answer.contains("ok"), "the monitor said: {answer}");
+        }
+        let have = |s: &Status| {
+            cores
+                .iter()
+                .all(|(guest, cpus)| s.guest(*guest).get("cpus") == format!("{cpus}/{cpus}"))
+        };
+        self.console.wait_for_status("the core to move", have)?;
+        let took = begin.elapsed();
+        for (guest, cpus) in cores {
+            let online = self.console.shell(guest, "nproc")?;
+            ensure!(
+                online.trim() == cpus.to_string(),
+                "Linux {} has {online} CPUs, not {cpus}",
+                name(guest)
+            );
+        }
+        self.tell(&format!(
+            "the core has moved after {:.1} s; nproc says so in both",
             took.as_secs_f32()
         ));
         self.row(step, Some(took))
@@ -370,20 +413,26 @@ impl Demo {
     }
 
     fn print_table(&self) {
-        println!("\n                   accounted by Ballast, MiB       MemTotal, MiB    time of");
-        println!("step                    A       B    free           A       B      the move");
+        println!(
+            "\n                   accounted by Ballast, MiB       MemTotal, MiB     CPUs     time of"
+        );
+        println!(
+            "step                    A       B    free           A       B     A   B     the move"
+        );
         for row in &self.rows {
             let took = row
                 .took
                 .map_or(String::new(), |t| format!("{:.1} s", t.as_secs_f32()));
             println!(
-                "{:<17}{:>8}{:>8}{:>8}    {:>8}{:>8}{:>14}",
+                "{:<17}{:>8}{:>8}{:>8}    {:>8}{:>8}{:>6}{:>4}{:>13}",
                 row.step,
                 row.status.memory_mib(A),
                 row.status.memory_mib(B),
                 row.status.host().number("free-mib"),
                 row.mem_total_mib[0],
                 row.mem_total_mib[1],
+                row.cpus_on(A),
+                row.cpus_on(B),
                 took
             );
         }
