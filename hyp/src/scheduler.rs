@@ -75,6 +75,8 @@ impl Scheduler {
             memory_pages: 0,
             target_pages: 0,
             can_move: false,
+            cpus: 0,
+            target_cpus: 0,
             in_transfer: false,
             touched: None,
         };
@@ -309,6 +311,8 @@ impl Scheduler {
                 memory_pages: pages(guest.index),
                 target_pages: guest.target_pages(),
                 can_move: guest.phase() == Phase::Running && guest.memory.has_driver(),
+                cpus: system.cores.granted(guest.index).len() as u32,
+                target_cpus: system.cores.target(guest.index),
                 in_transfer: transfers.of(guest.index).is_some(),
                 touched: None,
             };
@@ -337,13 +341,10 @@ impl Scheduler {
             if !seen.can_move || guest.plan.config.realtime {
                 continue;
             }
-            if let Some(open) = policy.open_move(guest.index)
+            if let Some(deadline_us) = policy.deadline_us(guest.index)
                 && !seen.in_transfer
             {
-                guest
-                    .memory
-                    .target
-                    .set_deadline(system.ticks(open.deadline_us));
+                guest.memory.target.set_deadline(system.ticks(deadline_us));
             }
             // Whoever fetches its target says what it uses, too.
             if asks && !guest.memory.target.is_pending() {

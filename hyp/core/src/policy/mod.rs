@@ -208,6 +208,14 @@ impl Policy {
         self.members.get(guest)?.response.open()
     }
 
+    /// When a guest should be at its targets, the one for memory and the one for cores.
+    #[must_use]
+    pub fn deadline_us(&self, guest: usize) -> Option<u64> {
+        let response = &self.members.get(guest)?.response;
+        let memory = response.open().map(|open| open.deadline_us);
+        memory.max(response.cpus_deadline_us())
+    }
+
     /// The targets the last step decided to set.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         let members = self.members.iter().enumerate();
@@ -267,6 +275,11 @@ impl Policy {
                 member
                     .response
                     .look(seen.memory_pages, target, free, now_us);
+            }
+            if let Some(deadline_us) = member.response.cpus_deadline_us()
+                && seen.can_move
+            {
+                next = sooner(next, deadline_us);
             }
             // Nobody looks whether memory has come that nobody gives: whoever frees some has a step made.
             let waits = free < BLOCK && self.mode == Mode::Manual;
@@ -329,7 +342,14 @@ impl Member {
         let look = self
             .response
             .look(seen.memory_pages, seen.target_pages, free, now_us);
-        self.notice = (!matches!(look, Seen::Rest | Seen::Moving)).then_some(look);
+        let cpus = if seen.in_transfer {
+            Seen::Rest
+        } else {
+            self.response.look_cpus(seen.cpus, seen.target_cpus, now_us)
+        };
+        self.notice = [look, cpus]
+            .into_iter()
+            .find(|look| !matches!(look, Seen::Rest | Seen::Moving));
     }
 }
 

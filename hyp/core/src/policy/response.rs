@@ -65,10 +65,23 @@ pub enum Seen {
     Recovered,
 }
 
+/// What a guest has to give a core, beside [`GRACE_US`]: Linux takes some 100 ms.
+const CPU_US: u64 = 2 * SECOND_US;
+
+/// Cores that a guest is to give.
+#[derive(Clone, Copy, Debug)]
+struct CpuMove {
+    /// Cores it had.
+    from: u32,
+    target: u32,
+    deadline_us: u64,
+}
+
 /// One guest's answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Response {
     open: Option<Move>,
+    cpus: Option<CpuMove>,
     misses: u8,
     /// What it had when it was given up.
     stuck_pages: u64,
@@ -82,6 +95,7 @@ impl Default for Response {
     fn default() -> Self {
         Self {
             open: None,
+            cpus: None,
             misses: 0,
             stuck_pages: 0,
             reached_pages: None,
@@ -116,7 +130,49 @@ impl Response {
     /// It begins anew: what was asked of it is void.
     pub fn forget(&mut self) {
         self.open = None;
+        self.cpus = None;
         self.misses = 0;
+    }
+
+    /// When it should have given the cores it is to give.
+    pub fn cpus_deadline_us(&self) -> Option<u64> {
+        self.cpus.map(|open| open.deadline_us)
+    }
+
+    /// Looks at the guest's cores: one that has more than its target is to give them. Who waits for a core is not late.
+    pub fn look_cpus(&mut self, has: u32, target: u32, now_us: u64) -> Seen {
+        let before = self.cpus.take();
+        if before.is_some_and(|before| has < before.from) {
+            self.misses = 0;
+        }
+        if has <= target || self.is_unresponsive() {
+            return Seen::Rest;
+        }
+        let time = u64::from(has.saturating_sub(target)).saturating_mul(CPU_US);
+        let mut open = CpuMove {
+            from: has,
+            target,
+            deadline_us: now_us.saturating_add((GRACE_US.saturating_add(time)).min(LONGEST_US)),
+        };
+        let mut seen = Seen::Moving;
+        // A target that changes all the time is no excuse for giving nothing.
+        if let Some(before) = before.filter(|before| before.from <= has) {
+            if now_us < before.deadline_us {
+                open.deadline_us = if before.target == target {
+                    before.deadline_us
+                } else {
+                    open.deadline_us.min(before.deadline_us)
+                };
+            } else {
+                self.misses = self.misses.saturating_add(1);
+                if self.is_unresponsive() {
+                    return Seen::GivenUp;
+                }
+                seen = Seen::Late;
+            }
+        }
+        self.cpus = Some(open);
+        seen
     }
 
     /// Looks at the guest, while `free` pages lie in the pool.
@@ -212,6 +268,34 @@ impl Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_core_that_is_not_given_counts_as_memory_does() {
+        let mut response = Response::default();
+        assert_eq!(response.look_cpus(2, 2, 0), Seen::Rest);
+        assert_eq!(response.look_cpus(1, 3, 0), Seen::Rest, "it waits");
+        assert_eq!(response.cpus_deadline_us(), None);
+        assert_eq!(response.look_cpus(3, 1, 10), Seen::Moving);
+        let deadline = response.cpus_deadline_us().unwrap();
+        assert_eq!(deadline, 10 + GRACE_US + 2 * CPU_US);
+        assert_eq!(response.look_cpus(3, 2, 20), Seen::Moving);
+        assert_eq!(response.look_cpus(3, 1, 30), Seen::Moving);
+        let sooner = response.cpus_deadline_us().unwrap();
+        assert!(sooner < deadline, "no time is won by a new target");
+        assert_eq!(response.look_cpus(2, 1, sooner), Seen::Moving, "one given");
+        let mut at = response.cpus_deadline_us().unwrap();
+        assert!(at > sooner);
+        for expected in [Seen::Late, Seen::Late, Seen::GivenUp] {
+            assert_eq!(response.look_cpus(2, 1, at), expected);
+            at = response.cpus_deadline_us().unwrap_or(at);
+        }
+        assert!(response.is_unresponsive());
+        assert_eq!(response.cpus_deadline_us(), None, "nothing runs for it");
+        assert!(response.answered());
+        assert_eq!(response.look_cpus(2, 1, at), Seen::Moving);
+        assert_eq!(response.look_cpus(1, 1, at), Seen::Rest);
+        assert_eq!((response.misses, response.cpus_deadline_us()), (0, None));
+    }
 
     #[test]
     fn who_strays_and_returns_is_no_news() {

@@ -23,6 +23,10 @@ pub struct Observed {
     pub memory_pages: u64,
     /// What it was asked to have.
     pub target_pages: u64,
+    /// Cores it has.
+    pub cpus: u32,
+    /// Cores it was asked to have.
+    pub target_cpus: u32,
     /// It runs and has a driver.
     pub can_move: bool,
     /// It is in a [`transfer`](super::transfer), which sets its target.

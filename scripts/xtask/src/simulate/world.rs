@@ -237,6 +237,8 @@ impl World {
                 memory_pages: guest.memory,
                 target_pages: guest.target,
                 can_move: true,
+                cpus: 1,
+                target_cpus: 1,
                 in_transfer: false,
                 touched: None,
             }));

@@ -83,6 +83,8 @@ impl Guest {
             memory_pages: self.memory,
             target_pages: self.target,
             can_move: self.has_driver,
+            cpus: 1,
+            target_cpus: 1,
             in_transfer: false,
             touched: self.is_sampled.then_some(touched as u16),
         }
