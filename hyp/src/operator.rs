@@ -12,6 +12,7 @@ use ballast_core::monitor::{
 
 use ballast_core::policy::Mode;
 use ballast_core::policy::transfer::Holding;
+use ballast_core::timeline::Record;
 
 use crate::console::Shell;
 use crate::guest::Guest;
@@ -144,6 +145,10 @@ impl Operator for Shell<'_> {
         self.system
             .scheduler
             .set_memory(self.system, self.cpu, guest, pages, self.by)
+    }
+
+    fn event_from(&self, sequence: u64) -> Option<Record> {
+        self.system.scheduler.ended.from(sequence)
     }
 
     fn move_between(

@@ -7,6 +7,7 @@
 //! Lock order: the policy's is inside the console's and outside the pool's and the guests'.
 
 mod moves;
+mod tracks;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -19,7 +20,9 @@ use ballast_core::log::{Direction, Event, Origin};
 use ballast_core::monitor::Refused;
 use ballast_core::policy::transfer::Transfers;
 use ballast_core::policy::{Entitlement, Mode, Move, Observed, Policy, Seen, Settings};
+use ballast_core::timeline::End;
 use spin::mutex::TicketMutex;
+use tracks::{Ended, Tracks};
 
 use crate::aarch64::timer;
 use crate::guest::Guest;
@@ -43,11 +46,14 @@ pub struct Scheduler {
     stepped_us: AtomicU64,
     /// Guests that are unresponsive, one bit each: their calls are looked at.
     unresponsive: AtomicU32,
+    /// The last transfers, with their times.
+    pub ended: Ended,
 }
 
 struct State {
     policy: Policy,
     transfers: Transfers,
+    tracks: Tracks,
     observed: Box<[Observed]>,
     asked_us: u64,
 }
@@ -86,12 +92,14 @@ impl Scheduler {
             state: TicketMutex::new(State {
                 policy,
                 transfers: Transfers::default(),
+                tracks: Tracks::new(guests.len()),
                 observed: vec![nothing; guests.len()].into_boxed_slice(),
                 asked_us: 0,
             }),
             due_us: AtomicU64::new(NEVER),
             stepped_us: AtomicU64::new(0),
             unresponsive: AtomicU32::new(0),
+            ended: Ended::default(),
         }
     }
 
@@ -143,16 +151,8 @@ impl Scheduler {
             return Err(Refused::InMove(open.id));
         }
         state.transfers.write_off(guest.index);
-        guest
-            .memory
-            .target
-            .set_reserve_pages(guest.memory.max_pages().saturating_sub(pages), 0);
+        state.tracks.aim(system, guest, pages, 0, by, 0);
         drop(state);
-        system.record(Event::Target {
-            guest: guest.index as u8,
-            memory_kib: pages * KIB_PER_PAGE,
-            by,
-        });
         guest.update_balloon(cpu);
         self.requested(system, cpu, by);
         Ok(())
@@ -195,6 +195,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         state.policy.stopped(guest.index);
         state.transfers.stopped(guest.index, system.now_us());
+        state.tracks.end(system, guest, End::Stopped);
         drop(state);
         self.unresponsive
             .fetch_and(!(1 << guest.index), Ordering::Relaxed);
@@ -295,6 +296,7 @@ impl Scheduler {
         let State {
             policy,
             transfers,
+            tracks,
             observed,
             asked_us,
         } = &mut *state;
@@ -304,7 +306,8 @@ impl Scheduler {
         let counts = *system.pool.lock().counts();
         let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
         let next_transfer_us = moves::look(system, transfers, now_us);
-        let wake = moves::carry_out(system, cpu, transfers);
+        tracks.look(system);
+        let wake = moves::carry_out(system, cpu, transfers, tracks);
         let kept = system.pool.lock().kept();
         for (guest, seen) in system.guests.iter().zip(&mut *observed) {
             *seen = Observed {
@@ -324,13 +327,7 @@ impl Scheduler {
         }
         for change in policy.changes() {
             if let Some(guest) = system.guests.get(change.guest) {
-                let pages = guest.memory.max_pages().saturating_sub(change.target_pages);
-                guest.memory.target.set_reserve_pages(pages, 0);
-                system.record(Event::Target {
-                    guest: guest.index as u8,
-                    memory_kib: change.target_pages * KIB_PER_PAGE,
-                    by: Origin::Ballast,
-                });
+                tracks.aim(system, guest, change.target_pages, 0, Origin::Ballast, 0);
             }
         }
         let asks = decision.sample && now_us >= asked_us.saturating_add(ASK_EVERY_US);

@@ -118,6 +118,9 @@ fn step(system: &System, cpu: &PerCpu, most_pages: u16) -> Next {
         .scrubber
         .step(&system.pool, &mut Machine(cpu), now, most_pages);
     cpu.window.close();
+    if step.next == Next::Rest {
+        system.scheduler.ended.scrubbed();
+    }
     system.wake(cpu, step.wake);
     system.relocate(cpu, step.relocate);
     step.next

@@ -82,29 +82,123 @@ pub fn wait_for_memory(
     }
 }
 
-/// The number of the entry after the last of `log`.
-fn next_entry(log: &str, from: u64) -> u64 {
-    let last = log
-        .lines()
-        .rev()
-        .find_map(|line| Record::parse(line).get("log")?.parse::<u64>().ok());
-    last.map_or(from, |last| last + 1)
-}
-
-/// Prints log entries as they come.
-pub fn follow(control: &mut Control, all: bool, json: bool) -> Result<bool> {
-    let mut next = 0;
-    if !all {
-        next = next_entry(&control.ask("log")?, next);
-    }
+/// Waits until `guest` runs on `cpus` cores that it has, prints its line then.
+pub fn wait_for_cpus(
+    control: &mut Control,
+    guest: &str,
+    cpus: u32,
+    timeout_s: u64,
+    json: bool,
+) -> Result<bool> {
+    let deadline = Instant::now() + Duration::from_secs(timeout_s);
+    let goal = format!("{cpus}/{cpus}");
     loop {
-        let log = control.ask(&format!("log {next}"))?;
-        if !print(&log, json)? {
-            return Ok(false);
+        let status = control.ask("status")?;
+        let line = guest_line(&status, guest).context("the guest is gone")?;
+        let runs_on = Record::parse(&line).get("cpus").unwrap_or("?").to_owned();
+        if runs_on == goal || Instant::now() >= deadline {
+            print(&line, json)?;
+            if runs_on != goal {
+                eprintln!(
+                    "ballastctl: after {timeout_s} s {guest} runs on {runs_on} cores of {cpus}"
+                );
+            }
+            return Ok(runs_on == goal);
         }
-        next = next_entry(&log, next);
         sleep(LOOK);
     }
+}
+
+/// The line of `transfers` about the move of this number.
+fn move_line(transfers: &str, id: &str) -> Option<String> {
+    let is_it = |line: &&str| {
+        let record = Record::parse(line);
+        record.words == ["move"] && record.get("id") == Some(id)
+    };
+    transfers.lines().find(is_it).map(ToString::to_string)
+}
+
+/// Begins a move and waits for its end, prints its line then; true if it was done.
+pub fn see_through(control: &mut Control, line: &str, within_s: u32, json: bool) -> Result<bool> {
+    let answer = control.ask(line)?;
+    if is_error(&answer) {
+        return print(&answer, json);
+    }
+    let id = Record::parse(&answer)
+        .get("move")
+        .context("a move without a number")?
+        .to_owned();
+    // It has ended by then, whatever happens.
+    let deadline = Instant::now() + Duration::from_secs(u64::from(within_s) + 10);
+    loop {
+        let transfers = control.ask("transfers")?;
+        let line = move_line(&transfers, &id).context("the move is no longer known")?;
+        let state = Record::parse(&line).get("state").unwrap_or("?").to_owned();
+        let is_open = matches!(state.as_str(), "giving" | "taking" | "returning");
+        if !is_open || Instant::now() >= deadline {
+            print(&line, json)?;
+            return Ok(state == "done");
+        }
+        sleep(LOOK);
+    }
+}
+
+/// Numbered lines that the hypervisor keeps the last of.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// The monitor's word for them.
+    command: &'static str,
+    /// The key of a line's number.
+    key: &'static str,
+}
+
+impl Stream {
+    /// What happened.
+    pub const LOG: Self = Self {
+        command: "log",
+        key: "log",
+    };
+    /// The transfers that have ended.
+    pub const EVENTS: Self = Self {
+        command: "events",
+        key: "transfer",
+    };
+
+    /// The number after that of the last line.
+    fn next(self, lines: &str, from: u64) -> u64 {
+        let number = |line| Record::parse(line).get(self.key)?.parse::<u64>().ok();
+        let last = lines.lines().rev().find_map(number);
+        last.map_or(from, |last| last + 1)
+    }
+}
+
+/// Prints the lines as they come, `count` of them at most.
+pub fn follow(
+    control: &mut Control,
+    stream: Stream,
+    all: bool,
+    count: Option<u64>,
+    json: bool,
+) -> Result<bool> {
+    let mut next = 0;
+    let mut left = count.unwrap_or(u64::MAX);
+    if !all {
+        next = stream.next(&control.ask(stream.command)?, next);
+    }
+    while left > 0 {
+        let lines = control.ask(&format!("{} {next}", stream.command))?;
+        next = stream.next(&lines, next);
+        let some = usize::try_from(left).unwrap_or(usize::MAX);
+        let lines: String = lines.split_inclusive('\n').take(some).collect();
+        if !print(&lines, json)? {
+            return Ok(false);
+        }
+        left = left.saturating_sub(lines.lines().count() as u64);
+        if left > 0 {
+            sleep(LOOK);
+        }
+    }
+    Ok(true)
 }
 
 /// Width of a guest's bar.
@@ -212,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn a_move_is_found_by_its_number() {
+        let said = "transfer guest=1 name=a\nmove id=2 from=a state=done\nmove id=12 from=b state=giving\n";
+        assert_eq!(
+            move_line(said, "12").as_deref(),
+            Some("move id=12 from=b state=giving")
+        );
+        assert_eq!(move_line(said, "1"), None);
+    }
+
+    #[test]
     fn the_table_shows_memory_and_target() {
         let table = table(STATUS);
         assert!(table.contains("free 3 MiB"), "{table}");
@@ -223,10 +327,14 @@ mod tests {
 
     #[test]
     fn following_goes_on_behind_the_last_entry() {
-        assert_eq!(next_entry("", 4), 4);
+        assert_eq!(Stream::LOG.next("", 4), 4);
         assert_eq!(
-            next_entry("log lost=3\nlog=7 time-s=0.1 a\nlog=8 time-s=0.2 b\n", 4),
+            Stream::LOG.next("log lost=3\nlog=7 time-s=0.1 a\nlog=8 time-s=0.2 b\n", 4),
             9
+        );
+        assert_eq!(
+            Stream::EVENTS.next("transfer=3 guest=1\ntransfer=5 guest=2\n", 3),
+            6
         );
     }
 }

@@ -14,6 +14,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use commands::Stream;
 use control::Control;
 
 /// Ask the hypervisor what it does, and tell it what to do.
@@ -52,12 +53,43 @@ enum Command {
         #[arg(long, default_value_t = 60, requires = "wait")]
         timeout: u64,
     },
+    /// Set how many cores a guest shall have
+    Cpus {
+        /// Number or name
+        guest: String,
+        /// Cores
+        cpus: u32,
+        /// Wait until the guest runs on them
+        #[arg(long)]
+        wait: bool,
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 60, requires = "wait")]
+        timeout: u64,
+    },
+    /// Move memory and cores from guest to guest, all of it or nothing
+    Move {
+        /// Number or name of the guest that gives
+        from: String,
+        /// Number or name of the guest that gets
+        to: String,
+        /// MiB of memory, perhaps 0
+        mib: u64,
+        /// Cores
+        #[arg(default_value_t = 0)]
+        cpus: u32,
+        /// Seconds after which it is done or undone
+        #[arg(long, default_value_t = 30)]
+        within: u32,
+        /// Wait until it is
+        #[arg(long)]
+        wait: bool,
+    },
     /// Set who decides what guests have: manual, auto, or external (a control guest)
     Policy {
         /// manual, auto or external
         mode: String,
     },
-    /// Moves under way, one line each
+    /// What is on its way and the last moves, one line each
     Transfers,
     /// Start a stopped guest
     Start {
@@ -80,12 +112,19 @@ enum Command {
         guest: String,
     },
     /// What happened since the board started
-    Log,
-    /// What happens, as it happens
+    Log {
+        /// And what happens from now on, as it happens
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Each transfer of memory with the times of its phases, as they end
     Events {
-        /// Begin with what is still known of the past
+        /// Begin with those of the past that are still known
         #[arg(long)]
         all: bool,
+        /// Transfers after which it ends
+        #[arg(long)]
+        count: Option<u64>,
     },
     /// The guests' memory as it moves; ends with Ctrl-C
     Top {
@@ -133,7 +172,38 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Command::Stop { guest } => say(&format!("stop {guest}")),
         Command::Reset { guest } => say(&format!("reset {guest}")),
         Command::Stats { guest } => say(&format!("stats {guest}")),
-        Command::Log => say("log"),
+        Command::Log { follow: false } => say("log"),
+        Command::Log { follow: true } => {
+            commands::follow(&mut control, Stream::LOG, true, None, json)
+        }
+        Command::Cpus {
+            guest,
+            cpus,
+            wait,
+            timeout,
+        } => {
+            let done = say(&format!("cpus {guest} {cpus}"))?;
+            if done && *wait {
+                commands::wait_for_cpus(&mut control, guest, *cpus, *timeout, json)
+            } else {
+                Ok(done)
+            }
+        }
+        Command::Move {
+            from,
+            to,
+            mib,
+            cpus,
+            within,
+            wait,
+        } => {
+            let line = format!("move {from} {to} {mib} {cpus} {within}");
+            if *wait {
+                commands::see_through(&mut control, &line, *within, json)
+            } else {
+                say(&line)
+            }
+        }
         Command::Mem {
             guest,
             mib,
@@ -147,7 +217,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
                 Ok(done)
             }
         }
-        Command::Events { all } => commands::follow(&mut control, *all, json),
+        Command::Events { all, count } => {
+            commands::follow(&mut control, Stream::EVENTS, *all, *count, json)
+        }
         Command::Top { interval, count } => commands::top(&mut control, *interval, *count),
         Command::Completion { .. } => Ok(true),
     }

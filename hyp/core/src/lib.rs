@@ -51,6 +51,7 @@ mod sort;
 pub mod speculation;
 pub mod stage2;
 pub mod sysreg;
+pub mod timeline;
 pub mod vgic;
 pub mod watchdog;
 

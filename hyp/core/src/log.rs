@@ -1,5 +1,8 @@
 //! What happened: a bounded record of events, kept as data and put into words only when read.
 //!
+//! What happens all the time while guests compete for memory (targets, and that they were reached) has a part of the
+//! record of its own, so that it drives nothing rarer out.
+//!
 //! The log has a lock of its own that is held for a copy. It is written where guests start, stop
 //! and change, never on a path that a guest can take at will, such as an exit.
 
@@ -197,6 +200,19 @@ pub enum Event {
 }
 
 impl Event {
+    /// It happens again and again while guests compete.
+    const fn is_common(self) -> bool {
+        matches!(
+            self,
+            Self::Target { .. }
+                | Self::Moved { .. }
+                | Self::Waiting { .. }
+                | Self::CpuTarget { .. }
+                | Self::CoreTaken { .. }
+                | Self::CoreGranted { .. }
+        )
+    }
+
     /// The event in words: `event=... guest=... name=... ...`, `key=value` throughout.
     #[must_use]
     pub fn describe(self, labels: &Labels) -> impl fmt::Display {
@@ -345,10 +361,43 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// The newest [`CAPACITY`] events.
+/// The newest events of a kind.
+#[derive(Debug)]
+struct Ring {
+    entries: Box<[Option<Entry>]>,
+    /// Where the next one goes.
+    next: usize,
+}
+
+impl Ring {
+    fn new(capacity: usize) -> Self {
+        Self {
+            entries: vec![None; capacity.max(1)].into_boxed_slice(),
+            next: 0,
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if let Some(slot) = self.entries.get_mut(self.next) {
+            *slot = Some(entry);
+        }
+        let next = self.next.saturating_add(1);
+        self.next = if next < self.entries.len() { next } else { 0 };
+    }
+
+    /// The oldest from this sequence number on.
+    fn from(&self, sequence: u64) -> Option<Entry> {
+        let (older, newer) = self.entries.split_at_checked(self.next)?;
+        let mut ordered = newer.iter().chain(older).flatten();
+        ordered.find(|entry| entry.sequence >= sequence).copied()
+    }
+}
+
+/// The newest [`CAPACITY`] events: half of it common ones, the other half all others.
 #[derive(Debug)]
 pub struct EventLog {
-    entries: Box<[Option<Entry>]>,
+    common: Ring,
+    rare: Ring,
     next: u64,
 }
 
@@ -360,22 +409,26 @@ impl EventLog {
     }
 
     fn with_capacity(capacity: usize) -> Self {
+        let common = capacity.div_euclid(2);
         Self {
-            entries: vec![None; capacity].into_boxed_slice(),
+            common: Ring::new(common),
+            rare: Ring::new(capacity.saturating_sub(common)),
             next: 0,
         }
     }
 
-    /// Records `event` at `ticks` (CNTVCT_EL0), in place of the oldest if the log is full.
+    /// Records `event` at `ticks` (CNTVCT_EL0), in place of the oldest of its kind if there is no room.
     pub fn record(&mut self, ticks: u64, event: Event) {
-        let sequence = self.next;
-        if let Some(slot) = slot(&self.entries, sequence).and_then(|i| self.entries.get_mut(i)) {
-            *slot = Some(Entry {
-                sequence,
-                ticks,
-                event,
-            });
-            self.next = self.next.wrapping_add(1);
+        let entry = Entry {
+            sequence: self.next,
+            ticks,
+            event,
+        };
+        self.next = self.next.wrapping_add(1);
+        if event.is_common() {
+            self.common.push(entry);
+        } else {
+            self.rare.push(entry);
         }
     }
 
@@ -383,11 +436,9 @@ impl EventLog {
     /// that those between are gone.
     #[must_use]
     pub fn from(&self, sequence: u64) -> Option<Entry> {
-        let kept = u64::try_from(self.entries.len()).unwrap_or(u64::MAX);
-        let sequence = sequence.max(self.next.saturating_sub(kept));
-        let index = slot(&self.entries, sequence)?;
-        let entry = self.entries.get(index).copied().flatten()?;
-        (entry.sequence == sequence).then_some(entry)
+        let either = [self.common.from(sequence), self.rare.from(sequence)];
+        let either = either.into_iter().flatten();
+        either.min_by_key(|entry| entry.sequence)
     }
 }
 
@@ -397,11 +448,6 @@ impl Default for EventLog {
     }
 }
 
-fn slot(entries: &[Option<Entry>], sequence: u64) -> Option<usize> {
-    let capacity = u64::try_from(entries.len()).ok()?;
-    usize::try_from(sequence.checked_rem(capacity)?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_and_the_gap_shows() {
-        let mut log = EventLog::with_capacity(4);
+        let mut log = EventLog::with_capacity(8);
         assert_eq!(log.from(0), None);
         for guest in 0..10 {
             log.record(u64::from(guest), Event::Unresponsive { guest });
@@ -421,6 +467,32 @@ mod tests {
             kept.push((entry.sequence, entry.ticks));
         }
         assert_eq!(kept, [(6, 6), (7, 7), (8, 8), (9, 9)]);
+    }
+
+    #[test]
+    fn competing_guests_drive_nothing_rarer_out() {
+        let mut log = EventLog::with_capacity(8);
+        log.record(0, Event::Unresponsive { guest: 1 });
+        for _ in 0..100 {
+            let (guest, by) = (0, Origin::Ballast);
+            let memory_kib = 1024;
+            log.record(
+                1,
+                Event::Target {
+                    guest,
+                    memory_kib,
+                    by,
+                },
+            );
+        }
+        log.record(2, Event::Responsive { guest: 1 });
+        let mut from = 0;
+        let mut kept = Vec::new();
+        while let Some(entry) = log.from(from) {
+            from = entry.sequence + 1;
+            kept.push(entry.sequence);
+        }
+        assert_eq!(kept, [0, 97, 98, 99, 100, 101]);
     }
 
     #[test]

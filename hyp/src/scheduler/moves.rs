@@ -8,6 +8,7 @@ use ballast_core::log::{Event, Origin};
 use ballast_core::monitor::{self, MoveStatus};
 use ballast_core::policy::transfer::{Holding, Phase, Refused, Side, Transfer, Transfers};
 
+use super::tracks::Tracks;
 use super::{KIB_PER_PAGE, Scheduler};
 use crate::guest::Guest;
 use crate::guest::lifecycle;
@@ -150,7 +151,12 @@ pub(super) fn look(system: &System, transfers: &mut Transfers, now_us: u64) -> O
 
 /// Carries out what is new about the transfers: keeps what is theirs, then asks the guests. Whom to tell that
 /// memory is free.
-pub(super) fn carry_out(system: &System, cpu: &PerCpu, transfers: &mut Transfers) -> GuestSet {
+pub(super) fn carry_out(
+    system: &System,
+    cpu: &PerCpu,
+    transfers: &mut Transfers,
+    tracks: &mut Tracks,
+) -> GuestSet {
     let mut has_ended = false;
     while let Some(transfer) = transfers.take_news() {
         keep(system, cpu, transfers);
@@ -164,7 +170,7 @@ pub(super) fn carry_out(system: &System, cpu: &PerCpu, transfers: &mut Transfers
             cause: transfer.cause,
         });
         // At its end, too: it may have gone back before anybody was asked to.
-        ask(system, cpu, &transfer);
+        ask(system, cpu, &transfer, tracks);
         has_ended |= !transfer.phase.is_open();
     }
     if has_ended {
@@ -204,20 +210,21 @@ fn keep(system: &System, cpu: &PerCpu, transfers: &Transfers) {
 }
 
 /// Sets the targets of both, each if it is another now.
-fn ask(system: &System, cpu: &PerCpu, transfer: &Transfer) {
+fn ask(system: &System, cpu: &PerCpu, transfer: &Transfer, tracks: &mut Tracks) {
     for (guest, wish) in transfer.wishes().into_iter().flatten() {
         let Some(guest) = system.guests.get(guest) else {
             continue;
         };
         if guest.target_pages() != wish.pages {
-            let reserve = guest.memory.max_pages().saturating_sub(wish.pages);
             let deadline = system.ticks(transfer.phase_ends_us());
-            guest.memory.target.set_reserve_pages(reserve, deadline);
-            system.record(Event::Target {
-                guest: guest.index as u8,
-                memory_kib: wish.pages * KIB_PER_PAGE,
-                by: Origin::Ballast,
-            });
+            tracks.aim(
+                system,
+                guest,
+                wish.pages,
+                deadline,
+                Origin::Ballast,
+                transfer.id,
+            );
         }
         if system.cores.target(guest.index) != wish.cpus {
             // It is within the guest's bounds: that was seen when the transfer began.

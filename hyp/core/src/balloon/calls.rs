@@ -237,10 +237,14 @@ impl GuestMemory {
             Via::Message(_) => return Outcome::status(Status::InvalidParameters),
         }
         let before = *backed_pages;
+        self.trace.called(hw.counter());
         let (consumed, wake, mut relocate) = if is_reserve {
             self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
         } else {
             let (consumed, relocate) = self.release(pool, hw, entries, batch, tables, backed_pages);
+            if before != *backed_pages {
+                self.trace.granted(hw.counter());
+            }
             (consumed, GuestSet::EMPTY, relocate)
         };
         let judged = entries.get(..consumed).unwrap_or(&[]);

@@ -89,6 +89,7 @@ use crate::frames::handover::{BATCH_WORDS, DirtyRun};
 use crate::frames::{GuestId, GuestSet, Pool};
 use crate::limits::MAX_RAM_RANGES;
 use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
+use crate::timeline::Trace;
 
 /// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +119,8 @@ pub struct GuestMemory {
     pub report: Report,
     /// What its calls have done.
     pub stats: Stats,
+    /// When what happened on the way to the target.
+    pub trace: Trace,
     config: MemoryConfig,
     chunks: heapless::Vec<Chunk, MAX_RAM_RANGES>,
     max_pages: u64,
@@ -273,6 +276,7 @@ impl GuestMemory {
             target,
             report: Report::default(),
             stats: Stats::default(),
+            trace: Trace::default(),
             config,
             chunks,
             max_pages,

@@ -246,7 +246,10 @@ impl<H: Hardware> Reserve<'_, H> {
     /// Makes what was unmapped so far unreachable, and frees it.
     pub(super) fn flush(&mut self) {
         if !self.unmapped.is_empty() {
-            self.unmapped.invalidate(self.hw).free(self.pool, self.hw);
+            self.memory.trace.unmapped(self.hw.counter());
+            let clean = self.unmapped.invalidate(self.hw);
+            self.memory.trace.invalidated(self.hw.counter());
+            clean.free(self.pool, self.hw);
             self.memory.stats.invalidations.add(1);
         }
     }

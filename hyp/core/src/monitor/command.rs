@@ -6,7 +6,7 @@ use crate::console::Labels;
 use crate::policy::Mode;
 
 /// What every command looks like, in the order `help` shows them.
-pub const USAGE: [(&str, &str); 12] = [
+pub const USAGE: [(&str, &str); 13] = [
     ("status", "the host and every guest, one line each"),
     ("mem GUEST MIB", "set how much memory a guest shall have"),
     ("cpus GUEST N", "set how many cores a guest shall have"),
@@ -20,6 +20,7 @@ pub const USAGE: [(&str, &str); 12] = [
     ("stop GUEST", "stop a guest at once"),
     ("reset GUEST", "start a guest anew with pristine images"),
     ("stats GUEST", "exits, interrupts, transfers, console"),
+    ("events [FROM]", "the times of the last transfers"),
     ("log [FROM]", "what happened, from this entry on"),
     ("help", "this list"),
 ];
@@ -110,6 +111,11 @@ pub enum Command {
         /// Index of the guest.
         guest: usize,
     },
+    /// `events [FROM]`.
+    Events {
+        /// Number of the first transfer to show, if it is still kept.
+        from: u64,
+    },
     /// `log [FROM]`.
     Log {
         /// Number of the first entry to show, if it is still kept.
@@ -134,8 +140,6 @@ pub enum ParseError<'a> {
     NotMib(&'a str),
     /// This is not a number of cores.
     NotCpus(&'a str),
-    /// This is not the number of a log entry.
-    NotEntry(&'a str),
     /// This is not a number that can stand here; this is how the command looks.
     NotNumber(&'a str, &'static str),
 }
@@ -171,9 +175,6 @@ impl fmt::Display for Described<'_> {
             ParseError::Usage(usage) => write!(f, "usage: {usage}"),
             ParseError::UnknownGuest(word) => {
                 write!(f, "no guest '{word}'; guests: {}", self.labels)
-            }
-            ParseError::NotEntry(word) => {
-                write!(f, "'{word}' is no number of a log entry; usage: log [FROM]")
             }
             ParseError::NotNumber(word, usage) => {
                 write!(
@@ -263,12 +264,19 @@ pub fn parse<'a>(line: &'a str, labels: &Labels) -> Result<Option<Command>, Pars
         "stop" => power(guest()?, PowerAction::Stop),
         "reset" => power(guest()?, PowerAction::Reset),
         "stats" => Command::Stats { guest: guest()? },
-        "log" => Command::Log {
-            from: match words.next() {
-                Some(word) => word.parse().map_err(|_| ParseError::NotEntry(word))?,
+        "events" | "log" => {
+            let from = match words.next() {
+                Some(word) => word
+                    .parse()
+                    .map_err(|_| ParseError::NotNumber(word, usage))?,
                 None => 0,
-            },
-        },
+            };
+            if name == "log" {
+                Command::Log { from }
+            } else {
+                Command::Events { from }
+            }
+        }
         _ => Command::Help,
     };
     Ok(Some(command))
@@ -328,6 +336,7 @@ mod tests {
         }
         assert_eq!(parse("stats 1"), Some(Command::Stats { guest: 0 }));
         assert_eq!(parse("log"), Some(Command::Log { from: 0 }));
+        assert_eq!(parse("events 3"), Some(Command::Events { from: 3 }));
         assert_eq!(parse("log 17"), Some(Command::Log { from: 17 }));
         for (line, cpus, seconds) in [
             ("move 1 rtos 64", 0, 30),
@@ -348,7 +357,7 @@ mod tests {
     fn errors_say_what_was_wrong_and_what_is_possible() {
         assert_eq!(
             error("list"),
-            "unknown command 'list'; commands: status, mem, cpus, move, policy, transfers, start, stop, reset, stats, log, help"
+            "unknown command 'list'; commands: status, mem, cpus, move, policy, transfers, start, stop, reset, stats, events, log, help"
         );
         assert_eq!(error("mem 1"), "usage: mem GUEST MIB");
         assert_eq!(error("status now"), "usage: status");
@@ -359,7 +368,7 @@ mod tests {
         assert_eq!(error("log 1 2"), "usage: log [FROM]");
         assert_eq!(
             error("log all"),
-            "'all' is no number of a log entry; usage: log [FROM]"
+            "'all' is not a number that can stand there; usage: log [FROM]"
         );
         let usage = "usage: move FROM TO MIB [CPUS] [SECONDS]";
         assert_eq!(error("move 1 4"), usage);

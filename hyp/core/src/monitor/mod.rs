@@ -24,6 +24,7 @@ use crate::console::{InputRing, Labels, Stage};
 use crate::cores;
 use crate::log::{Entry, Name};
 use crate::policy::Mode;
+use crate::timeline::Record;
 
 /// What is shown before each command.
 pub const PROMPT: &[u8] = b"ballast> ";
@@ -103,6 +104,8 @@ pub trait Operator {
     fn stats(&self, guest: usize) -> GuestStats;
     /// The oldest log entry from this sequence number on ([`crate::log::EventLog::from`]).
     fn log_from(&self, sequence: u64) -> Option<Entry>;
+    /// The oldest transfer that is kept, from this number on ([`crate::timeline::Timeline::from`]).
+    fn event_from(&self, sequence: u64) -> Option<Record>;
     /// Sets a guest's memory target and tells its driver.
     ///
     /// # Errors
@@ -140,6 +143,7 @@ enum Job {
     Transfers { guest: usize },
     Moves { nth: usize },
     Stats { guest: usize, line: usize },
+    Events { sequence: u64 },
     Log { sequence: u64 },
     Help { line: usize },
 }
@@ -262,6 +266,7 @@ impl Runner {
                 stage.text(format_args!("ok policy={}\r\n", mode.name()));
             }
             Command::Stats { guest } => self.job = Job::Stats { guest, line: 0 },
+            Command::Events { from } => self.job = Job::Events { sequence: from },
             Command::Log { from } => self.job = Job::Log { sequence: from },
             Command::Help => self.job = Job::Help { line: 0 },
             Command::Memory { guest, mib } => {
@@ -358,6 +363,18 @@ impl Runner {
                     }
                 }
                 _ => Job::Idle,
+            },
+            Job::Events { sequence } => match shell.event_from(sequence) {
+                Some(record) => {
+                    if let Some(label) = labels.get(record.guest.into()) {
+                        let line = record.line(label, self.ticks_per_second);
+                        stage.text(format_args!("{line}\r\n"));
+                    }
+                    Job::Events {
+                        sequence: record.sequence.wrapping_add(1),
+                    }
+                }
+                None => Job::Idle,
             },
             Job::Log { sequence } => match shell.log_from(sequence) {
                 Some(entry) => {

@@ -72,6 +72,18 @@ fn stop_and_start() -> Scenario {
     }))
 }
 
+/// A transfer of memory away from a guest has every phase, in order.
+fn is_told(event: &serde_json::Value) -> bool {
+    let at = |key: &str| event[key].as_u64().unwrap_or(0);
+    let phases = ["target-ns", "first-ns", "unmap-ns", "tlb-ns"].map(at);
+    event["direction"] == "give"
+        && event["state"] == "done"
+        && phases[0] > 0
+        && phases.is_sorted()
+        && at("done-ns") >= at("tlb-ns")
+        && at("kib-4k") + at("kib-64k") + at("kib-2m") > 0
+}
+
 /// A guest with the right does from inside what the operator does; one without it may not.
 fn control(gic: u8) -> Scenario {
     Scenario::new(format!("monitor-from-a-guest-gic{gic}"), gic, |console| {
@@ -107,6 +119,19 @@ fn control(gic: u8) -> Scenario {
         ensure!(code == 0, "policy manual");
         let (code, said) = ctl("transfers")?;
         ensure!(code == 0, "{said}");
+        let (code, said) = ctl("--json events --all --count 1")?;
+        let event = said
+            .lines()
+            .find_map(|line| serde_json::from_str::<serde_json::Value>(line.trim()).ok());
+        ensure!(code == 0 && event.as_ref().is_some_and(is_told), "{said}");
+        let (code, said) = ctl("move linux-b linux-a 16 --wait")?;
+        ensure!(code == 0 && said.contains("state=done"), "{said}");
+        let (code, said) = ctl("move linux-a linux-b 16 0 --within 20 --wait")?;
+        ensure!(code == 0 && said.contains("state=done"), "{said}");
+        let (code, said) = ctl("move linux-b linux-a 512")?;
+        ensure!(code == 1 && said.contains("memory-min-mib"), "{said}");
+        let (code, said) = ctl("cpus linux-b 1 --wait")?;
+        ensure!(code == 0 && said.contains("cpus=1/1"), "{said}");
         let (code, said) = ctl("top --count 1")?;
         ensure!(code == 0 && said.contains("linux-b"), "{said}");
         let (code, said) = ctl("completion bash")?;
@@ -121,6 +146,11 @@ fn control(gic: u8) -> Scenario {
         );
         Ok(())
     })
-    .guest(Guest::linux("linux-a").memory(256).property("control"))
+    .guest(
+        Guest::linux("linux-a")
+            .memory(256)
+            .memory_bounds(192, 512)
+            .property("control"),
+    )
     .guest(Guest::linux("linux-b").memory(256).memory_bounds(128, 512))
 }

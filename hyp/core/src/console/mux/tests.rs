@@ -83,6 +83,10 @@ impl Operator for Shell {
             .push(format!("policy {}", mode.name()));
     }
 
+    fn event_from(&self, _: u64) -> Option<crate::timeline::Record> {
+        None
+    }
+
     fn move_between(&self, _: usize, _: usize, _: Amount) -> Result<u32, (usize, Refused)> {
         Ok(1)
     }

@@ -78,6 +78,10 @@ impl Operator for Board {
         })
     }
 
+    fn event_from(&self, _: u64) -> Option<crate::timeline::Record> {
+        None
+    }
+
     fn move_between(
         &self,
         from: usize,
