@@ -22,7 +22,7 @@ use crate::paths;
 use crate::qemu::{Board, Serial};
 use crate::run;
 use crate::setup::{self, Consent, Need};
-use crate::suite::{Guest, partitions};
+use crate::suite::{Guest, partitions, partitions_on, shared};
 
 /// Interrupt controllers to measure on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -144,6 +144,7 @@ impl Bench {
             figures.extend(self.relocation(gic)?);
         }
         if wants(Part::Linux) {
+            figures.insert("channel_round".into(), self.channel_round(gic)?);
             figures.extend(self.linux(gic)?);
         }
         if wants(Part::Size) {
@@ -192,6 +193,30 @@ impl Bench {
         Ok(figures)
     }
 
+    /// A message to another guest that sleeps, and its answer: instructions of both cores.
+    fn channel_round(&self, gic: u8) -> Result<u64> {
+        let guests = [
+            Guest::bare_metal("a", "ping"),
+            Guest::bare_metal("b", "pong"),
+        ];
+        let lines = [
+            ("there", [("read-write"), ("read-only")]),
+            ("back", [("read-only"), ("read-write")]),
+        ];
+        let lines: String = lines
+            .iter()
+            .map(|(name, [one, two])| shared(name, 0x1000, [(1, one), (2, two)]))
+            .collect();
+        let source = partitions_on("", "", &guests, &lines);
+        let mut console = self.boot_with((gic, 2, 512), &self.bare_metal, source, &COUNTED)?;
+        let said = console.patience(120).expect("PASS ping")?;
+        let word = said
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("ns_per_round="));
+        let word = word.with_context(|| format!("no round was timed:\n{said}"))?;
+        Ok(word.parse()?)
+    }
+
     /// RAM that no guest gets, boot archive apart, as the monitor says.
     fn own_kib(&self, gic: u8, guests: &[Guest]) -> Result<u64> {
         // As many cores for one guest as for two: each has its stack.
@@ -207,7 +232,12 @@ impl Bench {
     /// What moving out of another guest's frames costs.
     fn relocation(&self, gic: u8) -> Result<Figures> {
         let guests = relocation::guests();
-        let mut console = self.boot_with(gic, 2, 128, &self.bare_metal, &guests, &COUNTED)?;
+        let mut console = self.boot_with(
+            (gic, 2, 128),
+            &self.bare_metal,
+            partitions(&guests),
+            &COUNTED,
+        )?;
         relocation::measure(&mut console)
     }
 
@@ -228,16 +258,15 @@ impl Bench {
         extra: &[&str],
     ) -> Result<Console> {
         let ram_mib = if images == self.linux { 640 } else { 512 };
-        self.boot_with(gic, cores, ram_mib, images, guests, extra)
+        self.boot_with((gic, cores, ram_mib), images, partitions(guests), extra)
     }
 
+    /// Boots partitions, as device-tree source, on a board with this GIC, so many cores and so much RAM in MiB.
     fn boot_with(
         &self,
-        gic: u8,
-        cores: u8,
-        ram_mib: u32,
+        (gic, cores, ram_mib): (u8, u8, u32),
         images: &[Image],
-        guests: &[Guest],
+        overlay: String,
         extra: &[&str],
     ) -> Result<Console> {
         let board = Board {
@@ -248,7 +277,7 @@ impl Bench {
         };
         let dir: &Path = &self.dir;
         let source = dir.join("partitions.dtso");
-        paths::write(&source, partitions(guests))?;
+        paths::write(&source, overlay)?;
         let boot = run::prepare(&board, &source, images, self.hypervisor.clone(), dir)?;
         Console::start(board.command(&boot, Serial::Pipe), &dir.join("console.log"))
             .context("booting the board")

@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-pub use scenario::{Guest, Images, Scenario, partitions};
+pub use scenario::{Guest, Images, Scenario, partitions, partitions_on, shared};
 
 use crate::setup::{self, Consent, Need};
 

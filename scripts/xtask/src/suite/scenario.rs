@@ -175,7 +175,7 @@ pub fn partitions(guests: &[Guest]) -> String {
 }
 
 /// The same on a board with further nodes, with properties of all guests, and with more beside the guests.
-fn partitions_on(board: &str, global: &str, guests: &[Guest], more: &str) -> String {
+pub fn partitions_on(board: &str, global: &str, guests: &[Guest], more: &str) -> String {
     let nodes: String = guests
         .iter()
         .enumerate()
@@ -184,6 +184,15 @@ fn partitions_on(board: &str, global: &str, guests: &[Guest], more: &str) -> Str
     format!(
         "/dts-v1/; /plugin/;\n&{{/}} {{\n{board}    ballast {{\n        compatible = \"ballast,partitions\";\n        \
          #address-cells = <1>; #size-cells = <0>;{global}\n{nodes}{more}    }};\n}};\n"
+    )
+}
+
+/// The node of memory that two guests share: their numbers, and what each may do.
+pub fn shared(name: &str, bytes: u32, ends: [(u8, &str); 2]) -> String {
+    let [(one, one_may), (two, two_may)] = ends;
+    format!(
+        "        {name} {{\n            compatible = \"ballast,shared-memory\"; size = <{bytes}>;\n            \
+         guests = <{one} {two}>; access = \"{one_may}\", \"{two_may}\";\n        }};\n"
     )
 }
 
@@ -306,12 +315,7 @@ impl Scenario {
 
     /// Adds memory that two guests share, of this many bytes, with the rights of each.
     pub fn shared(mut self, name: &str, bytes: u32, ends: [(u8, &str); 2]) -> Self {
-        let [(one, one_may), (two, two_may)] = ends;
-        let _ = writeln!(
-            self.shared,
-            "        {name} {{\n            compatible = \"ballast,shared-memory\"; size = <{bytes}>;\n            \
-             guests = <{one} {two}>; access = \"{one_may}\", \"{two_may}\";\n        }};"
-        );
+        self.shared += &shared(name, bytes, ends);
         self
     }
 
