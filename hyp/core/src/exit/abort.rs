@@ -210,7 +210,8 @@ impl DataAccess {
 
     /// What a load leaves in the register if the device answers `value`: truncated to the access,
     /// sign-extended if the instruction does (SSE), to 32 bits for a W register (SF clear).
-    #[inline]
+    // On the path of every emulated load, where a call makes the caller save what it holds.
+    #[inline(always)]
     #[must_use]
     pub const fn loaded(self, value: u64) -> u64 {
         let value = self.width().truncate(value);
