@@ -10,7 +10,7 @@ use crate::exception::{DEVICE_CALLS, DEVICE_INTERRUPT, DEVICE_QUIET};
 use crate::machine::Machine;
 use crate::mmio::Mmio;
 use crate::probe::{self, WIDTHS};
-use crate::{cpu, ensure, gic, println};
+use crate::{cpu, ensure, gic, memory, println};
 
 /// Offsets from the second KiB of the page: GPIOIS, GPIOIEV, GPIOIE.
 const IS: usize = 0x04;
@@ -59,6 +59,20 @@ pub fn data(machine: &Machine) -> Outcome {
     if let Some(hole) = machine.arg_number("hole") {
         is_out_of_reach(hole)?;
     }
+    let before = cpu::counter();
+    for _ in 0..512 {
+        let _ = probe::read(base + 0x3fc, 4);
+    }
+    let trapped = cpu::counter() - before;
+    let before = cpu::counter();
+    for _ in 0..512 {
+        let _ = probe::read(memory::scratch_code(), 4);
+    }
+    let plain = cpu::counter() - before;
+    println!(
+        "a trapped read takes {} ticks",
+        trapped.saturating_sub(plain) / 512
+    );
     listen(machine)?;
     let least = machine.arg_number("least").unwrap_or(20) as u32;
     println!("listening");

@@ -15,6 +15,7 @@ use super::{GuestConfig, pins, separable};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, Pa, PaRange};
 use crate::board::{Board, subtract};
 use crate::dt::{DeviceTree, Node};
+use crate::mediate::line::LIMIT_US;
 use crate::mediate::{Page, Part, What};
 use crate::refusal::Refusal;
 use crate::sort;
@@ -314,8 +315,7 @@ pub(crate) fn notes(guests: &[GuestConfig], board: &Board) -> Vec<String> {
         let holders = names(&has, console == Some(intid));
         notes.push(format!(
             "interrupt {intid} is shared by {holders}: it goes to each of them, and the next waits until all have \
-             handled it, at most {} us",
-            crate::mediate::line::LIMIT_US
+             handled it, at most {LIMIT_US} us; one that does not end comes once in that time",
         ));
     }
     notes

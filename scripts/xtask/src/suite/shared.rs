@@ -37,6 +37,7 @@ pub fn scenarios() -> Vec<Scenario> {
     all.extend(refusals());
     all.push(pins_and_uarts());
     all.push(linux_beside_pins());
+    all.push(linux_with_the_pl011());
     all.extend(pi_refusals());
     all
 }
@@ -146,7 +147,7 @@ fn pins_and_uarts() -> Scenario {
         }
         console.expect_power_off()?;
         console.expect_never("FAIL")?;
-        mini_uart_sent(NAME)
+        sent(NAME, "mini-uart.log", "the mini-UART of a guest")
     })
     .tree(0, with_aux)
     .guest(with_mini_uart("uart"))
@@ -167,15 +168,12 @@ fn with_mini_uart(name: &str) -> Guest {
         .property("gpios = <17 32 33>")
 }
 
-/// What such a guest sends went out there.
-fn mini_uart_sent(test: &str) -> Result<()> {
+/// What was sent through the UART that this test is not connected to.
+fn sent(test: &str, log: &str, words: &str) -> Result<()> {
     let tests = paths::target().join("qemu-tests");
-    let sent = paths::read(&tests.join(test).join("mini-uart.log"))?;
+    let sent = paths::read(&tests.join(test).join(log))?;
     let sent = String::from_utf8_lossy(&sent);
-    ensure!(
-        sent.contains("the mini-UART of a guest"),
-        "it sent {sent:?}"
-    );
+    ensure!(sent.contains(words), "it sent {sent:?}");
     Ok(())
 }
 
@@ -216,16 +214,75 @@ fn linux_beside_pins() -> Scenario {
         console.focus(2)?;
         console.expect("PASS pins")?;
         console.expect_never("FAIL")?;
-        mini_uart_sent(NAME)
+        // Its memory goes and comes meanwhile, each frame to where it was.
+        for mib in [384, 512] {
+            console.monitor(&format!("mem 1 {mib}"))?;
+            let what = format!("Linux to have {mib} MiB");
+            console.wait_for_status(&what, |s| s.memory_mib(1) == mib && s.settled(1))?;
+        }
+        sent(NAME, "mini-uart.log", "the mini-UART of a guest")
     })
     .tree(0, with_aux)
     .guest(
         Guest::debian("debian")
             .args("iomem=relaxed")
             .memory(512)
+            .memory_bounds(256, 512)
             .primary(),
     )
     .guest(with_mini_uart("pins").args("seconds=25"))
+}
+
+/// The other way round: Ballast has the mini-UART, in whose page and on whose interrupt the second guest has SPI1, and
+/// Linux sends through the PL011 itself, whose pins are its own.
+fn linux_with_the_pl011() -> Scenario {
+    const NAME: &str = "rpi4-linux-with-the-pl011";
+    /// Without the Bluetooth chip, which would have the UART.
+    fn tree(tree: &mut Tree) {
+        super::rpi4::console_on_mini_uart(tree);
+        let soc = tree.root.child("soc");
+        soc.child("spi@7e215080").set_string("status", "okay");
+        soc.child("serial@7e201000").retain_children(|_| false);
+    }
+    Scenario::rpi4(NAME, |console| {
+        console.patience(400).expect_up(1)?;
+        console.monitor("reset 2")?;
+        console.focus(2)?;
+        console.expect("toggling")?;
+        let said = console.shell(
+            1,
+            "stty -F /dev/ttyAMA0 raw; echo the PL011 of Linux > /dev/ttyAMA0; pins 17 27 100",
+        )?;
+        ensure!(
+            !said.contains("BAD") && said.contains("rounds=100 last=1"),
+            "Linux's pin: {said}"
+        );
+        // Asking makes the console's UART interrupt, which the guest wants to hear.
+        console.wait_for_status("the SPI's guest to be done", |s| {
+            s.guest(2).get("state") == "off"
+        })?;
+        console.focus(2)?;
+        // Its first life heard nothing, while the console had nothing to say.
+        console.expect("PASS pins")?;
+        sent(NAME, "pl011.log", "the PL011 of Linux")
+    })
+    .tree(1, tree)
+    .guest(
+        Guest::debian("debian")
+            .console("ttyAMA1")
+            .args("iomem=relaxed")
+            .memory(512)
+            .primary(),
+    )
+    .guest(
+        Guest::bare_metal("spi", "pins")
+            .args(&format!(
+                "pin=27 spi={} intid={AUX_INTID} seconds=10",
+                AUX_PAGE + 0x80
+            ))
+            .property("devices = \"/soc/spi@7e215080\"")
+            .property("gpios = <27>"),
+    )
 }
 
 /// Pins and UARTs that cannot be given.
@@ -267,9 +324,124 @@ fn pi_refusals() -> Vec<Scenario> {
             "is the console UART, which Ballast drives",
         ),
         refused(
+            "no-pin",
+            ["gpios = <17>", "gpios = <58>"],
+            "58 is no pin; choose from 0 to 57",
+        ),
+        refused(
+            "all-pins-twice",
+            [
+                "devices = \"/soc/gpio@7e200000\"",
+                "devices = \"/soc/gpio@7e200000\"",
+            ],
+            "is already given to /ballast/a@1",
+        ),
+        refused(
+            "dma-untrusted",
+            ["gpios = <17>", "devices = \"/soc/mmc@7e300000\""],
+            "write dma = \"trusted\"",
+        ),
+        refused(
+            "board-untrusted",
+            [
+                "gpios = <17>",
+                "dma = \"trusted\"; devices = \"/soc/cprman@7e101000\"",
+            ],
+            "has power over the whole board",
+        ),
+        refused(
+            "disabled-device",
+            ["gpios = <17>", "devices = \"/soc/serial@7e201400\""],
+            "is disabled on this board",
+        ),
+        refused(
+            "interrupt-controller",
+            [
+                "gpios = <17>",
+                "dma = \"trusted\"; devices = \"/soc/interrupt-controller@40041000\"",
+            ],
+            "is the interrupt controller, which Ballast drives",
+        ),
+        refused(
+            "self-test-beside",
+            ["self-test", "gpios = <17>"],
+            "needs the board to itself",
+        ),
+        refused(
             "pins-of-a-device",
             ["gpios = <17>", "devices = \"/soc/serial@7e215040\""],
             "comes out at pins 14, 15 by its pinctrl properties",
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::board::Board;
+    use ballast_core::config::Partitions;
+    use ballast_core::dt::DeviceTree;
+    use ballast_core::guest_dt::{self, GuestMachine};
+
+    use super::*;
+    use crate::setup;
+
+    /// On the board's own tree: the mini-UART of a guest brings its group of pins with it.
+    #[test]
+    fn groups_of_pins_of_the_boards_own_tree() {
+        let Ok(path) = setup::raspberry_pi_device_tree() else {
+            return; // Not fetched on this machine.
+        };
+        let mut tree = Tree::read(&paths::read(&path).unwrap()).unwrap();
+        with_aux(&mut tree);
+        let root = &mut tree.root;
+        root.child("chosen").set_string("stdout-path", "serial0");
+        let memory = root.child("memory@0");
+        memory.set_cells("reg", &[0, 0, 0x3b40_0000]);
+        let ballast = root.child("ballast");
+        ballast.set_string("compatible", "ballast,partitions");
+        ballast.set_cells("#address-cells", &[1]);
+        ballast.set_cells("#size-cells", &[0]);
+        let guest = ballast.child("uart@1");
+        guest.set_string("compatible", "ballast,guest");
+        guest.set_string("kernel", "any");
+        guest.set_cells("reg", &[1]);
+        guest.set_cells("memory-mib", &[64]);
+        guest.set_string("devices", "/soc/serial@7e215040");
+        guest.set_cells("gpios", &[32, 33]);
+        let blob = tree.write();
+        let tree = DeviceTree::new(&blob).unwrap();
+        let board = Board::from_dt(&tree).unwrap();
+        let partitions = Partitions::parse(&tree, &board).unwrap();
+        let guest = &partitions.guests[0];
+        let machine = GuestMachine {
+            name: "uart",
+            gic_version: 2,
+            cpus: 1,
+            cpu_compatible: "arm,cortex-a72",
+            machine: &guest.machine,
+            ram: &[],
+            backed_bytes: 0,
+            extra_ram: &[],
+            bootargs: "",
+            ramdisk: None,
+            devices: &guest.devices,
+            board: None,
+            channels: &[],
+        };
+        let blob = guest_dt::build(&machine, Vec::new());
+        let tree = DeviceTree::new(&blob).unwrap();
+        let uart = tree.find("/serial@7e215040").unwrap();
+        assert_eq!(uart.str("pinctrl-names").unwrap(), Some("default"));
+        let mut groups = uart.property("pinctrl-0").unwrap().cells().unwrap();
+        let group = tree.by_phandle(groups.next().unwrap()).unwrap();
+        assert_eq!(group.path(), "/gpio@7e200000/uart1-gpio32");
+        let cells = |name| -> Vec<u32> {
+            let property = group.property(name).unwrap();
+            property.cells().unwrap().collect()
+        };
+        assert_eq!(
+            (cells("brcm,pins"), cells("brcm,function")),
+            (vec![32, 33], vec![2])
+        );
+    }
 }

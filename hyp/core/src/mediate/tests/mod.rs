@@ -136,3 +136,95 @@ proptest::proptest! {
         }
     }
 }
+
+/// A Raspberry Pi's page of PL011s: Ballast's console is the first, each of four guests has another, and all are on
+/// SPI 121. A register is a word; an UART asserts while its interrupt mask and its raw status have a bit in common.
+struct Uarts {
+    words: [u32; 0x400],
+    line: crate::mediate::line::Line,
+    /// Whether the interrupt passes, and who has it pending.
+    passes: bool,
+    pending: u16,
+}
+
+impl Uarts {
+    const STARTS: [u16; 5] = [0x000, 0x400, 0x600, 0x800, 0xa00];
+    /// UARTIMSC and UARTRIS (DDI 0183G, 3.3.10, 3.3.11).
+    const MASK: u16 = 0x38;
+    const STATUS: u16 = 0x3c;
+
+    fn holder(uart: usize) -> Mediated {
+        let start = Self::STARTS[uart];
+        page(&[(start, start + 0x1ff, What::Device)])
+    }
+
+    fn word(&mut self, offset: u16) -> &mut u32 {
+        &mut self.words[usize::from(offset / 4)]
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        if let Effect::Write { offset, value } = effect {
+            *self.word(offset & !3) = value;
+        }
+    }
+
+    fn asserts(&mut self, uart: usize) -> bool {
+        let start = Self::STARTS[uart];
+        *self.word(start + Self::MASK) & *self.word(start + Self::STATUS) != 0
+    }
+
+    fn apply(&mut self, steps: crate::mediate::line::Steps) {
+        self.passes = steps.physical.unwrap_or(self.passes);
+        self.pending |= steps.deliver;
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn five_uarts_of_a_page_and_an_interrupt(
+        accesses in proptest::collection::vec((1..5_usize, 0..0x1000_u16, 0..3_usize, proptest::prelude::any::<u32>()), 1..80),
+    ) {
+        use proptest::prelude::*;
+        let mut uarts = Uarts {
+            words: [0; 0x400],
+            line: crate::mediate::line::Line::new(1000, true),
+            passes: true,
+            pending: 0,
+        };
+        for guest in 1..5 {
+            let steps = uarts.line.listen(guest, true, 0);
+            uarts.apply(steps);
+        }
+        let mut now = 0;
+        for (guest, offset, width, value) in accesses {
+            now += 500;
+            let own = Uarts::holder(guest);
+            let before = uarts.words;
+            let width = [Width::Byte, Width::Half, Width::Word][width];
+            uarts.carry_out(own.access(1, offset, width, Access::Store(value.into())));
+            let first = usize::from(Uarts::STARTS[guest]) / 4;
+            for (word, (new, old)) in uarts.words.iter().zip(&before).enumerate() {
+                prop_assert!(new == old || (first..first + 0x80).contains(&word), "word {word}");
+            }
+            // Somebody's receives a byte.
+            let receiver = usize::from(offset) % 4 + 1;
+            let status = Uarts::STARTS[receiver] + Uarts::STATUS;
+            *uarts.word(status) |= 1 << 4;
+            *uarts.word(Uarts::STARTS[receiver] + Uarts::MASK) |= 1 << 4;
+            prop_assert!(uarts.passes, "nothing is held back");
+            let steps = uarts.line.fired(now);
+            uarts.apply(steps);
+            prop_assert_eq!(uarts.pending, 0b11110, "every holder hears of it");
+            prop_assert!(!uarts.passes);
+            for holder in 1..5 {
+                let asserted = uarts.asserts(holder);
+                prop_assert!(holder != receiver || asserted);
+                // Its handler looks at its own registers and quietens them.
+                *uarts.word(Uarts::STARTS[holder] + Uarts::STATUS) = 0;
+                uarts.pending &= !(1 << holder);
+                let steps = uarts.line.handled(holder, now + 10);
+                uarts.apply(steps);
+            }
+        }
+    }
+}
