@@ -264,7 +264,9 @@ impl Guest {
             mmu::pa_of(core::ptr::from_ref(table).expose_provenance() as u64)
         })
         .map_err(|error| refuse(&error))?;
-        memory.target.set_cpus(plan.cores.len() as u32);
+        if !config.realtime {
+            memory.target.set_cpus(plan.cores.len() as u32);
+        }
         let vcpus = config.cpus.max as usize;
         let mut vgic = boxed_vgic(version, vcpus);
         let mut spis = [0; MAX_INTIDS / 64];
