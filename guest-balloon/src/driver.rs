@@ -11,6 +11,9 @@ use crate::rate::Rate;
 
 pub use hello::HelloError;
 
+/// Entries of the first release batch of a guest in trouble, which waits for it.
+const URGENT_ENTRIES: usize = 2;
+
 /// Orders from the largest to the smallest.
 const ORDERS: [Order; 3] = [Order::Block, Order::Pages16, Order::Page];
 
@@ -261,6 +264,7 @@ impl Driver {
             self.target_pages = target;
             self.urgent = true;
             self.ask_for_blocks();
+            self.release_entries = URGENT_ENTRIES;
         }
         self.reserved_pages.saturating_sub(self.target_pages)
     }

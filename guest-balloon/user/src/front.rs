@@ -18,7 +18,8 @@ pub struct Front {
     /// The pages.
     pub pool: Pool,
     ram: Vec<(u64, u64)>,
-    floor_pages: u64,
+    /// What is left to the system.
+    pub floor_pages: u64,
     list: Box<[Entry; LIST_ENTRIES]>,
     began: Instant,
     /// Pages that are missing and not in the pool: a kernel without the module cannot use them.

@@ -2,11 +2,13 @@
 //!
 //! It is the same driver core as the module's. Its hypercalls are messages on a serial line ([`line`]), its pages
 //! are files of a hugetlbfs ([`pool`]), and its CPUs those of sysfs ([`cpus`]). At rest it sleeps in `poll` until
-//! Ballast sends an event or the kernel says that tasks wait for memory ([`pressure`]).
+//! Ballast sends an event, or the kernel says that tasks wait for memory ([`pressure`]) or that there is none
+//! ([`canary`]).
 //!
 //! It keeps nothing in itself: killed at any time, it finds everything again when it starts anew, by QUERY and from
 //! the names of its files.
 
+mod canary;
 mod cpus;
 mod front;
 mod line;
@@ -36,11 +38,19 @@ struct Arguments {
     /// Take back all that the hypervisor grants, and leave
     #[arg(long)]
     drain: bool,
+    /// What the program starts itself as, to learn when memory has run out
+    #[arg(hide = true, value_parser = [canary::ARGUMENT])]
+    role: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run::run(&arguments) {
+    let done = if arguments.role.is_some() {
+        canary::sing()
+    } else {
+        run::run(&arguments)
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ballast-user-balloon: {error:#}");

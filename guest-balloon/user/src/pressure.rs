@@ -7,33 +7,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::{Context, Result};
 
 const PATH: &str = "/proc/pressure/memory";
-/// Some task waited 50 ms of a second: worth a report.
-const SOME: &str = "some 50000 1000000";
-/// All that could run waited 150 ms of a second: trouble.
-const FULL: &str = "full 150000 1000000";
+/// Tasks waited for 10 ms of half a second, the shortest time the kernel looks at.
+const CONDITION: &str = "some 10000 500000\0";
 
 /// A trigger: readable (POLLPRI) when it fires.
 pub struct Trigger(File);
 
 impl Trigger {
-    /// Fires when tasks wait.
-    pub fn some() -> Result<Self> {
-        Self::open(SOME)
-    }
-
-    /// Fires when nothing gets on.
-    pub fn full() -> Result<Self> {
-        Self::open(FULL)
-    }
-
-    fn open(condition: &str) -> Result<Self> {
+    /// Sets it up.
+    pub fn new() -> Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .open(PATH)
             .with_context(|| format!("{PATH}: a kernel without PSI?"))?;
         // The kernel wants the NUL.
-        file.write_all(format!("{condition}\0").as_bytes())
+        file.write_all(CONDITION.as_bytes())
             .with_context(|| PATH.to_owned())?;
         Ok(Self(file))
     }

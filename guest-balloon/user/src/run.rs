@@ -3,12 +3,13 @@
 use std::fs;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ballast_balloon::abi::function;
+use ballast_balloon::abi::{Order, function};
 use ballast_balloon::{Clock, Cpus, Driver, Next, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Arguments;
+use crate::canary::Canary;
 use crate::front::{Front, bytes_of};
 use crate::line::Line;
 use crate::memory::{Events, Memory, ram};
@@ -17,8 +18,8 @@ use crate::pressure::{self, Trigger};
 
 /// Pages in a MiB.
 const MIB: u64 = 256;
-/// What is asked for when nothing gets on: 32 MiB.
-const NEED: u64 = 32 * MIB;
+/// What is asked for beyond the floor when tasks wait for memory: 16 MiB.
+const SPARE: u64 = 16 * MIB;
 /// Between two reports while they differ: 1/4 s, in microseconds.
 const REPORT_PERIOD: u64 = 250_000;
 
@@ -45,6 +46,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else {
         balloon.follow()
     }
+}
+
+/// What the kernel has said.
+struct Said {
+    /// Tasks wait for memory.
+    is_pressed: bool,
+    /// There is none.
+    is_out: bool,
+}
+
+fn start_canary() -> Option<Canary> {
+    let started = Canary::new();
+    started
+        .inspect_err(|error| eprintln!("ballast-user-balloon: {error:#}"))
+        .ok()
 }
 
 /// The driver and what it works with.
@@ -95,13 +111,12 @@ impl Balloon {
 
     /// Follows the target.
     fn follow(&mut self) -> Result<()> {
-        let mut triggers = Vec::new();
-        for trigger in [Trigger::some(), Trigger::full()] {
-            match trigger {
-                Ok(trigger) => triggers.push(trigger),
-                Err(error) => eprintln!("ballast-user-balloon: no reports of pressure: {error:#}"),
-            }
-        }
+        let trigger = Trigger::new()
+            .inspect_err(|error| {
+                eprintln!("ballast-user-balloon: pressure is not seen: {error:#}");
+            })
+            .ok();
+        let mut canary = start_canary();
         let mut settled = None;
         loop {
             let report_at = self.report()?;
@@ -115,9 +130,16 @@ impl Balloon {
                     now.1 / MIB
                 );
             }
-            let fired = self.wait(&triggers, [moves, report_at].into_iter().flatten().min())?;
-            if fired.1 && self.driver.reserved_pages() > 0 {
-                self.driver.pressure(&mut self.front, NEED);
+            let until = [moves, report_at].into_iter().flatten().min();
+            let said = self.wait(trigger.as_ref(), canary.as_ref(), until)?;
+            if said.is_pressed || said.is_out {
+                self.relieve()?;
+            }
+            if said.is_out {
+                // What was asked for comes first: the next one takes memory, too.
+                self.move_all()?;
+                drop(canary.take());
+                canary = start_canary();
             }
             if self.front.line.take_event()? {
                 self.driver.on_interrupt(&mut self.front);
@@ -129,7 +151,7 @@ impl Balloon {
     fn drain(&mut self) -> Result<()> {
         self.driver.drain();
         while let Some(at) = self.move_all()? {
-            self.wait(&[], Some(at))?;
+            self.wait(None, None, Some(at))?;
         }
         self.driver.goodbye(&mut self.front);
         eprintln!(
@@ -169,26 +191,55 @@ impl Balloon {
         }
     }
 
-    /// Sleeps until Ballast says something, a trigger fires, or the time has come. Which triggers have fired.
-    fn wait(&mut self, triggers: &[Trigger], until: Option<u64>) -> Result<(bool, bool)> {
+    /// Tasks wait for memory: asks Ballast for some, if less is available than shall be.
+    fn relieve(&mut self) -> Result<()> {
+        let headroom = self.front.floor_pages + SPARE;
+        let need = headroom.saturating_sub(Memory::now()?.available);
+        let need = need.next_multiple_of(Order::Block.pages());
+        if need > 0 && self.driver.reserved_pages() > 0 {
+            self.driver.pressure(&mut self.front, need);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until Ballast or the kernel says something, or the time has come.
+    fn wait(
+        &mut self,
+        trigger: Option<&Trigger>,
+        canary: Option<&Canary>,
+        until: Option<u64>,
+    ) -> Result<Said> {
         let left = until.map(|at| at.saturating_sub(self.front.now()));
         let left = left.map(|us| Timespec {
             tv_sec: (us / 1_000_000).cast_signed(),
             tv_nsec: (us % 1_000_000 * 1000).cast_signed(),
         });
-        let mut fds = vec![PollFd::new(&self.front.line, PollFlags::IN)];
-        fds.extend(triggers.iter().map(|t| PollFd::new(t, PollFlags::PRI)));
+        let line = &self.front.line;
+        let mut fds = vec![PollFd::new(line, PollFlags::IN)];
+        // In the place of what is not there, the line for nothing.
+        fds.push(
+            trigger.map_or(PollFd::new(line, PollFlags::empty()), |trigger| {
+                PollFd::new(trigger, PollFlags::PRI)
+            }),
+        );
+        fds.push(
+            canary.map_or(PollFd::new(line, PollFlags::empty()), |canary| {
+                PollFd::new(canary, PollFlags::empty())
+            }),
+        );
         match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
-        let fired: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
-        let has = |index: usize| fired.get(index).is_some_and(|f| f.contains(PollFlags::PRI));
-        let triggered = (has(1), has(2));
-        if fired.first().is_some_and(|flags| !flags.is_empty()) {
+        let fired = |index: usize| fds.get(index).map_or(PollFlags::empty(), PollFd::revents);
+        let said = Said {
+            is_pressed: fired(1).contains(PollFlags::PRI),
+            is_out: canary.is_some() && fired(2).contains(PollFlags::HUP),
+        };
+        if !fired(0).is_empty() {
             self.front.line.fill()?;
         }
-        Ok(triggered)
+        Ok(said)
     }
 
     /// Tells Ballast how the guest fares, if that is news; when to look again.

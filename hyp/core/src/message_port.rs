@@ -26,8 +26,9 @@ use crate::exit::Width;
 use crate::frames::Pool;
 use crate::pl011::{Effects, Pl011};
 
-/// Bytes on their way to the guest, as many of its own FIFO's depth as spare it interrupts.
-const TO_GUEST: usize = 64;
+/// Bytes on their way to the guest: its FIFO. Each that it takes makes room for the next, so that more would only make
+/// the exit longer that ends a piece of work.
+const TO_GUEST: usize = 16;
 /// Twice the bytes that can wait for the answer before them.
 const FROM_GUEST: usize = 64;
 /// Pieces in a row that got nowhere before the answer says so: another core of the guest is in the way.

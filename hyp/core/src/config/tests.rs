@@ -764,6 +764,13 @@ fn user_balloon() {
         "{said:?}"
     );
     assert!(said[0].contains("memory-mib = <256>"), "{said:?}");
+    let primary = small
+        .clone()
+        .with("primary", cells(&[]))
+        .with("dma", text(&["trusted"]))
+        .with("board", text(&["trusted"]));
+    let said = refused(&[primary]);
+    assert!(said[0].contains("has the board's UARTs"), "{said:?}");
     let window = cells(&[0, 0x0904_0000, 0, 0x1000]);
     let said = refused(&[small.with("raz-windows", window)]);
     assert!(said[0].contains("lies on the balloon's UART"), "{said:?}");

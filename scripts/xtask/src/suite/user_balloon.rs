@@ -13,7 +13,10 @@ pub fn scenarios() -> Vec<Scenario> {
         pair("user-balloon-gic3", 3, |console| {
             moves(console)?;
             killed(console)?;
-            noise(console)
+            noise(console)?;
+            cores(console)?;
+            pressed(console)?;
+            reset(console)
         }),
         pair("user-balloon-gic2", 2, moves),
     ]
@@ -28,12 +31,15 @@ fn pair(name: &str, gic: u8, script: impl Fn(&mut Console) -> Result<()> + 'stat
         start(console)?;
         script(console)
     })
+    .cores(3)
     .ram(768)
     .guest(
         Guest::linux("stock")
             .args("noballoon cma=0")
             .memory(512)
             .property("memory-min-mib = <128>")
+            .cpus(2)
+            .property("cpus-min = <1>")
             .property("user-balloon"),
     )
     .guest(Guest::bare_metal("taker", "balloon").memory_bounds(16, 384))
@@ -115,15 +121,70 @@ fn killed(console: &mut Console) -> Result<()> {
     set_memory(console, 1, 512)
 }
 
-/// What is no message is dropped: the program goes on, or its successor does.
+/// What is no message is dropped: the program goes on, and so does its successor.
 fn noise(console: &mut Console) -> Result<()> {
     console.shell(
         1,
         "dd if=/dev/urandom of=/dev/ttyAMA1 bs=1k count=16 2>/dev/null",
     )?;
-    console.shell(1, "printf '~Qnonsense~' > /dev/ttyAMA1; sleep 1")?;
     set_memory(console, 1, 384)?;
+    console.shell(1, &format!("killall {PROGRAM}; sleep 1"))?;
+    // What began as a request is answered, what did not is not: a flag, 0x99, version 1.
+    console.shell(
+        1,
+        "stty raw -echo < /dev/ttyAMA1; timeout 4 cat /dev/ttyAMA1 > /tmp/answer & sleep 1; \
+         printf '~login: ~~Qnonsense~' > /dev/ttyAMA1; sleep 4",
+    )?;
+    let answer = console.shell(
+        1,
+        "od -An -tx1 /tmp/answer | tr -d ' \\n' | head -c 6; echo",
+    )?;
+    ensure!(
+        answer.trim() == "7e9901",
+        "the answer to nonsense is {answer}"
+    );
+    let flags = console.shell(1, "tr -cd '~' < /tmp/answer | wc -c")?;
+    ensure!(flags.trim() == "2", "{flags} flags in one answer");
+    start(console)?;
     set_memory(console, 1, 512)?;
     console.shell(1, "workload 200 100000 7")?;
     Ok(())
+}
+
+/// The CPU target, by sysfs.
+fn cores(console: &mut Console) -> Result<()> {
+    for cpus in [1, 2] {
+        let answer = console.monitor(&format!("cpus 1 {cpus}"))?;
+        ensure!(answer.contains("ok"), "cpus 1 {cpus}: {answer}");
+        console.wait_for_status(&format!("{cpus} CPUs"), |s| {
+            s.guest(1).get("cpus") == format!("{cpus}/{cpus}")
+        })?;
+        let online = console.shell(1, "nproc")?;
+        ensure!(
+            online.trim() == cpus.to_string(),
+            "{online} CPUs are online"
+        );
+    }
+    Ok(())
+}
+
+/// Memory comes back before a process has to end for want of it: only the program's own canary is offered.
+fn pressed(console: &mut Console) -> Result<()> {
+    set_memory(console, 1, 192)?;
+    console.shell(1, "workload 220 40 7")?;
+    Ok(())
+}
+
+/// A reset forgets the line's state; what was reserved is the guest's again.
+fn reset(console: &mut Console) -> Result<()> {
+    set_memory(console, 1, 384)?;
+    console.monitor("reset 1")?;
+    console.patience(180).expect_up(1)?;
+    console.patience(90);
+    start(console)?;
+    console.wait_for_status("all of its memory", |s| {
+        s.memory_mib(1) == 512 && s.settled(1)
+    })?;
+    set_memory(console, 1, 256)?;
+    set_memory(console, 1, 512)
 }
