@@ -18,8 +18,11 @@ use crate::pressure::{self, Trigger};
 
 /// Pages in a MiB.
 const MIB: u64 = 256;
-/// What is asked for beyond the floor when tasks wait for memory: 16 MiB.
-const SPARE: u64 = 16 * MIB;
+/// What is asked for beyond the floor in trouble: 32 MiB.
+const SPARE: u64 = 32 * MIB;
+/// How long trouble is looked after once the kernel has said there is some, and how often. In microseconds.
+const TROUBLE: u64 = 5_000_000;
+const TROUBLE_PERIOD: u64 = 100_000;
 /// Between two reports while they differ: 1/4 s, in microseconds.
 const REPORT_PERIOD: u64 = 250_000;
 
@@ -69,6 +72,8 @@ struct Balloon {
     driver: Driver,
     cpus: Cpus,
     report: Report,
+    /// The kernel has lately said that tasks wait for memory, or that there is none.
+    trouble_until: u64,
 }
 
 /// What was reported last.
@@ -106,6 +111,7 @@ impl Balloon {
             driver,
             cpus: Cpus::new(),
             report: Report::default(),
+            trouble_until: 0,
         })
     }
 
@@ -130,9 +136,14 @@ impl Balloon {
                     now.1 / MIB
                 );
             }
-            let until = [moves, report_at].into_iter().flatten().min();
+            let look_at =
+                (self.front.now() < self.trouble_until).then(|| self.front.now() + TROUBLE_PERIOD);
+            let until = [moves, report_at, look_at].into_iter().flatten().min();
             let said = self.wait(trigger.as_ref(), canary.as_ref(), until)?;
             if said.is_pressed || said.is_out {
+                self.trouble_until = self.front.now() + TROUBLE;
+            }
+            if self.front.now() < self.trouble_until {
                 self.relieve()?;
             }
             if said.is_out {
@@ -191,7 +202,7 @@ impl Balloon {
         }
     }
 
-    /// Tasks wait for memory: asks Ballast for some, if less is available than shall be.
+    /// In trouble: asks Ballast for memory if less is available than shall be.
     fn relieve(&mut self) -> Result<()> {
         let headroom = self.front.floor_pages + SPARE;
         let need = headroom.saturating_sub(Memory::now()?.available);
