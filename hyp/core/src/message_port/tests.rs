@@ -129,6 +129,10 @@ impl Line {
 
     fn ask(&mut self, function: u32, registers: [u64; 4]) -> [u64; 4] {
         for byte in self.request(function, registers) {
+            // As any driver: reads when its transmitter is full.
+            if self.port.read(FR, Width::Word) & TXFF != 0 {
+                self.listen();
+            }
             self.write(byte);
         }
         let answer = self.listen().expect("an answer");
