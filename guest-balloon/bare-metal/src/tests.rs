@@ -10,6 +10,7 @@ pub mod hostile;
 mod regulate;
 mod self_test;
 mod shared;
+mod watchdog;
 
 use core::fmt::Write;
 
@@ -67,6 +68,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "flood" => channel::flood(machine),
         "hear" => channel::hear(machine),
         "reborn" => channel::reborn(machine),
+        "watchdog" => watchdog::run(machine),
         "witness" => channel::witness(machine),
         "hostile-channel" => hostile::channel::all(machine),
         "fault" => hostile::map::fault(machine),

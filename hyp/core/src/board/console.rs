@@ -61,7 +61,8 @@ pub struct Pin {
 /// Bits a second where nothing says another.
 const DEFAULT_BAUD: u32 = 115_200;
 
-/// The console UART: the one at `stdout-path`, else the first PL011 in use, else the first mini-UART.
+/// The console UART: the one at `stdout-path`, else the alias `serial0`, else the first PL011 in use, else the first
+/// mini-UART.
 /// Needs nothing else of the board, so that a boot error can be printed.
 #[must_use]
 pub fn find_console(tree: &DeviceTree<'_>) -> Option<Console> {
@@ -74,7 +75,12 @@ pub fn find_console(tree: &DeviceTree<'_>) -> Option<Console> {
         let mut nodes = tree.nodes().filter(move |node| node.is_compatible(name));
         nodes.find_map(|node| console_at(tree, node, DEFAULT_BAUD))
     };
-    named.or_else(|| first(PL011)).or_else(|| first(MINI))
+    // Without stdout-path, as in Raspberry Pi OS's tree, the UART on the board's header is `serial0`.
+    let alias = || console_at(tree, tree.find("serial0")?, DEFAULT_BAUD);
+    named
+        .or_else(alias)
+        .or_else(|| first(PL011))
+        .or_else(|| first(MINI))
 }
 
 const PL011: &str = "arm,pl011";

@@ -64,7 +64,7 @@ pub const ADJUSTMENTS: &[Adjustment] = &[
         apply: rename_memory,
     },
     Adjustment {
-        what: "the console is the PL011 (serial0)",
+        what: "the console is the PL011 (serial0, ttyAMA0)",
         why: "QEMU's mini-UART is the second serial port and incomplete",
         apply: console_on_pl011,
     },
@@ -131,9 +131,15 @@ fn rename_memory(tree: &mut Tree) -> Result<()> {
 }
 
 fn console_on_pl011(tree: &mut Tree) -> Result<()> {
-    tree.root
-        .child("chosen")
-        .set_string("stdout-path", "serial0:115200n8");
+    let chosen = tree.root.child("chosen");
+    chosen.set_string("stdout-path", "serial0:115200n8");
+    let line = chosen.string("bootargs").map(str::to_owned);
+    if let Some(line) = line {
+        chosen.set_string(
+            "bootargs",
+            &line.replace("console=ttyS0", "console=ttyAMA0"),
+        );
+    }
     Ok(())
 }
 

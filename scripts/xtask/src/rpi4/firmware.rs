@@ -130,6 +130,8 @@ pub fn load(
     let mut tree = Tree::read(&merged)?;
     let bootargs = named(&config.cmdline).unwrap_or_default();
     let bootargs = String::from_utf8(bootargs).context("the command line")?;
+    // The UART on the header, which without an overlay is the mini-UART.
+    let bootargs = bootargs.replace("console=serial0", "console=ttyS0");
     describe(
         &mut tree,
         &memory(ram, videocore),

@@ -42,7 +42,6 @@ impl Node {
     }
 
     /// A property that is one string.
-    #[cfg(test)]
     pub fn string(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.get(name)?.strip_suffix(b"\0")?).ok()
     }

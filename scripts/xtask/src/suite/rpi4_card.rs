@@ -84,6 +84,10 @@ fn installed() -> Scenario {
             line.contains("from=cmdline.txt"),
             "the card's command line is not the guest's: {line}"
         );
+        // Its messages are where Ballast's console is.
+        ensure!(line.contains("console=ttyAMA0,115200"), "{line}");
+        let active = console.shell(1, "cat /sys/class/tty/console/active")?;
+        ensure!(active.contains("ttyAMA0"), "{active}");
         Ok(())
     })
 }
@@ -134,8 +138,8 @@ fn installed_card(dir: &Path, consent: Consent) -> Result<PathBuf> {
     let firmware = setup::raspberry_pi_firmware()?;
     let config = "dtparam=audio=on\ncamera_auto_detect=1\nauto_initramfs=1\narm_64bit=1\n\
                   arm_boost=1\n\n[cm4]\notg_mode=1\n\n[all]\n";
-    let command_line =
-        "init_on_alloc=0 cma=0 root=PARTUUID=42414c4c-02 rootwait guest=1 from=cmdline.txt\n";
+    let command_line = "console=tty1 console=serial0,115200 init_on_alloc=0 cma=0 root=PARTUUID=42414c4c-02 rootwait guest=1 \
+         from=cmdline.txt\n";
     for (name, data) in [
         ("start4.elf", paths::read(&firmware.start4)?),
         ("fixup4.dat", paths::read(&firmware.fixup4)?),
