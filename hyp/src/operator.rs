@@ -28,6 +28,7 @@ impl Guest {
             (Phase::Loading, _) => GuestState::Starting,
             (Phase::Running, _) => GuestState::Running,
             (Phase::Stopping, _) => GuestState::Stopping,
+            (Phase::Stopped, _) if !self.is_quiet() => GuestState::Quarantined,
             (Phase::Stopped, After::PoweredOff) => GuestState::Off,
             (Phase::Stopped, After::Fault) => GuestState::Faulted,
             (Phase::Stopped, After::Operator | After::Reset) => GuestState::Stopped,

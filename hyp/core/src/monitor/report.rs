@@ -25,6 +25,8 @@ pub enum GuestState {
     Off,
     /// Stopped because of a fault that could not be injected.
     Faulted,
+    /// Down, whatever for, and a device may still write to its memory, which stays its own.
+    Quarantined,
 }
 
 impl GuestState {
@@ -38,6 +40,7 @@ impl GuestState {
             Self::Stopped => "stopped",
             Self::Off => "off",
             Self::Faulted => "faulted",
+            Self::Quarantined => "quarantined",
         }
     }
 }

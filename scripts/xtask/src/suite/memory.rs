@@ -38,7 +38,8 @@ pub fn scenarios() -> Vec<Scenario> {
     all.push(ignores_its_target());
     all.push(comes_home(2, 50));
     all.push(comes_home(3, 50));
-    all.push(linux_comes_home());
+    all.extend([2, 3].map(|gic| linux_comes_home(gic, 50)));
+    all.extend([2, 3].map(quarantine));
     all.extend([2, 3].map(bare_metal_moves));
     all
 }
@@ -337,35 +338,57 @@ fn comes_home(gic: u8, rounds: u32) -> Scenario {
     )
 }
 
-/// A guest with DMA gives memory to another and gets its own frames back while the other uses what it has, on all its
+/// A primary guest gives memory to another and gets its own frames back, while both use what they have, on all their
 /// cores.
-fn linux_comes_home() -> Scenario {
-    Scenario::new("memory-comes-home-linux", 3, |console| {
+fn linux_comes_home(gic: u8, rounds: u32) -> Scenario {
+    Scenario::new(format!("memory-comes-home-linux-gic{gic}"), gic, move |console| {
+        const LOAD_MIB: usize = 48;
         for guest in [1, 2] {
             guest_is_up(console, guest)?;
         }
         let before = console.status()?;
-        for _ in 0..5 {
-            set_memory(console, 1, 160)?;
-            set_memory(console, 2, 512)?;
-            uses_memory(console, 2, 300)?;
-            set_memory(console, 2, 288)?;
-            console.focus(2)?;
-            console.send("workload 200 1000000 7 > /tmp/load & workload 20 1000000 7\r")?;
-            set_memory(console, 1, 384)?;
-            uses_memory(console, 1, 200)?;
-        }
-        console.shell(2, "wait")?;
-        let said = console.shell(2, "cat /tmp/load")?;
-        ensure!(
-            said.contains(&Checksum::expected(200, 7).to_string()),
-            "what moved under the load is something else:\n{said}"
+        // Each turn writes and reads back all it has.
+        let load = format!(
+            "touch /tmp/go; (while [ -e /tmp/go ]; do workload {LOAD_MIB} 20000 7; done > /tmp/load) & true"
         );
         for guest in [1, 2] {
+            console.shell(guest, &load)?;
+        }
+        for round in 0..rounds {
+            for (own, other) in [(320, 400), (384, 304)] {
+                for (guest, mib) in [(1, own), (2, other)] {
+                    let answer = console.monitor(&format!("mem {guest} {mib}"))?;
+                    ensure!(!answer.contains("error: guest"), "mem {guest} {mib}: {answer}");
+                }
+                console.wait_for_status(&format!("round {round}: {own} and {other} MiB"), |s| {
+                    s.memory_mib(1) == own
+                        && s.memory_mib(2) == other
+                        && s.settled(1)
+                        && s.settled(2)
+                })?;
+            }
+        }
+        let expected = Checksum::expected(LOAD_MIB, 7).to_string();
+        for guest in [1, 2] {
+            let count = format!(
+                "rm /tmp/go; wait; echo $(grep -c . /tmp/load) $(grep -vc '{expected}' /tmp/load)"
+            );
+            let said = console.shell(guest, &count)?;
+            let mut turns = said.split_whitespace().map(str::parse::<u32>);
+            let (Some(Ok(all)), Some(Ok(bad))) = (turns.next(), turns.next()) else {
+                bail!("guest {guest} counts its turns as {said:?}");
+            };
+            ensure!(
+                all > 0 && bad == 0,
+                "guest {guest}: {bad} of {all} turns under load read back something else"
+            );
             only_zeroes_came(console, guest)?;
         }
         let moved = relocated_pages(console, 2)?;
-        ensure!(moved != 0, "nothing had to move: the test shows nothing");
+        ensure!(
+            moved >= u64::from(rounds) * 512,
+            "{moved} pages in {rounds} rounds had to move: the test shows nothing"
+        );
         same_total(&before, console)
     })
     .cores(3)
@@ -374,12 +397,60 @@ fn linux_comes_home() -> Scenario {
         Guest::linux("own")
             .memory(384)
             .memory_bounds(128, 384)
-            .property("dma = \"trusted\""),
+            .primary(),
     )
     .guest(
         Guest::linux("other")
-            .memory(288)
+            .memory(304)
             .memory_bounds(128, 512)
             .cpus(2),
+    )
+}
+
+/// A guest is down, and nobody knows how to make its device stop: nobody else gets its frames.
+fn quarantine(gic: u8) -> Scenario {
+    Scenario::new(format!("memory-quarantine-gic{gic}"), gic, |console| {
+        console.patience(120);
+        console.expect("trusted and could break isolation")?;
+        console.wait_for_status("the other's driver", |s| {
+            s.guest(2).get("driver") == "ready" && s.guest(1).get("state") == "running"
+        })?;
+        // As when it had reset itself, or gone wrong: nobody is left who would stop the device.
+        console.monitor("reset 1")?;
+        console.expect("crashed: stays stopped and keeps its memory")?;
+        let before = console.status()?;
+        ensure!(
+            before.guest(1).get("state") == "quarantined" && before.memory_mib(1) == 64,
+            "{before}"
+        );
+        // The other wants more than there is.
+        console.monitor("mem 2 256")?;
+        console.wait_for_status("the other to have all that is free", |s| {
+            s.guest(2).get("driver") == "waiting" && s.host().number("free-mib") < 4
+        })?;
+        for request in ["start 1", "reset 1"] {
+            let answer = console.monitor(request)?;
+            ensure!(
+                answer.contains("a device of the guest"),
+                "{request}: {answer}"
+            );
+        }
+        let after = console.status()?;
+        ensure!(after.memory_mib(1) == 64, "{after}");
+        console.expect_never("FAIL")
+    })
+    .cores(2)
+    .ram(192)
+    .guest(
+        Guest::bare_metal("crashed", "counter")
+            .args("seconds=100000")
+            .memory(64)
+            .property("dma = \"trusted\"")
+            .property("devices = \"/pcie@10000000\""),
+    )
+    .guest(
+        Guest::bare_metal("other", "balloon")
+            .memory(32)
+            .memory_bounds(16, 256),
     )
 }

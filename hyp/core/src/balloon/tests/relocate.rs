@@ -8,7 +8,7 @@ use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, Pa, PaRange};
 use crate::balloon::GuestMemory;
 use crate::balloon::hw::{Hardware, Window};
 use crate::frames::{GuestId, Owner};
-use crate::stage2::Descriptor;
+use crate::stage2::{Descriptor, Verdict};
 
 const BASE: u64 = 0x8000_0000;
 /// The guest with IPA = PA.
@@ -533,6 +533,10 @@ impl Hardware for Asking<'_> {
     }
 
     fn copy_page(&mut self, from: Pa, to: Pa) {
+        // A vCPU that accesses the page now does it again, and finds out without a lock.
+        let ipa = Ipa(RAM.0 + 2 * BLOCK_SIZE + from.0 % BLOCK_SIZE);
+        let verdict = self.1.stage2.judge(&mut self.0.clone(), ipa);
+        assert_eq!(verdict, Verdict::Refault, "{ipa}");
         self.0.copy_page(from, to);
     }
 
@@ -652,4 +656,170 @@ fn the_pool_is_not_held_for_a_whole_queue() {
     }
     assert_eq!(rounds, 2, "three blocks, two at a time");
     world.check();
+}
+
+/// What may happen to a relocation from outside, between any two pieces of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Incident {
+    HolderStops,
+    HolderResets,
+    /// It makes no call any more, and its cores wait: they go on moving.
+    HolderCrashes,
+    OwnerStops,
+    OwnerResets,
+    /// It makes no call any more.
+    OwnerCrashes,
+    /// A second request for the same block.
+    AskedAgain,
+    HolderReserves,
+    HolderReleases,
+    HolderQueries,
+    HolderSaysHello,
+    /// The owner's deadline passes, and its target is what it was before.
+    DeadlinePasses,
+    /// A third guest takes all that is free.
+    PoolRunsEmpty,
+}
+
+impl Incident {
+    const ALL: [Self; 13] = [
+        Self::HolderStops,
+        Self::HolderResets,
+        Self::HolderCrashes,
+        Self::OwnerStops,
+        Self::OwnerResets,
+        Self::OwnerCrashes,
+        Self::AskedAgain,
+        Self::HolderReserves,
+        Self::HolderReleases,
+        Self::HolderQueries,
+        Self::HolderSaysHello,
+        Self::DeadlinePasses,
+        Self::PoolRunsEmpty,
+    ];
+
+    fn happens(self, world: &mut World) {
+        /// Pages that have moved early, late and not at all, whatever the step.
+        const PAGES: [u64; 4] = [1024, 1024 + 17, 1024 + 300, 1024 + 511];
+        match self {
+            Self::HolderStops => assert_eq!(world.rebuild(B, 0), 0),
+            Self::HolderResets => {
+                world.rebuild(B, 512);
+                world.hello(B);
+            }
+            Self::OwnerStops => assert_eq!(world.rebuild(A, 0), 0),
+            Self::OwnerResets => {
+                assert_eq!(world.rebuild(A, 1024), 1024);
+                world.hello(A);
+            }
+            Self::HolderCrashes | Self::OwnerCrashes => {}
+            Self::AskedAgain => {
+                release_block(world, A, 1);
+            }
+            Self::HolderReserves => {
+                let given = PAGES.map(page);
+                assert_eq!(world.reserve(B, &given), [EntryStatus::Done; 4]);
+            }
+            Self::HolderReleases => {
+                let held = PAGES.map(page);
+                assert_eq!(world.release(B, &held), [EntryStatus::AlreadyBacked; 4]);
+            }
+            Self::HolderQueries => {
+                for number in PAGES {
+                    let ipa = world.guests[B].ipa(number);
+                    let outcome = world.call(B, function::QUERY, [ipa.0, 0, 0, 0]);
+                    assert_eq!(outcome.registers[1], 1, "{ipa} is backed wherever it is");
+                }
+            }
+            Self::HolderSaysHello => {
+                // The list page is one that moves: what a call finds there is what the guest wrote.
+                let list = world.guests[B].ipa(1024 + 200);
+                let outcome = world.call(B, function::HELLO, [list.0, 0, 0, 0]);
+                assert_eq!(outcome.registers[0], 0);
+                world.hello(B);
+            }
+            Self::DeadlinePasses => world.set_target(A, 512),
+            Self::PoolRunsEmpty => {
+                let all: Vec<Entry> = (512..1024).map(page).collect();
+                world.release(C, &all);
+            }
+        }
+    }
+}
+
+/// A third guest, which has one block and may have two.
+const C: usize = 2;
+
+/// At each step of a move: nothing is lost, nothing has two owners, nothing stays kept for nobody, and the owner gets
+/// his block if he still wants it and there is anywhere to move to.
+#[test]
+fn incidents_at_every_step() {
+    for incident in Incident::ALL {
+        for step in [0, 1, 9, 20, 33] {
+            let own = identity((2, 2, 0), &[blocks(0, 2)]);
+            let mut world = world_with(5, &[own, ordinary((2, 3, 0)), ordinary((1, 2, 0))]);
+            let lent = world.guests[A].block(1);
+            world.reserve(A, &[lent]);
+            world.release(B, &[block(2)]);
+            world.reserve(B, &[block(1)]);
+            world.touch_all(B).unwrap();
+            assert_eq!(release_block(&mut world, A, 1), EntryStatus::NoMemory);
+            world.machine.lock().unwrap().is_interrupted = true;
+            for _ in 0..step {
+                world.relocate_step(B);
+            }
+            incident.happens(&mut world);
+            let context = format!("{incident:?} at step {step}");
+            world.check();
+            for guest in [A, B, C] {
+                world.touch_all(guest).expect(&context);
+            }
+            world.machine.lock().unwrap().is_interrupted = false;
+            world.relocate_all();
+            world.check();
+            for guest in [A, B, C] {
+                world.touch_all(guest).expect(&context);
+            }
+            match incident {
+                Incident::OwnerStops | Incident::OwnerResets => {}
+                Incident::DeadlinePasses => {
+                    assert_eq!(release_block(&mut world, A, 1), EntryStatus::OverTarget);
+                }
+                Incident::PoolRunsEmpty => {
+                    // Whoever gives something lets it go on.
+                    if release_block(&mut world, A, 1) != EntryStatus::Done {
+                        world.rebuild(C, 0);
+                        world.relocate_all();
+                        assert_eq!(
+                            release_block(&mut world, A, 1),
+                            EntryStatus::Done,
+                            "{context}"
+                        );
+                    }
+                }
+                Incident::AskedAgain => {
+                    let status = release_block(&mut world, A, 1);
+                    assert!(
+                        matches!(status, EntryStatus::Done | EntryStatus::AlreadyBacked),
+                        "{context}: {status:?}"
+                    );
+                }
+                _ => assert_eq!(
+                    release_block(&mut world, A, 1),
+                    EntryStatus::Done,
+                    "{context}"
+                ),
+            }
+            world.check();
+            for guest in [A, B, C] {
+                world.touch_all(guest).expect(&context);
+            }
+            let pool = world.pool.lock();
+            assert_eq!(
+                pool.available(),
+                pool.counts().free(),
+                "{context}: frames are kept"
+            );
+        }
+    }
 }
