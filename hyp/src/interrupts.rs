@@ -83,6 +83,9 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
             messages::running(system, cpu, guest);
         }
     }
+    if requests & request::SAMPLE != 0 {
+        system.scheduler.sample(system, cpu, guest);
+    }
     if requests & request::SCRUB != 0 {
         registers::trap_wfi(guest.plan.config.scrub_when_idle);
     }

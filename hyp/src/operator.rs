@@ -118,6 +118,8 @@ impl Operator for Shell<'_> {
             longest_pause_ns: self.system.ticks_to_ns(stats.longest_pause_ticks.get()),
             merges: stats.merges.get(),
             scrubbed_pages: stats.scrubbed_pages.get(),
+            watched_blocks: guest.memory.sample.watched_blocks.get(),
+            accessed_blocks: guest.memory.sample.accessed_blocks.get(),
             console: guest.uart.lock().counts(),
         }
     }

@@ -95,6 +95,8 @@ pub mod request {
     pub const SCRUB: u32 = 1 << 4;
     /// The guest that has this core holds frames that another wants back.
     pub const RELOCATE: u32 = 1 << 5;
+    /// What the guest on this core accesses is to be sampled.
+    pub const SAMPLE: u32 = 1 << 6;
 }
 
 /// The vCPU that a START is for: guest in 15:8, vCPU in 7:0.

@@ -26,14 +26,17 @@ use tracks::{Ended, Tracks};
 
 use crate::aarch64::timer;
 use crate::guest::Guest;
+use crate::guest::hardware::Machine;
 use crate::guest::lifecycle::Phase;
-use crate::percpu::PerCpu;
+use crate::percpu::{self, PerCpu, request};
 use crate::system::System;
 
 /// Between two looks of the policy that guests cause.
 const LEAST_APART_US: u64 = 10_000;
 /// Between two times that guests are asked what they use, while others lack memory.
 const ASK_EVERY_US: u64 = 1_000_000;
+/// How long blocks are watched, while guests compete: long enough for a guest to come by all that it uses.
+const SAMPLE_US: u64 = 4_000_000;
 const NEVER: u64 = u64::MAX;
 const KIB_PER_PAGE: u64 = PAGE_SIZE / 1024;
 
@@ -56,6 +59,8 @@ struct State {
     tracks: Tracks,
     observed: Box<[Observed]>,
     asked_us: u64,
+    /// When the last round of sampling began.
+    sampled_us: u64,
 }
 
 impl Scheduler {
@@ -95,6 +100,7 @@ impl Scheduler {
                 tracks: Tracks::new(guests.len()),
                 observed: vec![nothing; guests.len()].into_boxed_slice(),
                 asked_us: 0,
+                sampled_us: 0,
             }),
             due_us: AtomicU64::new(NEVER),
             stepped_us: AtomicU64::new(0),
@@ -299,10 +305,14 @@ impl Scheduler {
             tracks,
             observed,
             asked_us,
+            sampled_us,
         } = &mut *state;
         let now_us = system.now_us();
         self.due_us.store(NEVER, Ordering::Relaxed);
         self.stepped_us.store(now_us, Ordering::Relaxed);
+        let now = crate::boot::counter();
+        // A round that a call was in the way of does not undo what was seen.
+        let oldest = system.ticks(3 * SAMPLE_US);
         let counts = *system.pool.lock().counts();
         let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
         let next_transfer_us = moves::look(system, transfers, now_us);
@@ -317,7 +327,7 @@ impl Scheduler {
                 cpus: system.cores.granted(guest.index).len() as u32,
                 target_cpus: system.cores.target(guest.index),
                 in_transfer: transfers.of(guest.index).is_some(),
-                touched: None,
+                touched: guest.memory.sample.touched(now, oldest),
             };
         }
         let free = counts.free().saturating_sub(kept);
@@ -334,6 +344,10 @@ impl Scheduler {
         if asks {
             *asked_us = now_us;
         }
+        let samples = decision.sample && now_us >= sampled_us.saturating_add(SAMPLE_US);
+        if samples {
+            *sampled_us = now_us;
+        }
         for (guest, seen) in system.guests.iter().zip(&*observed) {
             if !seen.can_move || guest.plan.config.realtime {
                 continue;
@@ -343,18 +357,33 @@ impl Scheduler {
             {
                 guest.memory.target.set_deadline(system.ticks(deadline_us));
             }
+            if samples {
+                guest.ask_to_sample(cpu);
+            }
             // Whoever fetches its target says what it uses, too.
             if asks && !guest.memory.target.is_pending() {
                 guest.memory.target.bump();
             }
             guest.update_balloon(cpu);
         }
+        let next_sample_us = sampled_us.saturating_add(SAMPLE_US);
+        let next_sample_us = decision.sample.then_some(next_sample_us);
         drop(state);
         system.wake(cpu, wake);
-        let next = [decision.next_us, next_transfer_us].into_iter().flatten();
+        let next = [decision.next_us, next_transfer_us, next_sample_us];
+        let next = next.into_iter().flatten();
         if let Some(next_us) = next.min() {
             self.wait_until(system, next_us);
         }
+    }
+
+    /// Ends a round of sampling of the guest on this core, and begins the next.
+    pub fn sample(&self, system: &System, cpu: &PerCpu, guest: &Guest) {
+        // One asked a little early would leave the round out.
+        let least = system.ticks(SAMPLE_US - SAMPLE_US / 8);
+        let now = crate::boot::counter();
+        guest.memory.sample(&mut Machine(cpu), now, least);
+        cpu.window.close();
     }
 
     /// What a guest did goes to the log.
@@ -402,6 +431,14 @@ impl Scheduler {
 }
 
 impl Guest {
+    /// Asks a core that runs one of its vCPUs to sample. None does: then there is nothing to see.
+    fn ask_to_sample(&self, cpu: &PerCpu) {
+        let mut vcpus = 0..self.plan.config.cpus.max as usize;
+        if let Some(core) = vcpus.find_map(|vcpu| self.core_of.get(vcpu)) {
+            percpu::post(cpu.gic, core, request::SAMPLE);
+        }
+    }
+
     /// Pages that it shall have.
     fn target_pages(&self) -> u64 {
         self.memory

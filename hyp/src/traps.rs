@@ -373,8 +373,12 @@ fn messages(
     }
 }
 
-/// A stage-2 abort that no model answers: retried if the guest owns the page, else injected.
+/// A stage-2 abort that no model answers: noted if it is for an access flag, retried if the guest owns the page, else injected.
 fn judge(cpu: &'static PerCpu, current: Current, abort: Abort, ipa: Ipa) {
+    if abort.fault() == AccessFault::AccessFlag {
+        current.guest.memory.accessed(&mut Machine(cpu), ipa);
+        return cpu.window.close();
+    }
     let owned = abort.fault() == AccessFault::Translation
         && current.guest.memory.stage2.judge(&mut Machine(cpu), ipa) == stage2::Verdict::Refault;
     cpu.window.close();

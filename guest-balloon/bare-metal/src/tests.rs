@@ -56,6 +56,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "shared-control" => shared::control(machine),
         "balloon" => balloon::serve(machine),
         "cores" => cores::serve(machine),
+        "claim" => balloon::claim(machine),
         "ignore" => balloon::ignore(machine),
         "self-test" => self_test::run(machine),
         "counter" => balloon::counter(machine),

@@ -11,7 +11,7 @@ use crate::balloon::{self, Front};
 use crate::exception::{BALLOON_CALLS, BALLOON_INTERRUPT};
 use crate::machine::Machine;
 use crate::memory::Mismatch;
-use crate::{cpu, ensure, gic, println, ram};
+use crate::{cpu, ensure, gic, println, ram, smccc};
 
 /// Allocator and driver, registered, patterns written.
 pub fn register(machine: &Machine) -> Result<(Front, Driver), Why> {
@@ -87,6 +87,32 @@ pub fn serve(machine: &Machine) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Serves targets and says all the time that it uses everything and needs more. That is true only with `use=1`: then
+/// it verifies all that it has over and over.
+pub fn claim(machine: &Machine) -> Outcome {
+    let (mut front, mut driver) = register(machine)?;
+    let is_true = machine.arg_number("use") == Some(1);
+    loop {
+        while !turn(machine, &mut front, &mut driver) {}
+        // Nothing free, nothing available, half of its time lost waiting.
+        let [x0, ..] = smccc::hvc([function::REPORT.into(), 0, 0, 500, 0]);
+        ensure!(
+            Status::from_register(x0) == Some(Status::Success),
+            "REPORT: {x0:#x}"
+        );
+        if is_true {
+            let verified = front.verify();
+            verified.map_err(|mismatch| {
+                why(format_args!(
+                    "at {:#x}: not what was written",
+                    mismatch.address
+                ))
+            })?;
+        }
+        cpu::delay_us(50_000);
+    }
 }
 
 /// Registers and never looks at its target again; says each second that it lives.

@@ -129,7 +129,7 @@ impl Scrubber {
         }
         if let Some(scrubbed) = scrub_step(pool, hw, most_pages) {
             self.pace.charge(now, scrubbed.pages.into());
-            self.pages.add(scrubbed.pages.into());
+            self.pages.add_shared(scrubbed.pages.into());
             step.next = Next::Again;
             step.wake = scrubbed.wake;
             step.relocate = scrubbed.relocate;

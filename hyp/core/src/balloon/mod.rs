@@ -65,6 +65,7 @@ mod query;
 mod release;
 mod relocate;
 mod reserve;
+pub mod sample;
 mod section;
 mod span;
 mod stretch;
@@ -117,6 +118,8 @@ pub struct GuestMemory {
     pub target: Target,
     /// What the guest last said of itself.
     pub report: Report,
+    /// What it was seen to use.
+    pub sample: sample::Sample,
     /// What its calls have done.
     pub stats: Stats,
     /// When what happened on the way to the target.
@@ -176,6 +179,7 @@ struct Ledger {
     rebuild: Option<lifecycle::Rebuild>,
     transfer: Option<relocate::Transfer>,
     gather: gather::Gather,
+    round: sample::Round,
 }
 
 /// The driver that said HELLO last.
@@ -275,6 +279,7 @@ impl GuestMemory {
             stage2,
             target,
             report: Report::default(),
+            sample: sample::Sample::default(),
             stats: Stats::default(),
             trace: Trace::default(),
             config,
@@ -295,6 +300,7 @@ impl GuestMemory {
                 rebuild: None,
                 transfer: None,
                 gather: gather::Gather::Idle,
+                round: sample::Round::default(),
             }),
         })
     }

@@ -67,7 +67,7 @@ pub enum AccessFault {
     AddressSize,
     /// No valid stage-2 entry.
     Translation,
-    /// Access flag clear (Ballast sets it in every entry).
+    /// Access flag clear: Ballast watches the entry ([`crate::balloon::sample`]).
     AccessFlag,
     /// The entry forbids this access, or a table walk hit a Device page (`HCR_EL2.PTW`).
     Permission,

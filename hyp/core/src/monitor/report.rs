@@ -428,6 +428,10 @@ pub struct GuestStats {
     pub merges: u64,
     /// Pages scrubbed in calls of its own that waited for them.
     pub scrubbed_pages: u64,
+    /// Blocks that were watched for an access.
+    pub watched_blocks: u64,
+    /// Those of them that were accessed.
+    pub accessed_blocks: u64,
     /// Its console.
     pub console: UartCounts,
 }
@@ -510,7 +514,7 @@ impl fmt::Display for StatsLine<'_> {
             StatsGroup::Stage2 => {
                 write!(
                     f,
-                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={} scrubbed-pages={} gathered={} split-blocks={} unmerged={}",
+                    "stats=stage2 splits={} merges={} relocated-pages={} relocation-ns={} pauses={} pause-ns={} longest-pause-ns={} scrubbed-pages={} gathered={} split-blocks={} unmerged={} watched-blocks={} accessed-blocks={}",
                     stats.splits,
                     stats.merges,
                     stats.relocated_pages,
@@ -521,7 +525,9 @@ impl fmt::Display for StatsLine<'_> {
                     stats.scrubbed_pages,
                     stats.gathered,
                     stats.split_blocks,
-                    stats.unmerged
+                    stats.unmerged,
+                    stats.watched_blocks,
+                    stats.accessed_blocks
                 )
             }
             StatsGroup::Console => write!(

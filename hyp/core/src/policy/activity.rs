@@ -34,7 +34,7 @@ pub struct Activity {
 pub struct Want {
     /// What it could use now.
     pub now: u64,
-    /// What it is taxed as active: at least that, and less only slowly.
+    /// What it is taxed as active: at least that, and less only slowly; no more than was seen of it.
     pub active: u64,
 }
 
@@ -94,10 +94,10 @@ impl Activity {
         });
         let now = with_headroom(used.current()).max(self.pressed.unwrap_or(0));
         let active = with_headroom(used.largest()).max(now);
-        let bounded = |pages: u64| pages.min(most).next_multiple_of(BLOCK).min(max);
+        // What it asks for is its word. What that is worth against others' is not: there the sample counts.
         Want {
-            now: bounded(now),
-            active: bounded(active),
+            now: now.next_multiple_of(BLOCK).min(max),
+            active: active.min(most).next_multiple_of(BLOCK).min(max),
         }
     }
 

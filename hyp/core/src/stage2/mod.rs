@@ -31,6 +31,7 @@ pub mod descriptor;
 mod layout;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -38,6 +39,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub use descriptor::{Descriptor, Memory, is_bbm_safe, vtcr};
 pub(crate) use layout::Bank;
 pub use layout::{DeviceMapping, Layout, LayoutError};
+pub(crate) use watch::{Accessed, ROUNDS};
 
 use crate::addr::{BLOCK_SIZE, GIB, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::balloon::hw::{Hardware, Window};

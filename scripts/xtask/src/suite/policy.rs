@@ -9,7 +9,13 @@ use crate::console::Console;
 const SEED: u64 = 7;
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![loads_alternate(2), loads_alternate(3), gives_nothing()]
+    vec![
+        loads_alternate(2),
+        loads_alternate(3),
+        gives_nothing(),
+        claims(2),
+        claims(3),
+    ]
 }
 
 fn is_up(console: &mut Console, guest: u8) -> Result<()> {
@@ -101,5 +107,29 @@ fn gives_nothing() -> Scenario {
             .args("cma=0")
             .memory(512)
             .memory_bounds(96, 512),
+    )
+}
+
+/// Two guests say the same, that they use all they have and need more; for one of them it is true. By their word
+/// both would have half.
+fn claims(gic: u8) -> Scenario {
+    Scenario::new(format!("policy-claims-gic{gic}"), gic, |console| {
+        console.patience(120);
+        console.wait_for_status("memory to go to who uses it", |s| {
+            s.memory_mib(2) >= s.memory_mib(1) + 48
+        })?;
+        let stats = console.monitor("stats 1")?;
+        ensure!(!stats.contains("watched-blocks=0"), "no sample:\n{stats}");
+        let status = console.status()?;
+        ensure!(status.memory_mib(1) >= 16, "{status}");
+        console.expect_never("FAIL")
+    })
+    .ram(192)
+    .global("policy = \"auto\"")
+    .guest(Guest::bare_metal("claims", "claim").memory_bounds(16, 176))
+    .guest(
+        Guest::bare_metal("uses", "claim")
+            .args("use=1")
+            .memory_bounds(16, 176),
     )
 }

@@ -18,6 +18,8 @@ mod races;
 #[cfg(not(miri))]
 mod relocate;
 #[cfg(not(miri))]
+mod sample;
+#[cfg(not(miri))]
 mod scrub;
 mod wake;
 pub(crate) mod world;
