@@ -142,7 +142,6 @@ fn soil(gic: gic::Gic) {
     cpu::mask_irqs();
     // One timer fires and is left active, the other's latch is set; an SGI is left active, another pending.
     gic.enable(VIRTUAL_TIMER);
-    gic.enable(PHYSICAL_TIMER);
     CNTV_CVAL_EL0.set(1);
     CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
     cpu::delay_us(200);
@@ -153,6 +152,8 @@ fn soil(gic: gic::Gic) {
     cpu::delay_us(200);
     gic.acknowledge();
     gic.send_sgi(7, OTHER);
+    // Disabled, or it would be taken and not stay a latch.
+    gic.disable(PHYSICAL_TIMER);
     private.write32(d::ISPENDR, 1 << PHYSICAL_TIMER);
     // SAFETY: the core goes off and uses none of these before: FP belongs to nobody here, no debug exception is taken
     // (MDSCR_EL1.KDE is clear), interrupts are masked.
