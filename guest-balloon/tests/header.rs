@@ -34,6 +34,10 @@ fn numbers() -> Vec<(&'static str, i64)> {
         ("BALLAST_FEATURE_CPUS", feature::CPUS.cast_signed()),
         ("BALLAST_FEATURE_PRESSURE", feature::PRESSURE.cast_signed()),
         ("BALLAST_FEATURE_REPORT", feature::REPORT.cast_signed()),
+        (
+            "BALLAST_FEATURE_RUN_QUEUE",
+            feature::RUN_QUEUE.cast_signed(),
+        ),
         ("BALLAST_FEATURE_CHANNELS", feature::CHANNELS.cast_signed()),
         ("BALLAST_SUCCESS", Status::Success as i64),
         ("BALLAST_NOT_SUPPORTED", Status::NotSupported as i64),

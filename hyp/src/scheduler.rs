@@ -6,6 +6,7 @@
 //!
 //! Lock order: the policy's is inside the console's and outside the pool's and the guests'.
 
+mod cpus;
 mod moves;
 mod tracks;
 
@@ -21,6 +22,7 @@ use ballast_core::monitor::Refused;
 use ballast_core::policy::transfer::Transfers;
 use ballast_core::policy::{Entitlement, Mode, Move, Observed, Policy, Seen, Settings};
 use ballast_core::timeline::End;
+use cpus::Cpus;
 use spin::mutex::TicketMutex;
 use tracks::{Ended, Tracks};
 
@@ -55,6 +57,7 @@ pub struct Scheduler {
 
 struct State {
     policy: Policy,
+    cpus: Cpus,
     transfers: Transfers,
     tracks: Tracks,
     observed: Box<[Observed]>,
@@ -96,6 +99,7 @@ impl Scheduler {
         Self {
             state: TicketMutex::new(State {
                 policy,
+                cpus: Cpus::new(settings.tax, guests),
                 transfers: Transfers::default(),
                 tracks: Tracks::new(guests.len()),
                 observed: vec![nothing; guests.len()].into_boxed_slice(),
@@ -200,6 +204,7 @@ impl Scheduler {
     pub fn stopped(&self, system: &System, cpu: &PerCpu, guest: &Guest) {
         let mut state = self.state.lock();
         state.policy.stopped(guest.index);
+        state.cpus.restarted(guest);
         state.transfers.stopped(guest.index, system.now_us());
         state.tracks.end(system, guest, End::Stopped);
         drop(state);
@@ -218,6 +223,7 @@ impl Scheduler {
                 state
                     .policy
                     .report(guest.index, memory, guest.memory.report.get(), now_us);
+                state.cpus.report(system, guest, now_us);
                 let is_manual = state.policy.mode() == Mode::Manual;
                 drop(state);
                 if !is_manual {
@@ -237,6 +243,7 @@ impl Scheduler {
             function::HELLO => {
                 let mut state = self.state.lock();
                 state.policy.restarted(guest.index);
+                state.cpus.restarted(guest);
                 // What it was asked for it is asked for still.
                 let is_asked = state.policy.open_move(guest.index).is_some();
                 drop(state);
@@ -301,6 +308,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         let State {
             policy,
+            cpus,
             transfers,
             tracks,
             observed,
@@ -340,7 +348,9 @@ impl Scheduler {
                 tracks.aim(system, guest, change.target_pages, 0, Origin::Ballast, 0);
             }
         }
-        let asks = decision.sample && now_us >= asked_us.saturating_add(ASK_EVERY_US);
+        let of_cpus = cpus.step(system, cpu, policy.mode(), observed, now_us);
+        let asks =
+            (decision.sample || of_cpus.sample) && now_us >= asked_us.saturating_add(ASK_EVERY_US);
         if asks {
             *asked_us = now_us;
         }
@@ -370,7 +380,12 @@ impl Scheduler {
         let next_sample_us = decision.sample.then_some(next_sample_us);
         drop(state);
         system.wake(cpu, wake);
-        let next = [decision.next_us, next_transfer_us, next_sample_us];
+        let next = [
+            decision.next_us,
+            of_cpus.next_us,
+            next_transfer_us,
+            next_sample_us,
+        ];
         let next = next.into_iter().flatten();
         if let Some(next_us) = next.min() {
             self.wait_until(system, next_us);

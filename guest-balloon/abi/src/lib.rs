@@ -42,6 +42,9 @@ pub mod function {
     /// `(pages needed) -> status, reserve target in pages as it is now`: a guest in trouble asks for memory at once.
     pub const PRESSURE: u32 = 0xc600_0007;
     /// `(free, available, pressure, refaults) -> status`: pages, pages, 0..=1000, pages a second.
+    ///
+    /// With [`RUN_QUEUE`](crate::feature::RUN_QUEUE) bits 63:32 of x3 say how many threads run or wait to run, in
+    /// thousandths and at least 1; 0 says nothing of it.
     pub const REPORT: u32 = 0xc600_0008;
     /// `(ipa) -> status, backed (0 or 1), pages from ipa on in the same state`.
     ///
@@ -168,6 +171,8 @@ pub mod feature {
     /// The guest's RAM is at the board's addresses: it gives and gets whole 2 MiB blocks only, and each is
     /// always the same memory.
     pub const WHOLE_BLOCKS: u64 = 1 << 5;
+    /// REPORT takes the run queue in bits 63:32 of x3.
+    pub const RUN_QUEUE: u64 = 1 << 6;
 }
 
 /// Status of a call, in x0.

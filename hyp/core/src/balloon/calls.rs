@@ -91,9 +91,12 @@ impl GuestMemory {
                 let target = self.target.relieve(need, floor, reserved);
                 Outcome::new(Status::Success, [target, 0, 0])
             }
-            function::REPORT if x3 > 1000 => Outcome::status(Status::InvalidParameters),
+            function::REPORT if x3 & 0xffff_ffff > 1000 => {
+                Outcome::status(Status::InvalidParameters)
+            }
             function::REPORT => {
                 let pressure = x3 as u32;
+                self.report.set_runnable((x3 >> 32) as u32);
                 self.report.set(Reported {
                     free_pages: x1,
                     available_pages: x2,
@@ -121,6 +124,7 @@ impl GuestMemory {
                     | feature::PRESSURE
                     | feature::REPORT
                     | feature::CHANNELS
+                    | feature::RUN_QUEUE
                     | cpus;
                 Outcome::new(Status::Success, [features, 0, 0])
             }

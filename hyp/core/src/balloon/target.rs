@@ -102,6 +102,7 @@ pub struct Report {
     available_pages: AtomicU64,
     pressure: AtomicU32,
     refaults: AtomicU64,
+    runnable: AtomicU32,
 }
 
 /// A [`Report`]'s values.
@@ -127,6 +128,16 @@ impl Report {
             pressure: self.pressure.load(Ordering::Relaxed),
             refaults: self.refaults.load(Ordering::Relaxed),
         }
+    }
+
+    /// Threads that run or wait to run, in thousandths; 0 if the guest does not say.
+    #[must_use]
+    pub fn runnable(&self) -> u32 {
+        self.runnable.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_runnable(&self, milli: u32) {
+        self.runnable.store(milli, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, reported: Reported) {

@@ -39,7 +39,7 @@ impl CpuClaim {
     }
 
     /// Cores that it would keep busy.
-    fn demand(&self) -> u32 {
+    pub(super) fn demand(&self) -> u32 {
         self.runnable_milli.div_ceil(1000).min(self.max)
     }
 }

@@ -34,6 +34,7 @@
 mod activity;
 mod auto;
 mod average;
+pub mod cores;
 pub mod cpu;
 pub mod funding;
 mod response;

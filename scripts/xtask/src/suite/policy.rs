@@ -15,6 +15,9 @@ pub fn scenarios() -> Vec<Scenario> {
         gives_nothing(),
         claims(2),
         claims(3),
+        stands_in(),
+        before_any_kill(),
+        cores_follow_the_queue(),
     ]
 }
 
@@ -132,4 +135,101 @@ fn claims(gic: u8) -> Scenario {
             .args("use=1")
             .memory_bounds(16, 176),
     )
+}
+/// `policy external` leaves it to a control guest; while that says nothing, the scheduler helps after ten seconds.
+fn stands_in() -> Scenario {
+    let guest = |name: &str| Guest::linux(name).memory(384).memory_bounds(160, 768);
+    Scenario::new("policy-external", 3, |console| {
+        for guest in [1, 2] {
+            is_up(console, guest)?;
+        }
+        console.monitor("policy external")?;
+        // The control guest decides.
+        let (code, said) = console.shell_status(1, "ballastctl mem linux-b 448 --wait")?;
+        ensure!(code == 0, "{said}");
+        console.shell(1, "ballastctl mem linux-b 384 --wait")?;
+        // Until then a guest in need would be alone.
+        console.shell(1, "sleep 11")?;
+        needs(console, 2, 440)?;
+        let log = console.monitor("log")?;
+        let at = |what: &str| -> Option<f64> {
+            let line = log.lines().rfind(|line| line.contains(what))?;
+            let time = line.split_once("time-s=")?.1.split(' ').next()?;
+            time.parse().ok()
+        };
+        let first = log
+            .lines()
+            .find(|line| line.contains("by=ballast") && line.contains("event=target"));
+        ensure!(first.is_some(), "nobody stood in:\n{log}");
+        let spoke = at("by=control");
+        let helped = first.and_then(|line| {
+            line.split_once("time-s=")?
+                .1
+                .split(' ')
+                .next()?
+                .parse::<f64>()
+                .ok()
+        });
+        ensure!(
+            helped
+                .zip(spoke)
+                .is_some_and(|(helped, spoke)| helped >= spoke + 9.0),
+            "helped at {helped:?}, the control guest spoke at {spoke:?}:\n{log}"
+        );
+        Ok(())
+    })
+    .ram(1024)
+    .guest(guest("linux-a").property("control"))
+    .guest(guest("linux-b"))
+}
+
+/// A guest that has given memory needs it at once, with nobody deciding: it says PRESSURE and kills nothing.
+fn before_any_kill() -> Scenario {
+    Scenario::new("policy-pressure", 3, |console| {
+        is_up(console, 1)?;
+        console.monitor("mem 1 160")?;
+        console.wait_for_status("the guest to give", |s| s.settled(1))?;
+        needs(console, 1, 260)?;
+        let status = console.status()?;
+        ensure!(status.memory_mib(1) > 260, "{status}");
+        Ok(())
+    })
+    .guest(
+        Guest::linux("hungry")
+            .args("cma=0")
+            .memory(384)
+            .memory_bounds(96, 384),
+    )
+}
+
+/// A guest with more threads than cores gets one that another leaves idle, and at rest nothing runs for it.
+fn cores_follow_the_queue() -> Scenario {
+    let guest = |name: &str| {
+        Guest::linux(name)
+            .args("cma=0")
+            .memory(192)
+            .cpus(2)
+            .cpu_bounds(1, 3)
+    };
+    Scenario::new("policy-cores", 3, |console| {
+        for guest in [1, 2] {
+            is_up(console, guest)?;
+        }
+        console.monitor("policy auto")?;
+        for (busy, idle) in [(1, 2), (2, 1)] {
+            console.shell(
+                busy,
+                "for n in 1 2 3 4; do (while :; do :; done) & done > /dev/null 2>&1",
+            )?;
+            console.wait_for_status("a core to move", |s| {
+                s.guest(busy).get("cpus") == "3/3" && s.guest(idle).get("cpus") == "1/1"
+            })?;
+            console.shell(busy, "kill $(jobs -p) 2> /dev/null; true")?;
+        }
+        Ok(())
+    })
+    .cores(4)
+    .ram(768)
+    .guest(guest("linux-a"))
+    .guest(guest("linux-b"))
 }
