@@ -6,7 +6,7 @@
 use ballast_core::cores::{Move, Moves, Refused};
 use ballast_core::log::{Event, Origin};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, messages};
 use crate::percpu::PerCpu;
 use crate::system::System;
 
@@ -56,7 +56,7 @@ impl System {
                     });
                     // It may have been the one that was to do it.
                     if let Some(guest) = self.guests.get(guest)
-                        && guest.memory.has_to_relocate()
+                        && (guest.memory.has_to_relocate() || messages::has_work(cpu, guest))
                     {
                         guest.ask_to_relocate(self, cpu);
                     }

@@ -76,11 +76,14 @@ fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
         guest.kick(cpu, kicks);
     }
     if requests & request::RELOCATE != 0 {
-        if guest.memory.has_to_relocate() {
+        // One piece of either in an exit, and each in its turn: a relocation that is stuck may wait for the very memory
+        // that a message gives.
+        if guest.memory.has_to_relocate() && !guest.take_message_turn() {
             relocate::running(system, cpu, guest);
             messages::postpone(system, cpu, guest);
         } else {
             messages::running(system, cpu, guest);
+            relocate::postpone(system, guest);
         }
     }
     if requests & request::SAMPLE != 0 {

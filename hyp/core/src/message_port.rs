@@ -237,6 +237,10 @@ impl MessagePort {
 
     /// After a piece: on with the answer, or another piece later.
     pub fn put_back(&mut self, work: Work, is_done: bool) {
+        if !matches!(self.turn, Turn::Working) {
+            // Of a life that is over: a parked core was at it when the guest was loaded anew.
+            return;
+        }
         if matches!(work.message.function, function::HELLO | function::TARGET) {
             // A target that was set since the fetch, and said to be known, is news.
             self.is_told = false;

@@ -3,6 +3,8 @@
 //! The access that completes a request does its first piece; after it, and after each further one, the guest has the
 //! core for as long as the piece took, as in [`super::relocate`].
 
+use core::sync::atomic::Ordering;
+
 use ballast_core::message_port::MessagePort;
 use ballast_core::vgic::Kicks;
 
@@ -33,6 +35,11 @@ impl Guest {
         self.kick(cpu, kicks);
         Some(result)
     }
+
+    /// Whether a request was [postponed](postpone) for a relocation, which waits this time. Once for each time.
+    pub fn take_message_turn(&self) -> bool {
+        self.is_message_next.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// Tells the driver, if it is one with messages, that there is a target to fetch.
@@ -53,11 +60,17 @@ pub fn running(system: &'static System, cpu: &PerCpu, guest: &Guest) {
     }
 }
 
-/// The next piece of a request comes later, as this exit has done enough.
+/// The next piece of a request comes later, as this exit has done enough, but before anything else of the kind.
 pub fn postpone(system: &System, cpu: &PerCpu, guest: &Guest) {
-    if guest.with_messages(cpu, |port| port.has_work()) == Some(true) {
+    if has_work(cpu, guest) {
+        guest.is_message_next.store(true, Ordering::Relaxed);
         rest(system, 0);
     }
+}
+
+/// Whether a request waits for its next piece.
+pub fn has_work(cpu: &PerCpu, guest: &Guest) -> bool {
+    guest.with_messages(cpu, |port| port.has_work()) == Some(true)
 }
 
 fn rest(system: &System, took: u64) {
@@ -67,7 +80,7 @@ fn rest(system: &System, took: u64) {
 
 /// The next piece of a request, on a core of `guest` that waits in EL2.
 pub fn parked(system: &'static System, cpu: &PerCpu, guest: &Guest) {
-    if guest.with_messages(cpu, |port| port.has_work()) != Some(true) {
+    if !has_work(cpu, guest) {
         return;
     }
     registers::load_guest(guest.vttbr(), system.vtcr, 0);

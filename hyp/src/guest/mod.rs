@@ -170,6 +170,8 @@ pub struct Guest {
     pub uart: TicketMutex<Pl011>,
     /// The balloon's UART, if it has one.
     pub messages: Option<Box<TicketMutex<MessagePort>>>,
+    /// A request there has waited for a piece of a relocation.
+    is_message_next: AtomicBool,
     /// Watchdog, if it has one.
     pub watchdog: Option<watchdog::Dog>,
     /// Power state of its vCPUs.
@@ -313,6 +315,7 @@ impl Guest {
             vgic,
             uart: TicketMutex::new(Pl011::new()),
             messages: (own.messages.size != 0).then(boxed_port),
+            is_message_next: AtomicBool::new(false),
             watchdog: own.watchdog.map(|(kind, _)| watchdog::Dog::new(kind)),
             psci: Psci::new(vcpus),
             memory,

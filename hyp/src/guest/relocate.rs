@@ -59,6 +59,14 @@ pub fn running(system: &System, cpu: &PerCpu, guest: &Guest) {
     }
 }
 
+/// The next piece comes later, if there is one, as this exit has done enough.
+pub fn postpone(system: &System, guest: &Guest) {
+    if guest.memory.has_to_relocate() {
+        let rest = system.frequency * REST_US / 1_000_000;
+        timer::arm(crate::boot::counter().saturating_add(rest));
+    }
+}
+
 /// On a core of `guest` that waits in EL2.
 pub fn parked(system: &System, cpu: &PerCpu, guest: &Guest) {
     if !guest.memory.has_to_relocate() {

@@ -48,6 +48,8 @@ pub const LOOK_PAGE: u32 = 15;
 pub const RELOCATE_PAGE: u32 = 1_000;
 /// A run of pages relocated, as such: what comes next found out, entries, an invalidation, windows.
 pub const RELOCATE_RUN: u32 = 2_500;
+/// Who else has frames in a block that is to be gathered: each frame's user, twice.
+pub const LOOK_STRAYS: u32 = 15_000;
 /// The most that one piece of a relocation may cost.
 pub const RELOCATE_MOST: u32 = RELOCATE_RUN + 16 * RELOCATE_PAGE;
 /// Pages scrubbed in one call, at most.

@@ -121,7 +121,7 @@ impl<H: Hardware> Relocate<'_, H> {
         if !entry.is_table() {
             return false;
         }
-        self.budget.spend(budget::NEW_TABLE);
+        self.budget.spend(budget::LOOK_STRAYS);
         let has_home = self.record(ipa_block).is_ok_and(|record| record.home);
         let has_begun = if has_home {
             let mut pool = self.pool.lock();

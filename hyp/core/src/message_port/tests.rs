@@ -351,6 +351,19 @@ fn the_transmitter_is_full_while_an_answer_waits() {
 }
 
 #[test]
+fn what_a_former_life_was_at_does_not_come_back() {
+    let mut line = Line::new(2);
+    for byte in line.request(function::VERSION, [0; 4]) {
+        line.port.write(DR, Width::Byte, byte.into());
+    }
+    let work = line.port.take_work().unwrap();
+    line.port.reset();
+    line.port.put_back(work, true);
+    assert_eq!(line.read(), None);
+    assert_eq!(line.ask(function::VERSION, [0; 4])[0], 0);
+}
+
+#[test]
 fn an_echo_is_not_answered() {
     let mut line = Line::new(4);
     line.ask(function::HELLO, [0; 4]);
