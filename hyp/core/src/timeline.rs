@@ -172,6 +172,10 @@ impl Default for Timeline {
 impl Timeline {
     /// `guest`'s transfer ended at `now`; `entries` is what it has done since boot. While `is_clean` nothing waits to
     /// be scrubbed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a transfer was, and how it ended"
+    )]
     pub fn end(
         &mut self,
         guest: u8,
