@@ -128,6 +128,8 @@ pub struct Record {
 /// A transfer under way.
 #[derive(Clone, Copy, Debug)]
 pub struct Open {
+    /// Index of the guest.
+    pub guest: u8,
     /// Who set the target.
     pub by: Origin,
     /// The move it is part of, 0 for none.
@@ -170,7 +172,7 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// `guest`'s transfer ended at `now`; `entries` is what it has done since boot. While `is_clean` nothing waits to
+    /// A transfer ended at `now`; `entries` is what its guest has done since boot. While `is_clean` nothing waits to
     /// be scrubbed.
     #[expect(
         clippy::too_many_arguments,
@@ -178,7 +180,6 @@ impl Timeline {
     )]
     pub fn end(
         &mut self,
-        guest: u8,
         open: &Open,
         trace: &Trace,
         entries: [u64; 3],
@@ -193,7 +194,7 @@ impl Timeline {
         let is_done = end == End::Done && last != 0;
         let record = Record {
             sequence: self.next,
-            guest,
+            guest: open.guest,
             is_giving: open.is_giving(),
             end,
             by: open.by,
@@ -312,6 +313,7 @@ mod tests {
 
     fn open(from_kib: u64, target_kib: u64) -> Open {
         Open {
+            guest: 0,
             by: Origin::Monitor,
             move_id: 3,
             from_kib,
@@ -331,17 +333,8 @@ mod tests {
         trace.called(30);
         trace.unmapped(25);
         trace.invalidated(26);
+        timeline.end(&open(8192, 2048), &trace, [3, 1, 4], End::Done, 40, false);
         timeline.end(
-            0,
-            &open(8192, 2048),
-            &trace,
-            [3, 1, 4],
-            End::Done,
-            40,
-            false,
-        );
-        timeline.end(
-            1,
             &open(2048, 8192),
             &trace,
             [1, 0, 2],
@@ -372,15 +365,7 @@ mod tests {
     fn the_oldest_go() {
         let mut timeline = Timeline::default();
         for _ in 0..CAPACITY + 5 {
-            timeline.end(
-                0,
-                &open(1, 2),
-                &Trace::default(),
-                [0; 3],
-                End::Done,
-                1,
-                true,
-            );
+            timeline.end(&open(1, 2), &Trace::default(), [0; 3], End::Done, 1, true);
         }
         assert_eq!(timeline.from(0).map(|record| record.sequence), Some(5));
     }

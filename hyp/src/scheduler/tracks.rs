@@ -76,6 +76,7 @@ impl Tracks {
             && let Some(slot) = self.open.get_mut(guest.index)
         {
             let mut open = Open {
+                guest: guest.index as u8,
                 by,
                 move_id,
                 from_kib: has * KIB_PER_PAGE,
@@ -124,7 +125,6 @@ impl Tracks {
         let ended = &system.scheduler.ended;
         let mut timeline = ended.timeline.lock();
         timeline.end(
-            guest.index as u8,
             &open,
             &guest.memory.trace,
             entries(guest, open.is_giving()),
