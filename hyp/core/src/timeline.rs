@@ -174,10 +174,6 @@ impl Default for Timeline {
 impl Timeline {
     /// A transfer ended at `now`; `entries` is what its guest has done since boot. While `is_clean` nothing waits to
     /// be scrubbed.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a transfer was, and how it ended"
-    )]
     pub fn end(
         &mut self,
         open: &Open,
