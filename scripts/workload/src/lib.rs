@@ -31,38 +31,42 @@ impl Iterator for Stream {
 /// Words of 64 bits in a page of 4 KiB.
 const WORDS_PER_PAGE: usize = 4096 / 8;
 
-/// Memory whose pages are visited at random. Half of each page is noise and half zero, so that it can be compressed
-/// to about a half.
+/// Memory whose pages are visited: each in turn at first, then at random. Half of each page is noise and half zero,
+/// so that it can be compressed to about a half.
 #[derive(Debug)]
 pub struct WorkingSet {
     words: Vec<u64>,
+    pages: usize,
+    noise: Stream,
     order: Stream,
     seed: u64,
 }
 
 impl WorkingSet {
-    /// `mib` MiB, all of them touched once; the same seed gives the same visits.
+    /// `mib` MiB, none of them touched yet; the same seed gives the same visits.
     pub fn new(mib: usize, seed: u64) -> Self {
         let pages = mib.max(1) * WORDS_PER_MIB / WORDS_PER_PAGE;
-        let mut words = Vec::with_capacity(pages * WORDS_PER_PAGE);
-        let mut noise = Stream::new(seed);
-        for page in 0..pages {
-            // What `visit` expects: its number, and the sum of the rest once it has been visited.
-            words.extend([page as u64 ^ seed, 0]);
-            words.extend(noise.by_ref().take(WORDS_PER_PAGE / 2 - 2));
-            words.resize((page + 1) * WORDS_PER_PAGE, 0);
-        }
         Self {
-            words,
+            words: Vec::with_capacity(pages * WORDS_PER_PAGE),
+            pages,
+            noise: Stream::new(seed),
             order: Stream::new(!seed),
             seed,
         }
     }
 
-    /// Reads the whole of one page and changes it; false if it is not as it was left.
+    /// Makes the next page, or reads the whole of one and changes it; false if it is not as it was left.
     pub fn visit(&mut self) -> bool {
-        let pages = self.words.len() / WORDS_PER_PAGE;
-        let page = self.order.next().unwrap_or(0) as usize % pages;
+        let made = self.words.len() / WORDS_PER_PAGE;
+        if made < self.pages {
+            // What a visit expects: the page's number, and the sum of the rest once it has been visited.
+            self.words.extend([made as u64 ^ self.seed, 0]);
+            let noise = self.noise.by_ref().take(WORDS_PER_PAGE / 2 - 2);
+            self.words.extend(noise);
+            self.words.resize((made + 1) * WORDS_PER_PAGE, 0);
+            return true;
+        }
+        let page = self.order.next().unwrap_or(0) as usize % self.pages;
         let words = &mut self.words[page * WORDS_PER_PAGE..][..WORDS_PER_PAGE];
         let sum = words[2..]
             .iter()
@@ -113,14 +117,8 @@ mod tests {
         assert!((0..2000).all(|_| lost.visit()));
         lost.words[100 * WORDS_PER_PAGE + 7] ^= 1;
         assert!(!(0..2000).all(|_| lost.visit()));
-        assert!(
-            WorkingSet::new(1, 3)
-                .words
-                .iter()
-                .filter(|word| **word == 0)
-                .count()
-                >= WORDS_PER_MIB / 2
-        );
+        let zeros = set.words.iter().filter(|word| **word == 0).count();
+        assert!(zeros >= WORDS_PER_MIB / 2);
     }
 
     #[test]

@@ -61,7 +61,6 @@ fn visit(mib: u64, from: u64, seconds: u64, seed: u64) -> ExitCode {
     thread::sleep(wait);
     let start = Instant::now();
     let until = Duration::from_secs(seconds);
-    // Filling it counts as visits too: a guest with too little memory is slow from the start.
     let mut set = WorkingSet::new(mib as usize, seed);
     let mut visited = 0;
     while start.elapsed() < until {

@@ -141,7 +141,7 @@ mod tests {
     fn the_example_is_one() {
         let experiment = Experiment::parse(EXAMPLE).unwrap();
         assert_eq!(experiment.number_of("linux-b"), Some(2));
-        assert_eq!(experiment.seconds(), 45);
+        assert_eq!(experiment.seconds(), 28);
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl<'a> Stage<'a> {
             lines: Vec::new(),
             tag: json!({ "variant": variant.name, "repetition": repetition }),
             next_entry: 0,
+            next_transfer: 0,
         };
         let numbers = || (1..).take(self.experiment.guests.len());
         for guest in numbers() {
@@ -171,6 +172,8 @@ struct Run {
     tag: Value,
     /// The first entry of the log that has not been written down.
     next_entry: u64,
+    /// The same of the transfers that have ended.
+    next_transfer: u64,
 }
 
 impl Run {
@@ -207,18 +210,28 @@ impl Run {
             values.insert("time-s".into(), time.clone());
             self.note_all(values);
         }
-        for line in self.console.monitor("log")?.lines() {
+        let log = self.console.monitor("log")?;
+        self.next_entry = self.note_new(&log, "log", "event", self.next_entry);
+        let transfers = self
+            .console
+            .monitor(&format!("events {}", self.next_transfer))?;
+        self.next_transfer = self.note_new(&transfers, "transfer", "transfer", self.next_transfer);
+        time.as_u64().context("the host's uptime")
+    }
+
+    /// Writes down the lines whose number, under `key`, is at least `from`; gives the number after the last.
+    fn note_new(&mut self, answer: &str, key: &str, kind: &str, from: u64) -> u64 {
+        let mut next = from;
+        for line in answer.lines() {
             let mut values = values(line);
-            let Some(entry) = values.get("log").and_then(Value::as_u64) else {
-                continue;
-            };
-            if entry >= self.next_entry {
-                self.next_entry = entry + 1;
-                values.insert("kind".into(), "event".into());
+            let number = values.get(key).and_then(Value::as_u64);
+            if let Some(number) = number.filter(|number| *number >= next) {
+                next = number + 1;
+                values.insert("kind".into(), kind.into());
                 self.note_all(values);
             }
         }
-        time.as_u64().context("the host's uptime")
+        next
     }
 
     fn note_all(&mut self, values: Map<String, Value>) {
