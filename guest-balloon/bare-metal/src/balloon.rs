@@ -65,6 +65,8 @@ pub struct Front {
     pub zero_pages: u64,
     /// Writes and verifies contents; off while costs are measured.
     pub contents: bool,
+    /// Gives and takes single pages alone, and gives every other one first: as a guest whose memory is in pieces.
+    pub is_scattered: bool,
 }
 
 impl Front {
@@ -76,6 +78,7 @@ impl Front {
             mismatch: None,
             zero_pages: 0,
             contents: true,
+            is_scattered: false,
         }
     }
 
@@ -143,7 +146,12 @@ impl PageSource for Front {
     fn take(&mut self, order: Order, ipas: &mut [u64]) -> Taken {
         let mut runs = 0;
         for slot in ipas.iter_mut() {
-            let Some(address) = self.pages.pick(State::Free, order) else {
+            let picked = match (self.is_scattered, order) {
+                (true, Order::Page) => self.pages.pick_scattered(),
+                (true, _) => None,
+                (false, _) => self.pages.pick(State::Free, order),
+            };
+            let Some(address) = picked else {
                 break;
             };
             if self.contents {
@@ -185,6 +193,9 @@ impl PageSource for Front {
     }
 
     fn pick(&mut self, order: Order) -> Option<u64> {
+        if self.is_scattered && order != Order::Page {
+            return None;
+        }
         self.pages.pick(State::Held, order)
     }
 

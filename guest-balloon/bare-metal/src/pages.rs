@@ -112,6 +112,24 @@ impl<'a> Pages<'a> {
         Some(address)
     }
 
+    /// A free page with an odd number, now [`State::Listed`], from where the last one was; any other if there is none.
+    pub fn pick_scattered(&mut self) -> Option<u64> {
+        let hint = self.hints[0][0] * BLOCK;
+        let odd = (hint | 1..self.states.len())
+            .step_by(2)
+            .chain((1..hint).step_by(2));
+        let found = odd
+            .into_iter()
+            .find(|&page| self.states[page] == State::Free);
+        let Some(page) = found else {
+            return self.pick(State::Free, Order::Page);
+        };
+        self.hints[0][0] = page / BLOCK;
+        let address = self.base + page as u64 * PAGE_SIZE;
+        self.set(address, Order::Page, State::Listed);
+        Some(address)
+    }
+
     fn search(
         &mut self,
         from: State,

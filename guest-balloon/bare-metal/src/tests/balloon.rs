@@ -57,10 +57,11 @@ fn turn(machine: &Machine, front: &mut Front, driver: &mut Driver) -> bool {
 }
 
 /// Serves targets for ever, or until it has settled on `moves=N` of them; with `contents=off` it does not look at
-/// what is in its pages, which costs time.
+/// what is in its pages, which costs time; with `pages=scattered` it gives every other page first.
 pub fn serve(machine: &Machine) -> Outcome {
     let (mut front, mut driver) = register(machine)?;
     front.contents = machine.arg("contents") != Some("off");
+    front.is_scattered = machine.arg("pages") == Some("scattered");
     let moves = machine.arg_number("moves").unwrap_or(u64::MAX);
     let mut settled = 0;
     let mut said = None;

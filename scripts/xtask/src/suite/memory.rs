@@ -40,6 +40,7 @@ pub fn scenarios() -> Vec<Scenario> {
     all.push(comes_home(3, 50));
     all.extend([2, 3].map(|gic| linux_comes_home(gic, 50)));
     all.extend([2, 3].map(quarantine));
+    all.extend([2, 3].map(gathers));
     all.extend([2, 3].map(bare_metal_moves));
     all
 }
@@ -354,24 +355,29 @@ fn linux_comes_home(gic: u8, rounds: u32) -> Scenario {
         for guest in [1, 2] {
             console.shell(guest, &load)?;
         }
+        // A third guest takes what nobody claims, so that the second gets what the first gives; then there is room to
+        // move to, and the first wants it back.
+        let moves: [&[(u8, u64)]; 3] = [
+            &[(2, 272), (3, 56)],
+            &[(1, 344), (2, 304)],
+            &[(3, 16), (1, 384)],
+        ];
         for round in 0..rounds {
-            for (own, other) in [(320, 400), (384, 304)] {
-                for (guest, mib) in [(1, own), (2, other)] {
+            for targets in moves {
+                for (guest, mib) in targets {
                     let answer = console.monitor(&format!("mem {guest} {mib}"))?;
                     ensure!(!answer.contains("error: guest"), "mem {guest} {mib}: {answer}");
                 }
-                console.wait_for_status(&format!("round {round}: {own} and {other} MiB"), |s| {
-                    s.memory_mib(1) == own
-                        && s.memory_mib(2) == other
-                        && s.settled(1)
-                        && s.settled(2)
+                console.wait_for_status(&format!("round {round}: {targets:?}"), |s| {
+                    let has = |&(guest, mib): &(u8, u64)| s.memory_mib(guest) == mib && s.settled(guest);
+                    targets.iter().all(has)
                 })?;
             }
         }
         let expected = Checksum::expected(LOAD_MIB, 7).to_string();
         for guest in [1, 2] {
             let count = format!(
-                "rm /tmp/go; wait; echo $(grep -c . /tmp/load) $(grep -vc '{expected}' /tmp/load)"
+                "rm /tmp/go; wait; grep checksum /tmp/load > /tmp/sums; echo $(grep -c . /tmp/sums) $(grep -vc {expected} /tmp/sums)"
             );
             let said = console.shell(guest, &count)?;
             let mut turns = said.split_whitespace().map(str::parse::<u32>);
@@ -391,7 +397,7 @@ fn linux_comes_home(gic: u8, rounds: u32) -> Scenario {
         );
         same_total(&before, console)
     })
-    .cores(3)
+    .cores(4)
     .ram(768)
     .guest(
         Guest::linux("own")
@@ -405,6 +411,7 @@ fn linux_comes_home(gic: u8, rounds: u32) -> Scenario {
             .memory_bounds(128, 512)
             .cpus(2),
     )
+    .guest(Guest::bare_metal("third", "balloon").memory(16).memory_bounds(16, 96))
 }
 
 /// A guest is down, and nobody knows how to make its device stop: nobody else gets its frames.
@@ -452,5 +459,53 @@ fn quarantine(gic: u8) -> Scenario {
         Guest::bare_metal("other", "balloon")
             .memory(32)
             .memory_bounds(16, 256),
+    )
+}
+
+/// Two guests give every other page, and get others back: what is complete again is gathered into blocks, for which the
+/// other's pages make way; both verify all they have.
+fn gathers(gic: u8) -> Scenario {
+    Scenario::new(format!("memory-gathers-gic{gic}"), gic, |console| {
+        console.patience(120);
+        console.wait_for_status("both drivers", |s| {
+            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
+        })?;
+        for round in 0..3 {
+            for (guest, mib) in [(1, 32), (2, 90), (2, 64), (1, 64)] {
+                console.monitor(&format!("mem {guest} {mib}"))?;
+                let what = format!("round {round}: guest {guest} to have {mib} MiB");
+                console
+                    .wait_for_status(&what, |s| s.memory_mib(guest) == mib && s.settled(guest))?;
+            }
+            is_merged(console, 1)?;
+        }
+        // Of the second some would need a whole free block, which there is not.
+        let gathered = is_merged(console, 1)?;
+        ensure!(
+            gathered != 0,
+            "no page came back elsewhere: the test shows nothing"
+        );
+        let moved = relocated_pages(console, 1)? + relocated_pages(console, 2)?;
+        ensure!(moved != 0, "nothing had to move: the test shows nothing");
+        // One more turn, in which each looks at all its pages.
+        for guest in [1, 2] {
+            console.monitor(&format!("mem {guest} 62"))?;
+            console.wait_for_status("a last move", |s| {
+                s.memory_mib(guest) == 62 && s.settled(guest)
+            })?;
+        }
+        console.expect_never("FAIL")
+    })
+    .cores(2)
+    .ram(142)
+    .guest(
+        Guest::bare_metal("a", "balloon")
+            .args("pages=scattered")
+            .memory_bounds(16, 128),
+    )
+    .guest(
+        Guest::bare_metal("b", "balloon")
+            .args("pages=scattered")
+            .memory_bounds(16, 128),
     )
 }
