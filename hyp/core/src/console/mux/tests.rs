@@ -380,7 +380,7 @@ ok guest=1 name=a target-mib=256\r
 ballast> mem 2 9999\r
 error: guest=2 name=b above the guest's memory-max-mib=1024\r
 ballast> bogus\r
-error: unknown command 'bogus'; commands: status, mem, cpus, policy, transfers, start, stop, reset, stats, log, help\r
+error: unknown command 'bogus'; commands: status, mem, cpus, move, policy, transfers, start, stop, reset, stats, events, log, help\r
 ballast> reset 2\r
 ok guest=2 name=b action=reset\r
 [ballast] focus on guest 2 b\r
@@ -400,7 +400,7 @@ fn a_message_leaves_the_line_being_typed_whole() {
     bench.type_all(b"\x15help\r");
     let text = bench.shown();
     assert!(
-        text.contains("\r\nmem GUEST MIB   set how much memory"),
+        text.contains("\r\nmem GUEST MIB                     set how much memory"),
         "{text}"
     );
     assert!(
@@ -419,9 +419,10 @@ fn the_log_and_stats_come_line_by_line() {
     bench.type_all(b"\x1dmlog\nstats 1\n");
     let text = bench.shown();
     assert!(text.contains(
-        "log\r\nlog lost=44\r\nlog=44 time-s=1.500000 event=unresponsive guest=2 name=b\r\n"
+        "log\r\nlog lost=172\r\nlog=172 time-s=1.500000 event=unresponsive guest=2 name=b\r\n"
     ));
-    assert_eq!(text.matches("event=unresponsive").count(), 256);
+    // Rare events have half of it.
+    assert_eq!(text.matches("event=unresponsive").count(), 128);
     assert_eq!(text.matches("guest=1 name=a stats=").count(), 6);
 }
 
