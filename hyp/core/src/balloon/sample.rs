@@ -22,7 +22,7 @@ pub const WATCHED: u32 = 48;
 /// Fewer say nothing.
 const FEWEST: u32 = 8;
 /// Blocks looked at for that, most of which may have nothing mapped.
-const LOOKS: u32 = 4 * WATCHED;
+const LOOKS: u32 = 2 * WATCHED;
 /// Pages watched of a block that is mapped page by page.
 const GROUP: usize = 32;
 /// No estimate yet.
