@@ -23,7 +23,7 @@ use ballast_core::policy::transfer::Transfers;
 use ballast_core::policy::{Entitlement, Mode, Move, Observed, Policy, Seen, Settings};
 use ballast_core::timeline::End;
 use cpus::Cpus;
-use spin::mutex::TicketMutex;
+use spin::mutex::{TicketMutex, TicketMutexGuard};
 use tracks::{Ended, Tracks};
 
 use crate::aarch64::timer;
@@ -144,6 +144,16 @@ impl Scheduler {
         self.step(system, cpu);
     }
 
+    /// For a target by hand: the guest is in no move, and what an earlier one still kept for it is written off.
+    fn outside_moves(&self, guest: &Guest) -> Result<TicketMutexGuard<'_, State>, Refused> {
+        let mut state = self.state.lock();
+        if let Some(open) = state.transfers.of(guest.index) {
+            return Err(Refused::InMove(open.id));
+        }
+        state.transfers.write_off(guest.index);
+        Ok(state)
+    }
+
     /// A guest shall have `pages` of memory; `by` a control guest or the operator.
     ///
     /// # Errors
@@ -156,11 +166,7 @@ impl Scheduler {
         pages: u64,
         by: Origin,
     ) -> Result<(), Refused> {
-        let mut state = self.state.lock();
-        if let Some(open) = state.transfers.of(guest.index) {
-            return Err(Refused::InMove(open.id));
-        }
-        state.transfers.write_off(guest.index);
+        let mut state = self.outside_moves(guest)?;
         state.tracks.aim(system, guest, pages, 0, by, 0);
         drop(state);
         guest.update_balloon(cpu);
@@ -180,11 +186,7 @@ impl Scheduler {
         cpus: u32,
         by: Origin,
     ) -> Result<(), Refused> {
-        let mut state = self.state.lock();
-        if let Some(open) = state.transfers.of(guest.index) {
-            return Err(Refused::InMove(open.id));
-        }
-        state.transfers.write_off(guest.index);
+        let state = self.outside_moves(guest)?;
         system
             .set_cpus(cpu, guest, cpus, by)
             .map_err(Refused::Cores)?;

@@ -3,38 +3,15 @@
 use ballast_abi::{Entry, EntryStatus};
 use proptest::prelude::*;
 
+use super::relocate::{BASE, ordinary, world_with};
 use super::world::*;
-use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, Pa, PaRange};
+use crate::addr::{BLOCK_SIZE, Ipa, IpaRange, Pa};
 use crate::frames::{GuestId, Owner};
-
-const BASE: u64 = 0x8000_0000;
 
 fn pages(block: u64, count: u64) -> Vec<Entry> {
     (0..count)
         .map(|number| page(block * 512 + number))
         .collect()
-}
-
-fn world_with(ram_blocks: u64, specs: &[Spec]) -> World {
-    let ram = [PaRange {
-        start: Pa(BASE),
-        size: ram_blocks * BLOCK_SIZE,
-    }];
-    let mut world = world_of(&ram, &[], specs);
-    for guest in 0..specs.len() {
-        world.hello(guest);
-        world.touch_all(guest).unwrap();
-        let max = world.guests[guest].memory.max_pages();
-        world.set_target(guest, max);
-    }
-    world
-}
-
-fn ordinary(size: GuestSize) -> Spec {
-    Spec {
-        size,
-        ..Spec::default()
-    }
 }
 
 /// Complete and split blocks of a guest.

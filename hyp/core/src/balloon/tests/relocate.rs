@@ -10,7 +10,7 @@ use crate::balloon::hw::{Hardware, Window};
 use crate::frames::{GuestId, Owner};
 use crate::stage2::{Descriptor, Verdict};
 
-const BASE: u64 = 0x8000_0000;
+pub const BASE: u64 = 0x8000_0000;
 /// The guest with IPA = PA.
 const A: usize = 0;
 /// An ordinary one.
