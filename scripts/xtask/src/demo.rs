@@ -176,11 +176,7 @@ impl Demo {
             self.tell(&format!("guest {}: {up}", name(guest)));
         }
         self.console.patience(120);
-        let ready = |s: &Status| {
-            [A, B]
-                .iter()
-                .all(|guest| s.guest(*guest).get("driver") == "ready")
-        };
+        let ready = |s: &Status| [A, B].iter().all(|guest| s.has_driver(*guest));
         self.console
             .wait_for_status("both balloon drivers to register", ready)?;
         self.sample()?;

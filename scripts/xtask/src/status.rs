@@ -19,12 +19,15 @@ pub struct Line {
     values: BTreeMap<String, String>,
 }
 
+/// The words `key=value` of a line of the monitor's.
+pub fn words(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    line.split_whitespace()
+        .filter_map(|word| word.split_once('='))
+}
+
 impl Line {
     fn parse(text: &str) -> Self {
-        let words = text
-            .split_whitespace()
-            .filter_map(|word| word.split_once('='));
-        let values = words
+        let values = words(text)
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
         Self {
@@ -88,6 +91,11 @@ impl Status {
     /// Memory of a guest, in MiB.
     pub fn memory_mib(&self, guest: u8) -> u64 {
         self.guest(guest).number("memory-mib")
+    }
+
+    /// Whether a guest's balloon driver has said hello, and nothing is on its way.
+    pub fn has_driver(&self, guest: u8) -> bool {
+        self.guest(guest).get("driver") == "ready"
     }
 
     /// Whether a guest has what it shall have, to the page.

@@ -17,9 +17,7 @@ const GUEST: u8 = 1;
 /// discarded.
 pub fn measure(console: &mut Console) -> Result<Figures> {
     console.patience(300).expect_up(GUEST)?;
-    console.wait_for_status("the driver to register", |s| {
-        s.guest(GUEST).get("driver") == "ready"
-    })?;
+    console.wait_for_status("the driver to register", |s| s.has_driver(GUEST))?;
     // The test guest's module reads every page that comes back.
     console.shell(
         GUEST,

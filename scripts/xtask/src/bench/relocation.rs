@@ -29,9 +29,7 @@ pub fn guests() -> [Guest; 2] {
 /// One core moves while the other guest's sleeps: nothing else counts as its time.
 pub fn measure(console: &mut Console) -> Result<Figures> {
     console.wait_for_status("both drivers", |s| {
-        [OWNER, HOLDER]
-            .iter()
-            .all(|&guest| s.guest(guest).get("driver") == "ready")
+        [OWNER, HOLDER].iter().all(|&guest| s.has_driver(guest))
     })?;
     for (guest, mib) in [(OWNER, 16), (HOLDER, 48 + LENT), (HOLDER, 48)] {
         console.monitor(&format!("mem {guest} {mib}"))?;

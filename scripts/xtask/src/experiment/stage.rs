@@ -15,6 +15,7 @@ use crate::paths;
 use crate::qemu::{Board, Boot, Serial};
 use crate::run;
 use crate::setup::{self, Consent, Need};
+use crate::status;
 use crate::suite::{Guest, partitions};
 
 /// One instruction is 16 ns of the board's time: 62.5 million instructions a second, about what an emulator does.
@@ -77,7 +78,7 @@ impl<'a> Stage<'a> {
         }
         run.console
             .wait_for_status("the balloon drivers", |status| {
-                numbers().all(|guest| status.guest(guest).get("driver") == "ready")
+                numbers().all(|guest| status.has_driver(guest))
             })?;
         for word in &variant.monitor {
             let answer = run.console.monitor(word)?;
@@ -245,10 +246,7 @@ impl Run {
 
 /// The words `key=value` of a line; numbers as numbers.
 fn values(line: &str) -> Map<String, Value> {
-    let words = line
-        .split_whitespace()
-        .filter_map(|word| word.split_once('='));
-    words
+    status::words(line)
         .map(|(key, value)| {
             let number = value.parse::<u64>().map(Value::from);
             let number = number.or_else(|_| value.parse::<f64>().map(Value::from));

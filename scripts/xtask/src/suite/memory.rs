@@ -66,9 +66,7 @@ fn two_guests(
 fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
     console.patience(180).expect_up(guest)?;
     console.patience(90);
-    console.wait_for_status("the driver to register", |s| {
-        s.guest(guest).get("driver") == "ready"
-    })?;
+    console.wait_for_status("the driver to register", |s| s.has_driver(guest))?;
     Ok(())
 }
 
@@ -222,7 +220,7 @@ fn module_reload(console: &mut Console) -> Result<()> {
         })?;
         console.shell(1, "insmod /lib/ballast_balloon.ko verify=1")?;
         console.wait_for_status("the driver to come back to its target", |s| {
-            s.guest(1).get("driver") == "ready" && s.settled(1)
+            s.has_driver(1) && s.settled(1)
         })?;
     }
     set_memory(console, 1, 512)?;
@@ -255,9 +253,7 @@ fn ignores_its_target() -> Scenario {
 fn bare_metal_moves(gic: u8) -> Scenario {
     Scenario::new(format!("memory-bare-metal-gic{gic}"), gic, |console| {
         console.patience(120);
-        console.wait_for_status("both drivers", |s| {
-            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-        })?;
+        console.wait_for_status("both drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
         for round in 0..3 {
             for (guest, mib) in [(1, 32), (2, 96), (2, 33), (1, 127), (1, 64), (2, 64)] {
                 console.monitor(&format!("mem {guest} {mib}"))?;
@@ -304,9 +300,7 @@ fn same_total(before: &Status, console: &mut Console) -> Result<()> {
 fn comes_home(gic: u8, rounds: u32) -> Scenario {
     Scenario::new(format!("memory-comes-home-gic{gic}"), gic, move |console| {
         console.patience(120);
-        console.wait_for_status("both drivers", |s| {
-            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-        })?;
+        console.wait_for_status("both drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
         let before = console.status()?;
         for round in 0..rounds {
             // The other gets more than nobody claims; then it has to make way.
@@ -420,7 +414,7 @@ fn quarantine(gic: u8) -> Scenario {
         console.patience(120);
         console.expect("trusted and could break isolation")?;
         console.wait_for_status("the other's driver", |s| {
-            s.guest(2).get("driver") == "ready" && s.guest(1).get("state") == "running"
+            s.has_driver(2) && s.guest(1).get("state") == "running"
         })?;
         // As when it had reset itself, or gone wrong: nobody is left who would stop the device.
         console.monitor("reset 1")?;
@@ -467,9 +461,7 @@ fn quarantine(gic: u8) -> Scenario {
 fn gathers(gic: u8) -> Scenario {
     Scenario::new(format!("memory-gathers-gic{gic}"), gic, |console| {
         console.patience(120);
-        console.wait_for_status("both drivers", |s| {
-            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-        })?;
+        console.wait_for_status("both drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
         for round in 0..3 {
             for (guest, mib) in [(1, 32), (2, 90), (2, 64), (1, 64)] {
                 console.monitor(&format!("mem {guest} {mib}"))?;

@@ -65,9 +65,7 @@ fn memory(gic: u8) -> Scenario {
     Scenario::new(format!("move-memory-gic{gic}"), gic, |console| {
         console.patience(120);
         let before = console.wait_for_status("the drivers", |s| {
-            [1, 2, 3]
-                .iter()
-                .all(|&g| s.guest(g).get("driver") == "ready")
+            [1, 2, 3].iter().all(|&g| s.has_driver(g))
         })?;
         let has = |console: &mut Console, expected: [u64; 3]| -> Result<()> {
             let all = [1, 2, 3];
@@ -128,9 +126,7 @@ fn memory(gic: u8) -> Scenario {
         console.monitor("reset deaf")?;
         let line = ended(console, &id, Duration::from_secs(60))?;
         ensure!(line.contains("state=rolled-back cause=stopped"), "{line}");
-        console.wait_for_status("the guest to be back", |s| {
-            s.guest(3).get("driver") == "ready"
-        })?;
+        console.wait_for_status("the guest to be back", |s| s.has_driver(3))?;
         has(console, [16, 112, 64])?;
         for (what, answer) in [
             ("move a b 1", "below the guest's memory-min-mib=16"),
@@ -169,9 +165,7 @@ fn are_up(console: &mut Console) -> Result<()> {
         console.patience(180).expect_up(guest)?;
     }
     console.patience(90);
-    console.wait_for_status("the drivers", |s| {
-        [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-    })?;
+    console.wait_for_status("the drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
     Ok(())
 }
 

@@ -24,9 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
 fn is_up(console: &mut Console, guest: u8) -> Result<()> {
     console.patience(180).expect_up(guest)?;
     console.patience(120);
-    console.wait_for_status("the driver to register", |s| {
-        s.guest(guest).get("driver") == "ready"
-    })?;
+    console.wait_for_status("the driver to register", |s| s.has_driver(guest))?;
     Ok(())
 }
 

@@ -54,7 +54,7 @@ pub fn console_on_mini_uart(tree: &mut Tree) {
 fn mini_uart() -> Scenario {
     Scenario::rpi4("rpi4-mini-uart", |console| {
         console.expect("[ballast] Ballast ")?;
-        console.wait_for_status("the driver", |s| s.guest(1).get("driver") == "ready")?;
+        console.wait_for_status("the driver", |s| s.has_driver(1))?;
         console.monitor("mem 1 32")?;
         console.wait_for_status("guest 1 to have 32 MiB", |s| {
             s.memory_mib(1) == 32 && s.settled(1)
@@ -103,9 +103,7 @@ fn power_is_not_given() -> Scenario {
 fn memory_moves() -> Scenario {
     Scenario::rpi4("rpi4-memory-bare-metal", |console| {
         console.patience(120);
-        console.wait_for_status("both drivers", |s| {
-            [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-        })?;
+        console.wait_for_status("both drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
         for (guest, mib) in [(1, 32), (2, 96), (2, 33), (1, 127), (1, 64), (2, 64)] {
             console.monitor(&format!("mem {guest} {mib}"))?;
             let what = format!("guest {guest} to have {mib} MiB");

@@ -22,9 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
 /// Guest 2 gives 48 MiB, and nobody asks for them: they are zeroed. Then guest 1 gets them without a scrub on the way.
 fn given_and_got(console: &mut Console) -> Result<()> {
     console.patience(90);
-    console.wait_for_status("both drivers", |s| {
-        [1, 2].iter().all(|&g| s.guest(g).get("driver") == "ready")
-    })?;
+    console.wait_for_status("both drivers", |s| [1, 2].iter().all(|&g| s.has_driver(g)))?;
     let before = console.status()?;
     set_memory(console, 2, 16)?;
     let kib = before.host().number("idle-scrubbed-kib") + (48 << 10);

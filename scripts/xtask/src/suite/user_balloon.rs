@@ -47,9 +47,7 @@ fn pair(name: &str, gic: u8, script: impl Fn(&mut Console) -> Result<()> + 'stat
 
 fn start(console: &mut Console) -> Result<()> {
     console.shell(1, &format!("{PROGRAM} 2>> /tmp/balloon.log & sleep 1"))?;
-    console.wait_for_status("the program to register", |s| {
-        s.guest(1).get("driver") == "ready"
-    })?;
+    console.wait_for_status("the program to register", |s| s.has_driver(1))?;
     Ok(())
 }
 
