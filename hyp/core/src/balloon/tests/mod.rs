@@ -9,6 +9,7 @@
 // Thousands of pages each, and the core has no unsafe code: not worth an interpreter's hours.
 #[cfg(not(miri))]
 mod calls;
+#[cfg(not(miri))]
 mod gather;
 mod hostile;
 #[cfg(not(miri))]
