@@ -16,6 +16,8 @@ const HEADROOM: u64 = 2048;
 const HEADROOM_PART: u64 = 16;
 /// A guest short of memory asks for at least this much at a time: 4 MiB.
 const LEAST_GROWTH: u64 = 1024;
+/// A guest short of memory may come to want so many times what it asks for now: it asks step by step.
+const AHEAD: u64 = 4;
 /// How long a call of PRESSURE goes before everything else.
 const URGENT_US: u64 = 5_000_000;
 
@@ -25,6 +27,8 @@ pub struct Activity {
     used: Averages,
     /// What it could use, in pages, if it says that it is short of memory.
     pressed: Option<u64>,
+    /// What it may come to ask for soon.
+    ahead: u64,
     /// It is in trouble until then, or until it reports.
     urgent_until_us: u64,
 }
@@ -34,8 +38,12 @@ pub struct Activity {
 pub struct Want {
     /// What it could use now.
     pub now: u64,
-    /// What it is taxed as active: at least that, and less only slowly; no more than was seen of it.
+    /// What of it is taxed as active: no more than was seen of it.
     pub active: u64,
+    /// The same, but less only slowly: until then it is not taken.
+    pub lasting: u64,
+    /// What it may be about to ask for, if it is short of memory.
+    pub soon: u64,
 }
 
 impl Activity {
@@ -44,6 +52,7 @@ impl Activity {
         Self {
             used: Averages::new(memory_pages, now_us),
             pressed: None,
+            ahead: 0,
             urgent_until_us: 0,
         }
     }
@@ -63,6 +72,7 @@ impl Activity {
         };
         let growth = growth.max(LEAST_GROWTH);
         self.pressed = short.then(|| memory.saturating_add(growth));
+        self.ahead = memory.saturating_add(growth.saturating_mul(AHEAD));
     }
 
     /// The guest is in trouble and needs `need` pages beyond the `memory` that it has.
@@ -93,11 +103,14 @@ impl Activity {
             with_headroom(memory * u64::from(touched.min(1000)) / 1000)
         });
         let now = with_headroom(used.current()).max(self.pressed.unwrap_or(0));
-        let active = with_headroom(used.largest()).max(now);
+        let lasting = with_headroom(used.largest()).max(now);
+        let blocks = |pages: u64| pages.next_multiple_of(BLOCK).min(max);
         // What it asks for is its word. What that is worth against others' is not: there the sample counts.
         Want {
-            now: now.next_multiple_of(BLOCK).min(max),
-            active: active.min(most).next_multiple_of(BLOCK).min(max),
+            now: blocks(now),
+            active: blocks(now.min(most)),
+            lasting: blocks(lasting.min(most)),
+            soon: blocks(self.pressed.map_or(now, |_| now.max(self.ahead))),
         }
     }
 

@@ -1,7 +1,10 @@
 //! One decision of the automatic policy.
 
 use super::funding::{Claim, MAX_PAGES, share_out};
-use super::{BLOCK, Level, Mode, Observed, Policy, Sent, Want, sooner};
+use super::{BLOCK, Latitude, Level, Mode, Observed, Policy, Sent, Want, sooner};
+
+/// Taking goes on until every guest is within a block of its fixed point, or within one page for so many.
+const NEAR_PART: u64 = 400;
 
 /// What a decision came to, beside the changes.
 pub(super) struct Auto {
@@ -41,8 +44,9 @@ impl Policy {
         let wanting = self.claim(now_us, observed, &mut auto);
         let in_trouble = |claim: &Claim| claim.cap > claim.held;
         let mut members = self.members.iter().zip(&self.claims);
-        let supply = if members.any(|(member, claim)| member.is_urgent(now_us) && in_trouble(claim))
-        {
+        let is_urgent =
+            members.any(|(member, claim)| member.is_urgent(now_us) && in_trouble(claim));
+        let supply = if is_urgent {
             // This is what the reserve is for.
             Supply {
                 reserve: 0,
@@ -61,7 +65,7 @@ impl Policy {
         }
         if wanting {
             self.refilling = false;
-            auto.competing = self.serve(supply);
+            auto.competing = self.serve(supply, is_urgent);
         } else {
             self.revoking = false;
             if !self.refill(supply) {
@@ -83,7 +87,7 @@ impl Policy {
     fn claim(&mut self, now_us: u64, observed: &[Observed], auto: &mut Auto) -> bool {
         let settings = self.settings;
         let mut wanting = false;
-        let members = self.members.iter().zip(observed);
+        let members = self.members.iter_mut().zip(observed);
         for ((member, seen), claim) in members.zip(&mut self.claims) {
             let entitlement = &member.entitlement;
             let memory = seen.memory_pages.min(MAX_PAGES);
@@ -105,6 +109,8 @@ impl Policy {
                 _ => Want {
                     now: held,
                     active: held,
+                    lasting: held,
+                    soon: held,
                 },
             };
             let wants_more = can_be_asked && want.now >= held + BLOCK;
@@ -113,23 +119,23 @@ impl Policy {
             if wants_more && !may_grow {
                 auto.next_us = sooner(auto.next_us, down_until);
             }
-            let may_shrink =
-                can_be_asked && member.kept_until(true, settings.reversal_us) <= now_us;
-            wanting |= wants_more && may_grow;
+            wanting |= wants_more;
+            member.latitude = Latitude {
+                may_grow,
+                may_shrink: member.kept_until(true, settings.reversal_us) <= now_us,
+                lasting: want.lasting,
+                soon: want.soon,
+            };
             *claim = Claim {
                 shares: entitlement.shares.into(),
                 held,
                 active: want.active,
-                floor: if may_shrink {
+                floor: if can_be_asked {
                     entitlement.min_pages.min(held)
                 } else {
                     held
                 },
-                cap: if wants_more && may_grow {
-                    want.now
-                } else {
-                    held
-                },
+                cap: if wants_more { want.now } else { held },
             };
         }
         wanting
@@ -137,35 +143,88 @@ impl Policy {
 
     /// Goals when somebody wants more: what is free first, then what others pay least for. True if there is
     /// not enough for everybody.
-    fn serve(&mut self, supply: Supply) -> bool {
+    ///
+    /// The goals are the fixed point of revocation for what the guests use *now*, but no guest is asked to give
+    /// what it used a moment ago, or was given a moment ago: it gives that later, and nobody else in its stead.
+    /// So nobody ever has to be given back what was taken too much, and the order in which guests become idle
+    /// makes no difference to where it ends.
+    fn serve(&mut self, supply: Supply, is_urgent: bool) -> bool {
         let tax = self.settings.tax;
         let asked: u64 = self.claims.iter().map(|claim| claim.cap - claim.held).sum();
         let competing = asked > supply.usable();
-        let percent = if self.revoking {
-            self.settings.end_percent
-        } else {
-            self.settings.begin_percent
-        };
-        let wanting = self.claims.iter().filter(|claim| claim.cap > claim.held);
-        let payer = wanting.fold(None, |most: Option<&Claim>, claim| match most {
-            Some(most) if !claim.pays_more(most, 100, tax) => Some(most),
-            _ => Some(claim),
-        });
-        self.revoking = competing
-            && payer.is_some_and(|payer| {
-                let mut others = self.claims.iter();
-                others.any(|other| {
-                    other.held >= other.floor + BLOCK && payer.pays_more(other, percent, tax)
-                })
-            });
+        self.revoking = competing && (self.revoking || self.is_worth_it());
         if !self.revoking {
             for claim in &mut self.claims {
                 claim.floor = claim.held;
             }
         }
         let total = (self.held() + supply.usable()).saturating_sub(supply.debt);
-        share_out(&self.claims, total, tax, &mut self.goals);
+        let price = share_out(&self.claims, total, tax, &mut self.goals);
+        self.limit(total);
+        let mut goals = self.goals.iter().zip(&self.claims);
+        if goals.all(|(&goal, claim)| goal.abs_diff(claim.held) < (goal / NEAR_PART).max(BLOCK)) {
+            self.revoking = false;
+        }
+        let members = self.members.iter().zip(&self.claims);
+        let goals = self.goals.iter_mut().zip(&self.limits);
+        for ((member, claim), (goal, limit)) in members.zip(goals) {
+            let latitude = member.latitude;
+            if *goal < claim.held {
+                let lasting = Claim {
+                    active: latitude.lasting,
+                    ..*claim
+                };
+                let kept = lasting.at(price, tax).next_multiple_of(BLOCK);
+                if !self.revoking || !latitude.may_shrink {
+                    *goal = claim.held;
+                } else if !is_urgent {
+                    *goal = kept.clamp(*goal, claim.held);
+                }
+            } else if !latitude.may_grow {
+                *goal = claim.held;
+            } else {
+                *goal = (*limit).clamp(claim.held, *goal);
+            }
+        }
         competing
+    }
+
+    /// How far each guest may grow now: who asks step by step is not to find that others have taken its part
+    /// meanwhile, since what they were given they keep for a while.
+    fn limit(&mut self, total: u64) {
+        let mut asks_on = false;
+        for (member, claim) in self.members.iter().zip(&mut self.claims) {
+            if claim.cap > claim.held && claim.cap < member.latitude.soon {
+                claim.cap = member.latitude.soon;
+                asks_on = true;
+            }
+        }
+        if asks_on {
+            share_out(&self.claims, total, self.settings.tax, &mut self.limits);
+        } else {
+            let limits = self.limits.iter_mut().zip(&self.goals);
+            limits.for_each(|(limit, goal)| *limit = *goal);
+        }
+    }
+
+    /// Whether somebody who wants memory pays so much more for it than somebody who has some to give that it is
+    /// worth a move.
+    fn is_worth_it(&self) -> bool {
+        let (tax, percent) = (self.settings.tax, self.settings.begin_percent);
+        let members = self.members.iter().zip(&self.claims);
+        let wanting = members
+            .clone()
+            .filter(|(member, claim)| member.latitude.may_grow && claim.cap > claim.held);
+        let payer = wanting.fold(None, |most: Option<&Claim>, (_, claim)| match most {
+            Some(most) if !claim.pays_more(most, 100, tax) => Some(most),
+            _ => Some(claim),
+        });
+        payer.is_some_and(|payer| {
+            let mut others = members.filter(|(member, _)| member.latitude.may_shrink);
+            others.any(|(_, other)| {
+                other.held >= other.floor + BLOCK && payer.pays_more(other, percent, tax)
+            })
+        })
     }
 
     /// Goals when nobody wants more. False if there is nothing to do.
@@ -178,9 +237,13 @@ impl Policy {
         if !self.refilling {
             return false;
         }
-        for claim in &mut self.claims {
+        for (member, claim) in self.members.iter().zip(&mut self.claims) {
             // Idle memory alone: what a guest uses is not taken to lie about.
+            claim.active = member.latitude.lasting;
             claim.floor = claim.floor.max(claim.active.min(claim.held));
+            if !member.latitude.may_shrink {
+                claim.floor = claim.held;
+            }
         }
         let missing = supply.reserve.saturating_sub(supply.spare) + supply.debt;
         let total = self.held().saturating_sub(missing);
@@ -214,13 +277,20 @@ impl Policy {
                 }
             }
         }
-        let budget = (supply.usable() + freed).saturating_sub(supply.debt);
+        // In proportion, and block by block what rounding leaves over: what was taken for somebody gets there.
+        let mut budget = (supply.usable() + freed).saturating_sub(supply.debt) / BLOCK * BLOCK;
+        let mut asked = asked.max(1);
         let goals = self.goals.iter().zip(&self.claims);
         for (member, (&goal, claim)) in self.members.iter_mut().zip(goals) {
             if goal >= claim.held + BLOCK {
                 let wanted = goal - claim.held;
-                // In proportion: at most 2^28 * 2^28.
-                let given = wanted * budget.min(asked) / asked / BLOCK * BLOCK;
+                // At most 2^28 * 2^28.
+                let part = (wanted * budget.min(asked))
+                    .div_ceil(asked)
+                    .next_multiple_of(BLOCK);
+                let given = part.min(wanted / BLOCK * BLOCK).min(budget);
+                budget -= given;
+                asked = (asked - wanted).max(1);
                 if given > 0 {
                     member.send(claim.held + given, true, now_us);
                     changed = true;

@@ -88,20 +88,26 @@ impl Claim {
         self.shares * others * 100 > other.shares * own * percent
     }
 
-    fn at(&self, level: u64, tax: Tax) -> u64 {
-        let cost = self.shares.saturating_mul(level) >> LEVEL_BITS;
+    /// What it has where everybody pays `price` for a page, within its bounds.
+    pub(super) fn at(&self, price: Price, tax: Tax) -> u64 {
+        let cost = self.shares.saturating_mul(price.0) >> LEVEL_BITS;
         tax.pages(cost, self.active).clamp(self.floor, self.cap)
     }
 }
 
+/// The level of cost per share up to which everybody has memory; with fraction bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Price(u64);
+
 /// What each guest has once `total` pages are shared out: everybody pays the same rho but for those at their
 /// floor or cap. Never more than `total` in all unless the floors are; whole blocks above the floor, so that
 /// less than a block for each guest may be left over. If there is enough for every cap each gets its cap.
-pub fn share_out(claims: &[Claim], total: u64, tax: Tax, goals: &mut [u64]) {
+/// Returns the price that this comes to.
+pub fn share_out(claims: &[Claim], total: u64, tax: Tax, goals: &mut [u64]) -> Price {
     let sum_at = |level: u64| {
-        claims
-            .iter()
-            .fold(0_u64, |sum, claim| sum.saturating_add(claim.at(level, tax)))
+        claims.iter().fold(0_u64, |sum, claim| {
+            sum.saturating_add(claim.at(Price(level), tax))
+        })
     };
     let (mut low, mut high) = (0, HIGHEST_LEVEL);
     if sum_at(high) <= total {
@@ -117,11 +123,12 @@ pub fn share_out(claims: &[Claim], total: u64, tax: Tax, goals: &mut [u64]) {
         }
     }
     for (claim, goal) in claims.iter().zip(goals) {
-        let pages = claim.at(low, tax);
+        let pages = claim.at(Price(low), tax);
         *goal = if pages == claim.cap {
             pages
         } else {
             (pages / BLOCK * BLOCK).max(claim.floor)
         };
     }
+    Price(low)
 }

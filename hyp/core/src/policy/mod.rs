@@ -13,15 +13,17 @@
 //! guest wants is its own word, held against a sample of what it touches: see [`Want`].
 //!
 //! * **Hysteresis.** Memory is taken from a guest for another one only when the other's rho is more than 1.1
-//!   times its own; once begun it goes on to 1.02. No change is smaller than a block. A guest that has been
-//!   given memory is not asked to give within five seconds, nor the other way round.
+//!   times its own; once begun it goes on to the fixed point. No change is smaller than a block. A guest that
+//!   has been given memory is not asked to give within five seconds, nor the other way round.
+//! * **One fixed point.** Where it goes depends on what guests use and on where memory lies, and not on who
+//!   reported first or has been idle longest: see `Policy::serve`.
 //! * **Pace.** A guest is asked for as much at a time as it gives in a second at the speed it has shown.
 //! * **Reserve.** A part of memory is kept free for guests in trouble; how far it is used up is the
 //!   [`Level`], and the fuller the faster idle memory is called in.
 //! * **Trouble.** A guest that misses its deadline three times is unresponsive: see [`Seen`].
 //! * `fixed` guests (`realtime;`) are never asked, looked at or counted.
 //!
-//! Bounded: a step costs about 55 passes over the guests and allocates nothing.
+//! Bounded: a step costs at most 110 passes over the guests, 60 unless one asks step by step, and allocates nothing.
 #![cfg_attr(
     not(test),
     expect(
@@ -79,6 +81,18 @@ struct Member {
     sent: Option<Sent>,
     change: Option<u64>,
     notice: Option<Seen>,
+    latitude: Latitude,
+}
+
+/// How far a guest can be moved at the moment, whatever its fixed point.
+#[derive(Clone, Copy, Default, Debug)]
+struct Latitude {
+    may_grow: bool,
+    may_shrink: bool,
+    /// Pages that count as active for a while yet although it does not use them any more.
+    lasting: u64,
+    /// Pages that it may be about to want.
+    soon: u64,
 }
 
 /// The policy. Made once; a step allocates nothing.
@@ -89,6 +103,8 @@ pub struct Policy {
     members: Box<[Member]>,
     claims: Box<[Claim]>,
     goals: Box<[u64]>,
+    /// What a guest can have if those that ask step by step come to want what they may.
+    limits: Box<[u64]>,
     /// Memory is being taken from one guest for another.
     revoking: bool,
     /// The reserve is being filled up.
@@ -115,6 +131,7 @@ impl Policy {
                 sent: None,
                 change: None,
                 notice: None,
+                latitude: Latitude::default(),
             }
         });
         Self {
@@ -123,6 +140,7 @@ impl Policy {
             members: members.collect(),
             claims: vec![Claim::default(); guests.len()].into_boxed_slice(),
             goals: vec![0; guests.len()].into_boxed_slice(),
+            limits: vec![0; guests.len()].into_boxed_slice(),
             revoking: false,
             refilling: false,
             heard_us: 0,

@@ -1,5 +1,6 @@
 //! The policy against simulated guests.
 
+mod convergence;
 mod cores;
 mod funding;
 mod properties;

@@ -136,8 +136,6 @@ pub struct Settings {
     pub half_lives: HalfLives,
     /// The other guest's rho, in percent of the giver's, from which on memory is taken.
     pub begin_percent: u64,
-    /// And to which it goes on.
-    pub end_percent: u64,
     /// A guest's direction is kept for this long.
     pub reversal_us: u64,
     /// Thousandths of all memory that are kept free, if they are.
@@ -151,11 +149,10 @@ impl Default for Settings {
         Self {
             tax: Tax::DEFAULT,
             half_lives: HalfLives {
-                fast_us: 250_000,
-                slow_us: 1_000_000,
+                fast_us: 125_000,
+                slow_us: 500_000,
             },
             begin_percent: 110,
-            end_percent: 102,
             reversal_us: 5_000_000,
             reserve_per_mille: 20,
             external_timeout_us: 10_000_000,
