@@ -29,8 +29,9 @@ pub struct Activity {
     pressed: Option<u64>,
     /// What it may come to ask for soon.
     ahead: u64,
-    /// It is in trouble until then, or until it reports.
+    /// It is in trouble until then, or until it reports that it is not short of memory.
     urgent_until_us: u64,
+    urgent_since_us: u64,
 }
 
 /// What a guest wants, in pages.
@@ -54,6 +55,7 @@ impl Activity {
             pressed: None,
             ahead: 0,
             urgent_until_us: 0,
+            urgent_since_us: 0,
         }
     }
 
@@ -61,8 +63,10 @@ impl Activity {
     pub fn report(&mut self, memory: u64, said: Reported, now_us: u64, half_lives: HalfLives) {
         let used = memory.saturating_sub(said.available_pages);
         self.used.set(used, now_us, half_lives);
-        self.urgent_until_us = 0;
         let short = said.pressure >= PRESSED || said.refaults >= REFAULTING;
+        if !short {
+            self.urgent_until_us = 0;
+        }
         // What was missed in two seconds, but not more than to double: what is given in excess is taken from
         // others, and to give once more is cheap.
         let growth = if said.refaults > 0 {
@@ -79,7 +83,15 @@ impl Activity {
     pub fn pressure(&mut self, memory: u64, need: u64, now_us: u64) {
         let want = memory.saturating_add(need.max(LEAST_GROWTH));
         self.pressed = Some(self.pressed.map_or(want, |pressed| pressed.max(want)));
+        if !self.is_urgent(now_us) {
+            self.urgent_since_us = now_us;
+        }
         self.urgent_until_us = now_us.saturating_add(URGENT_US);
+    }
+
+    /// Since when the guest has been in trouble, if it is.
+    pub fn urgent_since(&self, now_us: u64) -> Option<u64> {
+        self.is_urgent(now_us).then_some(self.urgent_since_us)
     }
 
     /// Whether the guest is in trouble.

@@ -27,6 +27,18 @@ pub(super) struct Supply {
     pub(super) level: Level,
 }
 
+/// For whom a step decides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Somebody else does.
+    Nobody,
+    /// For guests in trouble, of what is free.
+    Free,
+    /// For guests in trouble, whoever has it.
+    Trouble,
+    Everybody,
+}
+
 impl Supply {
     /// What can be given away.
     fn usable(self) -> u64 {
@@ -55,17 +67,14 @@ impl Policy {
         } else {
             supply
         };
-        if wanting && self.mode == Mode::External {
-            let timeout_us = self.settings.external_timeout_us;
-            let until = self.heard_us.saturating_add(timeout_us);
-            if now_us < until {
-                auto.next_us = Some(until);
-                return auto;
-            }
+        let reach = self.reach(now_us, is_urgent, wanting, &mut auto);
+        if reach == Reach::Nobody {
+            return auto;
         }
+        self.narrow(reach, now_us);
         if wanting {
             self.refilling = false;
-            auto.competing = self.serve(supply, is_urgent);
+            auto.competing = self.serve(supply, is_urgent) && reach != Reach::Free;
         } else {
             self.revoking = false;
             if !self.refill(supply) {
@@ -80,6 +89,45 @@ impl Policy {
             auto.next_us = sooner(auto.next_us, end);
         }
         auto
+    }
+
+    /// For whom something is to be decided now. In [`Mode::External`] that is up to the control guest, for its time;
+    /// but a guest in trouble does not have that time.
+    fn reach(&self, now_us: u64, is_urgent: bool, wanting: bool, auto: &mut Auto) -> Reach {
+        let timeout = self.external_until_us();
+        if self.mode != Mode::External || now_us >= timeout {
+            return Reach::Everybody;
+        }
+        if wanting {
+            auto.next_us = Some(timeout);
+        }
+        if !is_urgent {
+            return Reach::Nobody;
+        }
+        let members = self.members.iter().filter_map(|m| m.activity.as_ref());
+        let since = members.filter_map(|activity| activity.urgent_since(now_us));
+        let since = since.min().unwrap_or(now_us).max(self.heard_us);
+        let timeout = since.saturating_add(self.settings.trouble_timeout_us);
+        if now_us >= timeout {
+            return Reach::Trouble;
+        }
+        auto.next_us = sooner(auto.next_us, timeout);
+        Reach::Free
+    }
+
+    /// Nobody but those in `reach` is given anything.
+    fn narrow(&mut self, reach: Reach, now_us: u64) {
+        if reach == Reach::Everybody {
+            return;
+        }
+        for (member, claim) in self.members.iter().zip(&mut self.claims) {
+            if !member.is_urgent(now_us) {
+                claim.cap = claim.held;
+            }
+            if reach == Reach::Free {
+                claim.floor = claim.held;
+            }
+        }
     }
 
     /// Makes every guest's claim: the floor is what it can be brought down to, the cap is above what it holds

@@ -261,13 +261,20 @@ impl Policy {
     pub fn step(&mut self, now_us: u64, observed: &[Observed], free: u64) -> Decision {
         let free = free.min(MAX_PAGES);
         let mut next = None;
+        let decides = match self.mode {
+            Mode::Manual => false,
+            Mode::Auto => true,
+            Mode::External => now_us >= self.external_until_us(),
+        };
         for (member, seen) in self.members.iter_mut().zip(observed) {
             member.look(seen, free, now_us);
-            // The operator's word stands, even if a guest does not listen or there is no memory.
-            if matches!(member.notice, Some(Seen::GivenUp | Seen::InVain))
-                && self.mode != Mode::Manual
-                && !seen.in_transfer
-            {
+            // Another's word stands, even if there is no memory for it or, by hand, if the guest does not listen.
+            let is_void = match member.notice {
+                Some(Seen::GivenUp) => self.mode != Mode::Manual,
+                Some(Seen::InVain) => decides,
+                _ => false,
+            };
+            if is_void && !seen.in_transfer {
                 member.change = Some(seen.memory_pages);
             }
         }
@@ -317,6 +324,12 @@ impl Policy {
             sample,
             level,
         }
+    }
+
+    /// Until when a control guest decides alone.
+    const fn external_until_us(&self) -> u64 {
+        self.heard_us
+            .saturating_add(self.settings.external_timeout_us)
     }
 
     /// Everything that there is to share out.

@@ -61,7 +61,8 @@ pub enum Mode {
     /// This policy.
     Auto,
     /// A control guest, and this policy when it has said nothing for [`Settings::external_timeout_us`]
-    /// although a guest lacks memory.
+    /// although a guest lacks memory. A guest in trouble has what is free at once, and what others have after
+    /// [`Settings::trouble_timeout_us`].
     External,
 }
 
@@ -142,6 +143,9 @@ pub struct Settings {
     pub reserve_per_mille: u64,
     /// A control guest that says nothing for this long does not decide any more.
     pub external_timeout_us: u64,
+    /// Nor, for a guest in trouble, one that says nothing for this long: before it kills one of its own programs a
+    /// Linux guest waits for a second.
+    pub trouble_timeout_us: u64,
 }
 
 impl Default for Settings {
@@ -156,6 +160,7 @@ impl Default for Settings {
             reversal_us: 5_000_000,
             reserve_per_mille: 20,
             external_timeout_us: 10_000_000,
+            trouble_timeout_us: 250_000,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::policy::{Mode, Settings};
 enum Op {
     Load { guest: usize, mib: u64 },
     Target { guest: usize, mib: u64 },
+    Request { guest: usize, mib: u64 },
     Pressure { guest: usize, mib: u64 },
     Deaf { guest: usize, is_deaf: bool },
     Driver { guest: usize, has_driver: bool },
@@ -21,12 +22,13 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (guest.clone(), 0..1500_u64).prop_map(|(guest, mib)| Op::Load { guest, mib }),
         1 => (guest.clone(), 0..1500_u64).prop_map(|(guest, mib)| Op::Target { guest, mib }),
+        1 => (guest.clone(), 0..1500_u64).prop_map(|(guest, mib)| Op::Request { guest, mib }),
         1 => (guest.clone(), 0..3000_u64).prop_map(|(guest, mib)| Op::Pressure { guest, mib }),
         1 => (guest.clone(), any::<bool>()).prop_map(|(guest, is_deaf)| Op::Deaf { guest, is_deaf }),
         1 => (guest.clone(), any::<bool>()).prop_map(|(guest, has_driver)| Op::Driver { guest, has_driver }),
         1 => (guest.clone(), any::<bool>()).prop_map(|(guest, lies)| Op::Lie { guest, lies }),
         1 => (guest, 1..2000_u64).prop_map(|(guest, mib_s)| Op::Speed { guest, mib_s }),
-        1 => prop_oneof![Just(Mode::Auto), Just(Mode::Auto), Just(Mode::Manual), Just(Mode::External)].prop_map(Op::Mode),
+        1 => prop_oneof![2 => Just(Mode::Auto), 1 => Just(Mode::Manual), 2 => Just(Mode::External)].prop_map(Op::Mode),
         6 => (0..12_u64).prop_map(|seconds| Op::Wait { seconds }),
     ]
 }
@@ -45,20 +47,21 @@ fn carry_out(world: &mut World, op: &Op) {
     let count = world.guests.len();
     match *op {
         Op::Load { guest, mib } => world.guests[guest % count].load = mib * MIB,
-        Op::Target { guest, mib } => {
+        Op::Target { guest, mib } | Op::Request { guest, mib } => {
             let entitlement = world.guests[guest % count].entitlement;
             let target = (mib * MIB).clamp(entitlement.min_pages, entitlement.max_pages);
-            world.manual(guest % count, target);
+            if matches!(op, Op::Request { .. }) {
+                world.requested(guest % count, target);
+            } else {
+                world.manual(guest % count, target);
+            }
         }
         Op::Pressure { guest, mib } => world.pressure(guest % count, mib * MIB),
         Op::Deaf { guest, is_deaf } => world.guests[guest % count].is_deaf = is_deaf,
         Op::Driver { guest, has_driver } => world.guests[guest % count].has_driver = has_driver,
         Op::Lie { guest, lies } => world.guests[guest % count].lies = lies,
         Op::Speed { guest, mib_s } => world.guests[guest % count].speed = mib_s * MIB,
-        Op::Mode(mode) => {
-            world.policy.set_mode(mode, world.now);
-            world.next = Some(world.now);
-        }
+        Op::Mode(mode) => world.set_mode(mode),
         Op::Wait { seconds } => world.run(seconds),
     }
 }
@@ -67,8 +70,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     /// Whatever the guests and the operator do: memory is conserved, nobody falls below its minimum or rises
-    /// above its maximum, no more is promised than there is, nobody is turned round within five seconds (all
-    /// checked by the world at each step), and in the end the policy rests.
+    /// above its maximum, no more is promised than there is, nobody is turned round within five seconds, nothing is
+    /// decided that is another's to decide (all checked by the world at each step), and in the end the policy rests.
     #[test]
     fn random_loads_and_targets(
         guests in prop::collection::vec(guest(), 1..5),

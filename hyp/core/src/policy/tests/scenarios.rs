@@ -127,7 +127,7 @@ fn a_deaf_guest_is_given_up_after_three_deadlines_and_recovers() {
 #[test]
 fn a_driver_that_begins_anew_all_the_time_is_given_up_too() {
     let mut world = world(vec![Guest::new(512, 128, 1024, 100).loaded(100)], 0);
-    world.policy.set_mode(Mode::Manual, 0);
+    world.set_mode(Mode::Manual);
     world.guests[0].is_deaf = true;
     world.manual(0, 256 * MIB);
     for _ in 0..120 {
@@ -202,7 +202,7 @@ fn the_operator_decides_in_manual_mode() {
         ],
         0,
     );
-    world.policy.set_mode(Mode::Manual, 0);
+    world.set_mode(Mode::Manual);
     world.settle(5);
     assert_eq!(world.memory_mib(), [512, 512]);
     world.manual(0, 256 * MIB);
@@ -219,14 +219,67 @@ fn a_silent_control_guest_is_stood_in_for() {
         ],
         0,
     );
-    world.policy.set_mode(Mode::External, 0);
+    world.set_mode(Mode::External);
     world.run(9);
     assert_eq!(world.changes, 0);
-    world.policy.requested(world.now);
+    world.requested(0, 510 * MIB);
     world.run(9);
-    assert_eq!(world.changes, 0);
+    assert_eq!((world.changes, world.memory_mib()[0]), (0, 510));
     world.run(10);
     assert!(world.memory_mib()[1] > 600, "{:?}", world.memory_mib());
+}
+
+/// Not even the reserve is filled up while a control guest decides.
+#[test]
+fn a_control_guest_decides_alone_for_its_time() {
+    let mut world = world(
+        vec![
+            Guest::new(512, 128, 1024, 100).loaded(100),
+            Guest::new(512, 128, 1024, 100).loaded(100),
+        ],
+        0,
+    );
+    world.set_mode(Mode::External);
+    for _ in 0..10 {
+        world.run(9);
+        world.requested(0, 512 * MIB);
+    }
+    assert_eq!(world.changes, 0);
+}
+
+/// What is free a guest in trouble has at once, and others' memory before its kernel kills for it; those who merely
+/// want more wait for the control guest.
+#[test]
+fn a_guest_in_trouble_does_not_wait_for_a_silent_control_guest() {
+    let mut world = world(
+        vec![
+            Guest::new(256, 128, 1024, 100).loaded(300),
+            Guest::new(512, 128, 1024, 100).loaded(100),
+            Guest::new(256, 128, 1024, 100).loaded(900),
+        ],
+        20,
+    );
+    world.set_mode(Mode::External);
+    world.run(2);
+    world.pressure(0, 100 * MIB);
+    world.ticks(4);
+    assert_eq!(
+        world.memory_mib(),
+        [276, 512, 256],
+        "what is free, in 200 ms"
+    );
+    world.ticks(16);
+    let [first, _, third] = world.memory_mib()[..] else {
+        panic!()
+    };
+    assert!(first >= 300, "{first} MiB after a second");
+    assert_eq!(third, 256);
+    // One that answers is not passed over: for 250 ms more it has the decision.
+    world.requested(2, 256 * MIB);
+    let changes = world.changes;
+    world.pressure(0, 200 * MIB);
+    world.ticks(4);
+    assert_eq!(world.changes, changes);
 }
 
 #[test]

@@ -26,8 +26,10 @@ pub struct Guest {
     pub is_sampled: bool,
     reported: Option<Reported>,
     fetched: bool,
-    /// The policy's last change: up or down, when, from trouble or not.
+    /// The policy's last change: up or down, and when.
     sent: Option<(bool, u64)>,
+    /// It called PRESSURE last.
+    pressed_at: Option<u64>,
 }
 
 impl Guest {
@@ -50,6 +52,7 @@ impl Guest {
             reported: None,
             fetched: true,
             sent: None,
+            pressed_at: None,
         }
     }
 
@@ -113,6 +116,8 @@ pub struct World {
     /// Reversals are not checked (somebody called PRESSURE).
     pub trouble: bool,
     total: u64,
+    /// A control guest spoke last, or the mode was set.
+    heard: u64,
 }
 
 impl World {
@@ -133,6 +138,7 @@ impl World {
             given_up: Vec::new(),
             trouble: false,
             total,
+            heard: 0,
         }
     }
 
@@ -143,6 +149,13 @@ impl World {
     pub fn run(&mut self, seconds: u64) {
         let end = self.now + seconds * SECOND;
         while self.now < end {
+            self.tick();
+        }
+    }
+
+    /// Runs for so many times 50 ms.
+    pub fn ticks(&mut self, count: u64) {
+        for _ in 0..count {
             self.tick();
         }
     }
@@ -176,8 +189,22 @@ impl World {
         self.next = Some(self.now);
     }
 
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.policy.set_mode(mode, self.now);
+        self.heard = self.now;
+        self.next = Some(self.now);
+    }
+
+    /// A control guest sets a target.
+    pub fn requested(&mut self, guest: usize, target: u64) {
+        self.manual(guest, target);
+        self.policy.requested(self.now);
+        self.heard = self.now;
+    }
+
     pub fn pressure(&mut self, guest: usize, need: u64) {
         let memory = self.guests[guest].memory;
+        self.guests[guest].pressed_at = Some(self.now);
         self.policy.pressure(guest, memory, need, self.now);
         self.trouble = true;
         self.next = Some(self.now);
@@ -239,12 +266,30 @@ impl World {
             .map(|notice| notice.guest)
             .collect();
         let mut raised = false;
+        let mode = self.policy.mode();
+        let is_trouble = |guest: &Guest| {
+            let until = guest.pressed_at.map(|at| at + 5 * SECOND);
+            until.is_some_and(|until| self.now < until)
+        };
+        let trouble = self.guests.iter().any(is_trouble);
+        let in_trouble: Vec<_> = self.guests.iter().map(is_trouble).collect();
         for change in self.policy.changes() {
             let guest = &mut self.guests[change.guest];
             let entitlement = guest.entitlement;
             self.changes += 1;
             let withdrawn = change.target_pages == guest.memory;
             assert!(guest.has_driver && !entitlement.fixed);
+            assert_ne!(mode, Mode::Manual, "{change:?}");
+            // While a control guest decides: what is free for a guest in trouble, and others' memory a little later.
+            if mode == Mode::External && !withdrawn && self.now < self.heard + 10 * SECOND {
+                let is_late = self.now >= self.heard + SECOND / 4;
+                let up = change.target_pages > guest.target;
+                assert!(
+                    in_trouble[change.guest] && up || trouble && is_late && !up,
+                    "{change:?} {} s after it was heard",
+                    (self.now - self.heard) / SECOND
+                );
+            }
             if !withdrawn {
                 assert!(change.target_pages.abs_diff(guest.target) >= BLOCK);
                 assert!(change.target_pages <= entitlement.max_pages, "{change:?}");
