@@ -38,7 +38,7 @@ const LEAST_APART_US: u64 = 10_000;
 /// Between two times that guests are asked what they use, while others lack memory.
 const ASK_EVERY_US: u64 = 1_000_000;
 /// How long blocks are watched, while guests compete: long enough for a guest to come by all that it uses.
-const SAMPLE_US: u64 = 4_000_000;
+const SAMPLE_US: u64 = 8_000_000;
 const NEVER: u64 = u64::MAX;
 const KIB_PER_PAGE: u64 = PAGE_SIZE / 1024;
 
@@ -322,7 +322,7 @@ impl Scheduler {
         self.stepped_us.store(now_us, Ordering::Relaxed);
         let now = crate::boot::counter();
         // A round that a call was in the way of does not undo what was seen.
-        let oldest = system.ticks(3 * SAMPLE_US);
+        let oldest = system.ticks(2 * SAMPLE_US);
         let counts = *system.pool.lock().counts();
         let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
         let next_transfer_us = moves::look(system, transfers, now_us);

@@ -2,7 +2,7 @@
 //!
 //! In each round some randomly chosen 2 MiB blocks are *watched*: their next access faults once and is counted. The
 //! part of them that was accessed until the next round begins is the estimate (Waldspurger, "Memory Resource
-//! Management in VMware ESX Server", OSDI 2002, section 5.3). Of a block that is mapped page by page some
+//! Management in VMware ESX Server", OSDI 2002, section 5.3), taken at the upper end of what the sample allows. Of a block that is mapped page by page some
 //! touching pages are watched in its stead, so a guest does not escape by cutting up what it does not use.
 //!
 //! A round costs at most [`WATCHED`] faults, whenever they come, and one TLB invalidation, on a core of that
@@ -25,7 +25,7 @@ const FEWEST: u32 = 8;
 const LOOKS: u32 = 2 * WATCHED;
 /// Pages watched of a block that is mapped page by page.
 const GROUP: usize = 32;
-/// No estimate yet.
+/// No round has ended, or it lasted too long.
 const NONE: u32 = u32::MAX;
 
 /// What is known of a guest's accesses.
@@ -36,9 +36,9 @@ pub struct Sample {
     watched: AtomicU32,
     /// Those of them that were accessed.
     accessed: AtomicU32,
-    /// Thousandths accessed in the last round and in the one before.
+    /// Blocks accessed in the last round, and watched: [`NONE`] if they say nothing.
     ended: [AtomicU32; 2],
-    /// When the last ended, in ticks.
+    /// When it ended, in ticks.
     at: AtomicU64,
     /// Blocks watched since boot.
     pub watched_blocks: Counter,
@@ -68,13 +68,15 @@ impl Sample {
         if now.saturating_sub(self.at.load(Ordering::Relaxed)) > oldest_ticks {
             return None;
         }
-        let [last, before] = self
+        let [last, of] = self
             .ended
             .each_ref()
-            .map(|part| part.load(Ordering::Relaxed));
-        let watched = self.watched.load(Ordering::Relaxed);
-        let so_far = thousandths(self.accessed.load(Ordering::Relaxed), watched);
-        estimate([before, last, so_far.unwrap_or(0)])
+            .map(|count| count.load(Ordering::Relaxed));
+        let last = estimate(last, of)?;
+        // A rise counts at once.
+        let so_far = self.accessed.load(Ordering::Relaxed);
+        let so_far = estimate(so_far, self.watched.load(Ordering::Relaxed));
+        Some(so_far.map_or(last, |so_far| so_far.max(last)))
     }
 
     fn count(&self) {
@@ -86,30 +88,25 @@ impl Sample {
         let watched = self.watched.swap(0, Ordering::Relaxed);
         let accessed = self.accessed.swap(0, Ordering::Relaxed).min(watched);
         self.accessed_blocks.add(accessed.into());
-        let [last, before] = &self.ended;
-        let part = thousandths(accessed, watched).filter(|_| is_recent);
-        before.store(last.load(Ordering::Relaxed), Ordering::Relaxed);
-        last.store(part.unwrap_or(NONE), Ordering::Relaxed);
+        let [last, of] = &self.ended;
+        last.store(accessed, Ordering::Relaxed);
+        of.store(if is_recent { watched } else { NONE }, Ordering::Relaxed);
         self.at.store(now, Ordering::Relaxed);
     }
 }
 
-/// Thousandths of the blocks watched that were accessed; `None` if too few were watched.
-fn thousandths(accessed: u32, watched: u32) -> Option<u32> {
-    (watched >= FEWEST).then(|| (accessed * 1000 / watched).min(1000))
-}
-
-/// Thousandths of all blocks that were used in two rounds that follow one another, whichever of `before`, the last
-/// and the present one: other blocks may have been accessed in the one than in the other, so they add up. One
-/// standard deviation of a sample is added, as the part could be larger by that.
-fn estimate([before, last, so_far]: [u32; 3]) -> Option<u16> {
-    /// The deviation of a count of n is at most sqrt(n) / 2.
-    const DEVIATION: u32 = 500 / WATCHED.isqrt();
-    if before == NONE || last == NONE {
+/// The most thousandths of all blocks that can be in use: two standard deviations above what was seen, so that one
+/// round of forty says too little (Wilson, "Probable inference, the law of succession, and statistical inference",
+/// JASA 1927, which holds for none and all, too). `None` if too few were `watched`.
+fn estimate(accessed: u32, watched: u32) -> Option<u16> {
+    if !(FEWEST..=WATCHED).contains(&watched) {
         return None;
     }
-    let part = (before + last).max(last + so_far) + DEVIATION;
-    Some(part.min(1000) as u16)
+    let (seen, of) = (accessed.min(watched), watched);
+    // (p + 2/n + 2 sqrt(p (1 - p) / n + 1/n^2)) / (1 + 4/n), times n above and below.
+    let root = (1_000_000 * (seen * (of - seen) + of) / of).isqrt();
+    let most = (1000 * (seen + 2) + 2 * root) / (of + 4);
+    Some(most.min(1000) as u16)
 }
 
 /// What only the holder of the transaction knows of the round.
@@ -155,7 +152,7 @@ impl GuestMemory {
         }
         let sample = &self.sample;
         // One that nobody ended for long says little of now.
-        sample.end_round(now, lasted <= 4 * least_ticks);
+        sample.end_round(now, lasted <= 2 * least_ticks);
         let number = (sample.round.load(Ordering::Relaxed) + 1) % ROUNDS;
         sample.round.store(number, Ordering::Relaxed);
         *round = Round {

@@ -3,6 +3,7 @@
 mod convergence;
 mod cores;
 mod funding;
+mod lies;
 mod properties;
 mod scenarios;
 mod transfer;
