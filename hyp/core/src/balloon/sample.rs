@@ -98,7 +98,8 @@ impl Sample {
 /// The most thousandths of all blocks that can be in use: two standard deviations above what was seen, so that one
 /// round of forty says too little (Wilson, "Probable inference, the law of succession, and statistical inference",
 /// JASA 1927, which holds for none and all, too). `None` if too few were `watched`.
-fn estimate(accessed: u32, watched: u32) -> Option<u16> {
+#[must_use]
+pub fn estimate(accessed: u32, watched: u32) -> Option<u16> {
     if !(FEWEST..=WATCHED).contains(&watched) {
         return None;
     }

@@ -5,7 +5,7 @@ use ballast_core::policy::{Entitlement, Settings};
 use serde_json::{Value, json};
 
 use super::loads::Random;
-use super::oracle::{fixed_point, wanted};
+use super::oracle::wanted;
 use super::world::{Guest, MIB, Phase, SECOND, World};
 use crate::plot::{self, Chart, Curve, Join};
 
@@ -19,7 +19,8 @@ pub struct Outcome {
     pub numbers: Value,
 }
 
-fn entitlement(min_mib: u64, max_mib: u64, shares: u32) -> Entitlement {
+/// What a guest is entitled to.
+pub fn entitlement(min_mib: u64, max_mib: u64, shares: u32) -> Entitlement {
     Entitlement {
         min_pages: min_mib * MIB,
         max_pages: max_mib * MIB,
@@ -28,87 +29,14 @@ fn entitlement(min_mib: u64, max_mib: u64, shares: u32) -> Entitlement {
     }
 }
 
-fn seconds(us: u64) -> f64 {
+/// Microseconds in seconds.
+pub fn seconds(us: u64) -> f64 {
     us as f64 / SECOND as f64
 }
 
-fn mib(pages: u64) -> f64 {
+/// Pages in MiB.
+pub fn mib(pages: u64) -> f64 {
     pages as f64 / MIB as f64
-}
-
-/// Random guests whose loads all change at once: how soon they are where min-funding ends.
-pub fn convergence(random: &mut Random, worlds: u64) -> Outcome {
-    const LOOKS: usize = 81;
-    let settings = Settings::default();
-    let (mut near, mut served) = ([0_u64; LOOKS], [0_u64; LOOKS]);
-    let (mut guests_in_all, mut worst_at_10) = (0_u64, 0.0_f64);
-    for _ in 0..worlds {
-        let count = random.within(2, 10);
-        let guests = (0..count).map(|_| {
-            let memory = random.within(64, 512) * 2;
-            let phases = vec![
-                Phase {
-                    us: 60 * SECOND,
-                    pages: random.within(32, memory) * MIB,
-                },
-                Phase {
-                    us: 3600 * SECOND,
-                    pages: random.within(32, 2 * memory) * MIB,
-                },
-            ];
-            let shares = u32::try_from(random.within(50, 400)).unwrap_or(100);
-            let mut guest = Guest::new(entitlement(64, 4096, shares), memory * MIB, phases, false);
-            guest.speed = random.within(64, 512) * MIB;
-            guest
-        });
-        let guests = guests.collect();
-        let mut world = World::new(settings, guests, random.within(16, 128) * MIB);
-        world.run(61 * SECOND - SECOND + 1, |_, _| {});
-        let begin = world.now;
-        let goal = fixed_point(&world, &settings);
-        guests_in_all += count;
-        for (look, (near, served)) in near.iter_mut().zip(&mut served).enumerate() {
-            world.run(begin + look as u64 * SECOND / 4, |_, _| {});
-            for (guest, &goal) in world.guests.iter().zip(&goal) {
-                let off = guest.memory.abs_diff(goal);
-                let bound = (2 * MIB).max(goal * 3 / 100);
-                *near += u64::from(off <= bound);
-                // Beyond what it wants a guest's memory depends on the way taken: nobody lacks it.
-                *served += u64::from(guest.memory + bound >= goal.min(wanted(guest.load())));
-                if look == 40 {
-                    worst_at_10 = worst_at_10.max(off as f64 / goal.max(1) as f64);
-                }
-            }
-        }
-    }
-    let part = |of: &[u64], look: usize| 100.0 * of[look] as f64 / guests_in_all as f64;
-    let curve = |name: &str, of: &[u64]| Curve {
-        name: name.to_owned(),
-        points: (0..LOOKS)
-            .map(|look| (look as f64 / 4.0, part(of, look)))
-            .collect(),
-    };
-    let chart = Chart {
-        title: "Guests within 2 MiB or 3 % of the min-funding fixed point after all loads changed",
-        axes: ("seconds", "% of guests"),
-        line_every: 20.0,
-        join: Join::Lines,
-    };
-    let curves = [curve("at it", &near), curve("at or above it", &served)];
-    Outcome {
-        name: "convergence",
-        svg: Some(plot::draw(&chart, &curves, &[])),
-        numbers: json!({
-            "worlds": worlds,
-            "guests": guests_in_all,
-            "near_percent_at_5_s": part(&near, 20),
-            "near_percent_at_10_s": part(&near, 40),
-            "near_percent_at_20_s": part(&near, 80),
-            "near_or_served_percent_at_5_s": part(&served, 20),
-            "near_or_served_percent_at_10_s": part(&served, 40),
-            "worst_at_10_s_percent": 100.0 * worst_at_10,
-        }),
-    }
 }
 
 /// Three programs that need much memory one after the other.
@@ -411,6 +339,7 @@ pub fn days(random: &mut Random, count: u64, days: u64) -> Outcome {
             "guests": count,
             "days": days,
             "policy_steps": world.steps,
+            "sample_rounds": world.rounds,
             "targets_set": world.changes,
             "turned_round": world.turns,
             "rested_percent": 100.0 * world.rested_us as f64 / end as f64,

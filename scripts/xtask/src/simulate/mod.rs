@@ -1,5 +1,7 @@
 //! `simulate`: the hypervisor's own policy against simulated guests, in virtual time.
 
+mod claims;
+mod convergence;
 mod experiments;
 mod loads;
 mod oracle;
@@ -63,9 +65,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let began = Instant::now();
     show(
-        vec![experiments::convergence(&mut random, args.worlds)],
+        vec![convergence::convergence(&mut random, args.worlds)],
         began,
     )?;
+    let began = Instant::now();
+    show(vec![claims::claims(&mut random, args.worlds)], began)?;
     let began = Instant::now();
     let staggered = experiments::three_staggered();
     show(

@@ -4,7 +4,10 @@
 //! thing that happens, so that days with little happening cost little.
 
 use ballast_core::balloon::Reported;
+use ballast_core::balloon::sample::{WATCHED, estimate};
 use ballast_core::policy::{Entitlement, Mode, Observed, Policy, Settings};
+
+use super::loads::Random;
 
 /// Pages in a MiB.
 pub const MIB: u64 = 256;
@@ -25,9 +28,67 @@ pub struct Phase {
     pub pages: u64,
 }
 
+/// How long a round of the sample lasts, and for how long its result stands.
+const SAMPLE_EVERY: u64 = 8 * SECOND;
+/// Page cache of which so much is read in a round: one part in so many.
+const CACHE_READ: u64 = 4;
+
+/// What a guest does with its memory, and says of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Habit {
+    /// It touches what it uses in every round, and nothing else.
+    Plain,
+    /// What it does not use holds page cache, a quarter of which it reads in a round.
+    Caching,
+    /// It touches half of what it uses.
+    Cold,
+    /// It says that it uses all it has and lacks as much again, and touches what it uses.
+    Lying,
+}
+
+/// One guest's accesses as the hypervisor samples them.
+#[derive(Clone, Debug, Default)]
+struct Sampled {
+    /// Where each watched block lies among all, in thousandths: it is accessed if that part is.
+    places: Vec<u64>,
+    began_us: u64,
+    /// The most of it that was accessed at one time of this round.
+    touched: u64,
+    /// What the last round came to, and when it ended.
+    last: Option<u16>,
+    ended_us: u64,
+}
+
+impl Sampled {
+    fn begin(&mut self, random: &mut Random, now: u64) {
+        // A round that nobody ended for long says nothing.
+        let is_recent = now - self.began_us <= 2 * SAMPLE_EVERY;
+        self.last = self.so_far().filter(|_| is_recent);
+        self.ended_us = now;
+        self.began_us = now;
+        self.touched = 0;
+        self.places = (0..WATCHED).map(|_| random.within(0, 1000)).collect();
+    }
+
+    fn so_far(&self) -> Option<u16> {
+        let accessed = self.places.iter().filter(|&&place| place < self.touched);
+        estimate(accessed.count() as u32, self.places.len() as u32)
+    }
+
+    fn seen(&self, now: u64) -> Option<u16> {
+        let last = self
+            .last
+            .filter(|_| now - self.ended_us <= 2 * SAMPLE_EVERY);
+        last.map(|last| last.max(self.so_far().unwrap_or(0)))
+    }
+}
+
 /// A simulated guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    /// What it does with its memory.
+    pub habit: Habit,
+    sampled: Sampled,
     /// What it is entitled to.
     pub entitlement: Entitlement,
     /// What it has.
@@ -51,6 +112,8 @@ impl Guest {
     /// A guest with `memory` pages that runs `phases`.
     pub fn new(entitlement: Entitlement, memory: u64, phases: Vec<Phase>, stretches: bool) -> Self {
         Self {
+            habit: Habit::Plain,
+            sampled: Sampled::default(),
             entitlement,
             memory,
             target: memory,
@@ -105,7 +168,16 @@ impl Guest {
         self.left_us -= done;
     }
 
-    fn truth(&self) -> Reported {
+    /// What it reports: the truth, but for one habit.
+    fn word(&self) -> Reported {
+        if self.habit == Habit::Lying {
+            return Reported {
+                free_pages: 0,
+                available_pages: 0,
+                pressure: 1000,
+                refaults: self.memory / 2,
+            };
+        }
         let used = self.load().min(self.memory);
         let missing = self.load() - used;
         Reported {
@@ -116,13 +188,38 @@ impl Guest {
         }
     }
 
+    /// It accesses, in thousandths of its memory.
+    fn touches(&self) -> u64 {
+        let used = self.load().min(self.memory);
+        let touched = match self.habit {
+            Habit::Plain | Habit::Lying => used,
+            Habit::Caching => used + (self.memory - used) / CACHE_READ,
+            Habit::Cold => used / 2,
+        };
+        1000 * touched / self.memory.max(1)
+    }
+
+    /// Moves towards its target for `dt`, from or to the `free` pages.
+    pub fn move_for(&mut self, dt: u64, free: &mut u64) {
+        let most = self.speed * dt / SECOND;
+        if self.target < self.memory {
+            let pages = most.min(self.memory - self.target);
+            self.memory -= pages;
+            *free += pages;
+        } else if self.target > self.memory {
+            let pages = most.min(self.target - self.memory).min(*free);
+            self.memory += pages;
+            *free -= pages;
+        }
+    }
+
     fn has_news(&self) -> bool {
-        let truth = self.truth();
+        let word = self.word();
         self.reported.is_none_or(|old| {
             let far = |a: u64, b: u64, least: u64| a.abs_diff(b) > least.max(a.max(b) / 32);
-            far(old.available_pages, truth.available_pages, MIB)
-                || far(old.refaults, truth.refaults, 32)
-                || (old.pressure >= 10) != (truth.pressure >= 10)
+            far(old.available_pages, word.available_pages, MIB)
+                || far(old.refaults, word.refaults, 32)
+                || (old.pressure >= 10) != (word.pressure >= 10)
         })
     }
 }
@@ -143,8 +240,17 @@ pub struct World {
     pub turns: u64,
     /// Time with nothing to do, in microseconds.
     pub rested_us: u64,
+    /// Rounds of sampling.
+    pub rounds: u64,
+    /// Whether accesses are sampled while guests compete.
+    pub samples: bool,
     policy: Policy,
+    random: Random,
+    /// When the policy is to look.
     next: Option<u64>,
+    /// When the next round of sampling begins, while guests compete.
+    next_round: Option<u64>,
+    sampled_us: Option<u64>,
     observed: Vec<Observed>,
     went_up: Vec<Option<bool>>,
 }
@@ -164,8 +270,13 @@ impl World {
             changes: 0,
             turns: 0,
             rested_us: 0,
+            rounds: 0,
+            samples: true,
             policy,
+            random: Random::new(0),
             next: Some(0),
+            next_round: None,
+            sampled_us: None,
             observed: Vec::new(),
         }
     }
@@ -175,7 +286,8 @@ impl World {
         while self.now < end {
             let dt = self.advance_by(end);
             self.now += dt;
-            let mut due = self.next.is_some_and(|next| next <= self.now);
+            let due_at = self.next.into_iter().chain(self.next_round).min();
+            let mut due = due_at.is_some_and(|next| next <= self.now);
             for index in 0..self.guests.len() {
                 due |= self.advance(index, dt);
             }
@@ -199,7 +311,10 @@ impl World {
             return TICK.min(to_end);
         }
         let next = self.next.map_or(u64::MAX, |at| at.saturating_sub(self.now));
-        let dt = next.min(phase).clamp(1, to_end);
+        let round = self
+            .next_round
+            .map_or(u64::MAX, |at| at.saturating_sub(self.now));
+        let dt = next.min(round).min(phase).clamp(1, to_end);
         if self.next.is_none() {
             self.rested_us += dt;
         }
@@ -210,24 +325,32 @@ impl World {
     fn advance(&mut self, index: usize, dt: u64) -> bool {
         let guest = &mut self.guests[index];
         guest.work(dt, self.now);
-        let most = guest.speed * dt / SECOND;
-        if guest.target < guest.memory {
-            let pages = most.min(guest.memory - guest.target);
-            guest.memory -= pages;
-            self.free += pages;
-        } else if guest.target > guest.memory {
-            let pages = most.min(guest.target - guest.memory).min(self.free);
-            guest.memory += pages;
-            self.free -= pages;
-        }
+        guest.move_for(dt, &mut self.free);
+        guest.sampled.touched = guest.sampled.touched.max(guest.touches());
         if self.now < guest.reported_us + REPORT_EVERY || !guest.has_news() {
             return false;
         }
-        let truth = guest.truth();
-        guest.reported = Some(truth);
+        let word = guest.word();
+        guest.reported = Some(word);
         guest.reported_us = self.now;
-        self.policy.report(index, guest.memory, truth, self.now);
+        self.policy.report(index, guest.memory, word, self.now);
         true
+    }
+
+    /// Begins a round of sampling if it is time. When the next one begins.
+    fn round(&mut self) -> u64 {
+        let next = |at: u64| at + SAMPLE_EVERY;
+        if let Some(at) = self.sampled_us
+            && self.now < next(at)
+        {
+            return next(at);
+        }
+        for guest in &mut self.guests {
+            guest.sampled.begin(&mut self.random, self.now);
+        }
+        self.sampled_us = Some(self.now);
+        self.rounds += 1;
+        next(self.now)
     }
 
     fn step(&mut self) {
@@ -240,13 +363,12 @@ impl World {
                 cpus: 1,
                 target_cpus: 1,
                 in_transfer: false,
-                touched: None,
+                touched: guest.sampled.seen(self.now),
             }));
-        self.next = self
-            .policy
-            .step(self.now, &self.observed, self.free)
-            .next_us;
+        let decision = self.policy.step(self.now, &self.observed, self.free);
+        self.next = decision.next_us;
         self.steps += 1;
+        self.next_round = (decision.sample && self.samples).then(|| self.round());
         for change in self.policy.changes() {
             let (guest, went_up) = (
                 &mut self.guests[change.guest],
