@@ -70,6 +70,19 @@ void ballast_core_interrupt(struct ballast_core *core);
 uint32_t ballast_core_step(struct ballast_core *core, uint64_t *wait_ns);
 /* Asks for @need_pages at once; pages that the next steps will bring. */
 uint64_t ballast_core_pressure(struct ballast_core *core, uint64_t need_pages);
+/* How the guest fares. */
+struct ballast_report {
+	uint64_t free_pages;
+	uint64_t available_pages;	/* to be had without swapping */
+	uint64_t refaults;		/* pages a second that had been dropped and were needed again */
+	uint32_t pressure;		/* time lost waiting for memory, in thousandths */
+	uint32_t runnable_milli;	/* tasks that run or wait to run, in thousandths; 0: not said */
+};
+/*
+ * Tells Ballast's resource scheduler, if it is news; whether it was. To be called when something changes, and after each
+ * ballast_core_interrupt(): Ballast asks by its interrupt while other guests lack something.
+ */
+bool ballast_core_report(struct ballast_core *core, const struct ballast_report *report);
 /* From now on gives everything back: step until BALLAST_IDLE. */
 void ballast_core_drain(struct ballast_core *core);
 /* Leaves Ballast: the list page is the kernel's again. */

@@ -8,6 +8,7 @@ use ballast_abi::{Order, Status, function};
 
 use crate::front::{Clock, Hypercall, PageSource};
 use crate::rate::Rate;
+use crate::report::Report;
 
 pub use hello::HelloError;
 
@@ -76,7 +77,7 @@ pub struct Counters {
 /// The driver.
 #[derive(Debug)]
 pub struct Driver {
-    state: State,
+    pub(crate) state: State,
     epoch: u64,
     target_pages: u64,
     cpu_target: u32,
@@ -89,6 +90,10 @@ pub struct Driver {
     at_rest: bool,
     /// Ballast gives CPU targets.
     has_cpu_targets: bool,
+    /// Ballast takes the run queue in reports.
+    pub(crate) has_run_queue: bool,
+    /// What was reported last.
+    pub(crate) reported: Option<Report>,
     /// Ballast takes whole 2 MiB blocks only from this guest.
     blocks_only: bool,
     /// Ballast takes no more (minimum) until the next interrupt.
@@ -125,6 +130,8 @@ impl Driver {
             rate: Rate::new(clock.now(), clock.ticks_per_second()),
             at_rest: true,
             has_cpu_targets: false,
+            has_run_queue: false,
+            reported: None,
             blocks_only: false,
             reserve_blocked: false,
             block_failures: 0,

@@ -4,8 +4,13 @@ use ballast_abi::{Entry, Order};
 
 /// The way to Ballast: the HVC instruction and the list page.
 pub trait Hypercall {
-    /// Makes the call (x0 = `function`, x1, x2); x0 to x3 as returned. The list page may have changed.
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4];
+    /// Makes the call (x0 = `function`, then x1 to x4); x0 to x3 as returned. The list page may have changed.
+    fn call_with(&mut self, function: u32, arguments: [u64; 4]) -> [u64; 4];
+
+    /// The same with x1 and x2 alone.
+    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
+        self.call_with(function, [x1, x2, 0, 0])
+    }
 
     /// IPA of the list page: 4 KiB of the guest's own ordinary memory, for this driver alone, mapped cacheable.
     fn list_ipa(&self) -> u64;

@@ -14,6 +14,8 @@
 //! CPUs are a balloon too: [`Cpus`] follows the CPU target through a fourth trait, [`CpuSource`], which a guest
 //! whose CPUs stay as they are leaves out.
 //!
+//! A guest that knows says how it fares by [`Driver::report`], which Ballast's resource scheduler goes by.
+//!
 //! [`channel`] is apart from all this: memory shared with another guest.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -24,12 +26,14 @@ mod driver;
 mod exchange;
 mod front;
 mod rate;
+mod report;
 
 pub use ballast_abi as abi;
 pub use cpus::{CpuCounters, CpuError, CpuSource, CpuState, Cpus};
 pub use driver::{Counters, Driver, HelloError, Next, State};
 pub use front::{Clock, Hypercall, PageSource, Taken};
 pub use rate::Rate;
+pub use report::Report;
 
 #[cfg(test)]
 mod tests;

@@ -120,6 +120,8 @@ impl Operator for Shell<'_> {
             scrubbed_pages: stats.scrubbed_pages.get(),
             watched_blocks: guest.memory.sample.watched_blocks.get(),
             accessed_blocks: guest.memory.sample.accessed_blocks.get(),
+            report: guest.memory.report.get(),
+            runnable_milli: guest.memory.report.runnable(),
             console: guest.uart.lock().counts(),
         }
     }

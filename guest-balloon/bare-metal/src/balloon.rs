@@ -121,8 +121,8 @@ impl Front {
 }
 
 impl Hypercall for Front {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
-        smccc::hvc([function.into(), x1, x2, 0, 0])
+    fn call_with(&mut self, function: u32, [x1, x2, x3, x4]: [u64; 4]) -> [u64; 4] {
+        smccc::hvc([function.into(), x1, x2, x3, x4])
     }
 
     fn list_ipa(&self) -> u64 {

@@ -11,6 +11,7 @@
 /* pages.c */
 void pages_init(void);
 void pages_fill(void);
+uint64_t pages_free(void);
 __attribute__((noreturn)) void fail(const char *what, uint64_t number);
 
 /* pong.c: whether there are channels, and answering on them. */

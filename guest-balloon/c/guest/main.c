@@ -39,6 +39,18 @@ static void follow(struct ballast_core *core)
 	say_state(core);
 }
 
+/* Nothing is in use beside the image, and one task runs: this one, when it is woken. */
+static void report(struct ballast_core *core)
+{
+	struct ballast_report report = {
+		.free_pages = pages_free(),
+		.available_pages = ballast_front_headroom(),
+		.runnable_milli = 1,
+	};
+
+	ballast_core_report(core, &report);
+}
+
 static void balloon(void)
 {
 	struct ballast_core *core = (struct ballast_core *)core_bytes;
@@ -55,6 +67,7 @@ static void balloon(void)
 	gic_enable(SPI(BALLAST_BALLOON_SPI));
 	print("c-guest is up\n");
 	follow(core);
+	report(core);
 	for (;;) {
 		sleep();
 		interrupt = gic_acknowledge();
@@ -63,6 +76,7 @@ static void balloon(void)
 		if (interrupt < NO_INTERRUPT)
 			gic_end(interrupt);
 		follow(core);
+		report(core);
 	}
 }
 

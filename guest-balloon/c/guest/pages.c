@@ -65,6 +65,11 @@ void pages_fill(void)
 			words(page)[0] = words(page)[511] = page;
 }
 
+uint64_t pages_free(void)
+{
+	return free_pages;
+}
+
 /* An aligned run of 2^order pages in this state. */
 static uint32_t find(uint32_t order, enum page state)
 {

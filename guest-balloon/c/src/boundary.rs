@@ -31,6 +31,16 @@ pub struct Status {
     refused: u64,
 }
 
+/// `struct ballast_report` of the header.
+#[repr(C)]
+pub struct Report {
+    free_pages: u64,
+    available_pages: u64,
+    refaults: u64,
+    pressure: u32,
+    runnable_milli: u32,
+}
+
 unsafe extern "C" {
     /// Stops what runs the driver: never returns.
     safe fn ballast_front_panic() -> !;
@@ -132,6 +142,22 @@ pub unsafe extern "C" fn ballast_core_pressure(core: *mut Core, need_pages: u64)
     // SAFETY: the caller's promise.
     let Core { front, driver } = unsafe { &mut *core };
     driver.pressure(front, need_pages)
+}
+
+/// # Safety
+/// As `ballast_core_interrupt`; `report` points to a `struct ballast_report`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ballast_core_report(core: *mut Core, report: *const Report) -> bool {
+    // SAFETY: the caller's promise.
+    let (Core { front, driver }, report) = unsafe { (&mut *core, &*report) };
+    let report = ballast_balloon::Report {
+        free_pages: report.free_pages,
+        available_pages: report.available_pages,
+        pressure: report.pressure,
+        refaults: report.refaults,
+        runnable_milli: report.runnable_milli,
+    };
+    driver.report(front, report)
 }
 
 /// # Safety

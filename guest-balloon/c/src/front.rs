@@ -38,12 +38,13 @@ impl Front {
 }
 
 impl Hypercall for Front {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
-        let (mut r0, mut r1, mut r2, mut r3) = (u64::from(function), x1, x2, 0);
+    fn call_with(&mut self, function: u32, [x1, x2, x3, x4]: [u64; 4]) -> [u64; 4] {
+        let (mut r0, mut r1, mut r2, mut r3) = (u64::from(function), x1, x2, x3);
         // SAFETY: SMCCC 1.2 (DEN0028 section 2.6): x0..x3 are results, x4..x17 are preserved. The pages the
         // call moves belong to no Rust object; the list page is read anew after it (memory is clobbered).
         unsafe {
-            asm!("hvc #0", inout("x0") r0, inout("x1") r1, inout("x2") r2, inout("x3") r3, options(nostack));
+            asm!("hvc #0", inout("x0") r0, inout("x1") r1, inout("x2") r2, inout("x3") r3, in("x4") x4,
+                options(nostack));
         }
         [r0, r1, r2, r3]
     }

@@ -40,6 +40,8 @@ impl Driver {
         }
         let [_, features, ..] = success(front, function::FEATURES, 0)?;
         self.has_cpu_targets = features & feature::CPUS != 0;
+        self.has_run_queue = features & feature::RUN_QUEUE != 0;
+        self.reported = None;
         self.blocks_only |= features & feature::WHOLE_BLOCKS != 0;
         let list = front.list_ipa();
         let [_, epoch, ..] = success(front, function::HELLO, list)?;

@@ -3,7 +3,7 @@
 use ballast_abi::{Order, Status};
 
 use super::world::{Page, World};
-use crate::{Driver, HelloError, Next, State};
+use crate::{Driver, HelloError, Next, Report, State};
 
 #[test]
 fn down_and_up_and_rest() {
@@ -310,7 +310,7 @@ fn hello_is_refused_elsewhere() {
         }
     }
     impl crate::Hypercall for Elsewhere {
-        fn call(&mut self, _: u32, _: u64, _: u64) -> [u64; 4] {
+        fn call_with(&mut self, _: u32, _: [u64; 4]) -> [u64; 4] {
             [Status::NotSupported.to_register(); 4]
         }
         fn list_ipa(&self) -> u64 {
@@ -343,4 +343,47 @@ fn hello_is_refused_elsewhere() {
     let mut driver = Driver::new(&Elsewhere);
     assert_eq!(driver.hello(&mut Elsewhere), Err(HelloError::NotBallast));
     assert_eq!(driver.step(&mut Elsewhere), Next::Idle);
+}
+
+#[test]
+fn only_news_is_reported_and_the_run_queue_only_where_it_is_taken() {
+    let mut world = World::new(8, 8);
+    let report = Report {
+        free_pages: 1000,
+        available_pages: 2000,
+        pressure: 5000,
+        refaults: 7,
+        runnable_milli: 2500,
+    };
+    let mut driver = Driver::new(&world);
+    assert!(!driver.report(&mut world, report), "before hello");
+    driver.hello(&mut world).unwrap();
+    assert!(driver.report(&mut world, report));
+    assert_eq!(world.reports, [[1000, 2000, 2500 << 32 | 1000, 7]]);
+    let nearly = Report {
+        available_pages: 2200,
+        runnable_milli: 2700,
+        ..report
+    };
+    assert!(!driver.report(&mut world, nearly));
+    for other in [
+        Report {
+            available_pages: 2300,
+            ..report
+        },
+        Report {
+            runnable_milli: 1,
+            ..report
+        },
+    ] {
+        assert!(driver.report(&mut world, other));
+    }
+    // A Ballast that would take the upper half for pressure out of range.
+    world.takes_run_queue = false;
+    driver.hello(&mut world).unwrap();
+    assert!(driver.report(&mut world, report));
+    assert_eq!(world.reports.last(), Some(&[1000, 2000, 1000, 7]));
+    driver.goodbye(&mut world);
+    assert!(!driver.report(&mut world, Report::default()));
+    assert_eq!(world.reports.len(), 4);
 }

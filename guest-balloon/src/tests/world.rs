@@ -47,6 +47,8 @@ pub struct World {
     /// Answers BUSY so many times.
     pub busy: u32,
     pub calls: u64,
+    pub takes_run_queue: bool,
+    pub reports: Vec<[u64; 4]>,
     list: [Entry; LIST_ENTRIES],
     // The guest.
     pub pages: Vec<Page>,
@@ -90,6 +92,8 @@ impl World {
             work_bound: u64::MAX,
             busy: 0,
             calls: 0,
+            takes_run_queue: true,
+            reports: Vec::new(),
             list: [Entry(0); LIST_ENTRIES],
             pages,
             held: Vec::new(),

@@ -44,7 +44,7 @@ impl Front {
     }
 
     /// A call with up to four arguments.
-    pub fn ask(&mut self, function: u32, registers: [u64; 4]) -> [u64; 4] {
+    fn ask(&mut self, function: u32, registers: [u64; 4]) -> [u64; 4] {
         const FAILED: [u64; 4] = [Status::NotSupported.to_register(), 0, 0, 0];
         if self.failure.is_some() {
             return FAILED;
@@ -85,8 +85,8 @@ impl Front {
 }
 
 impl Hypercall for Front {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
-        let mut answer = self.ask(function, [x1, x2, 0, 0]);
+    fn call_with(&mut self, function: u32, arguments: [u64; 4]) -> [u64; 4] {
+        let mut answer = self.ask(function, arguments);
         if function == function::FEATURES {
             // The pool has pages of 2 MiB only.
             answer[1] |= feature::WHOLE_BLOCKS;

@@ -15,6 +15,7 @@ mod line;
 mod memory;
 mod pool;
 mod pressure;
+mod queue;
 mod run;
 
 use std::path::PathBuf;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ballast_balloon::abi::{Order, function};
-use ballast_balloon::{Clock, Cpus, Driver, Next, State};
+use ballast_balloon::abi::Order;
+use ballast_balloon::{Clock, Cpus, Driver, Next, Report, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -15,6 +15,7 @@ use crate::line::Line;
 use crate::memory::{Events, Memory, ram};
 use crate::pool::Pool;
 use crate::pressure::{self, Trigger};
+use crate::queue::Queue;
 
 /// Pages in a MiB.
 const MIB: u64 = 256;
@@ -71,22 +72,18 @@ struct Balloon {
     front: Front,
     driver: Driver,
     cpus: Cpus,
-    report: Report,
+    queue: Queue,
+    /// Refaults at the last look, and when that was.
+    refaults: Option<(u64, u64)>,
     /// The kernel has lately said that tasks wait for memory, or that there is none.
     trouble_until: u64,
 }
 
-/// What was reported last.
-#[derive(Default)]
-struct Report {
-    sent: Option<(u64, u64, u64)>,
-    refaults: u64,
-    at: u64,
-}
-
-/// Whether a number is worth saying anew.
-fn differs(was: u64, is: u64, least: u64) -> bool {
-    was.abs_diff(is) > least.max(was.max(is) / 32)
+/// What says so.
+struct Triggers {
+    memory: Option<Trigger>,
+    /// Threads wait for a CPU: the report is looked at.
+    cpu: Option<Trigger>,
 }
 
 impl Balloon {
@@ -110,18 +107,23 @@ impl Balloon {
             front,
             driver,
             cpus: Cpus::new(),
-            report: Report::default(),
+            queue: Queue::default(),
+            refaults: None,
             trouble_until: 0,
         })
     }
 
     /// Follows the target.
     fn follow(&mut self) -> Result<()> {
-        let trigger = Trigger::new()
+        let memory = Trigger::memory()
             .inspect_err(|error| {
                 eprintln!("ballast-user-balloon: pressure is not seen: {error:#}");
             })
             .ok();
+        let triggers = Triggers {
+            memory,
+            cpu: Queue::trigger(),
+        };
         let mut canary = start_canary();
         let mut settled = None;
         loop {
@@ -139,7 +141,7 @@ impl Balloon {
             let look_at =
                 (self.front.now() < self.trouble_until).then(|| self.front.now() + TROUBLE_PERIOD);
             let until = [moves, report_at, look_at].into_iter().flatten().min();
-            let said = self.wait(trigger.as_ref(), canary.as_ref(), until)?;
+            let said = self.wait(Some(&triggers), canary.as_ref(), until)?;
             if said.is_pressed || said.is_out {
                 self.trouble_until = self.front.now() + TROUBLE;
             }
@@ -216,7 +218,7 @@ impl Balloon {
     /// Sleeps until Ballast or the kernel says something, or the time has come.
     fn wait(
         &mut self,
-        trigger: Option<&Trigger>,
+        triggers: Option<&Triggers>,
         canary: Option<&Canary>,
         until: Option<u64>,
     ) -> Result<Said> {
@@ -228,11 +230,16 @@ impl Balloon {
         let line = &self.front.line;
         let mut fds = vec![PollFd::new(line, PollFlags::IN)];
         // In the place of what is not there, the line for nothing.
-        fds.push(
-            trigger.map_or(PollFd::new(line, PollFlags::empty()), |trigger| {
-                PollFd::new(trigger, PollFlags::PRI)
-            }),
-        );
+        for trigger in [
+            triggers.and_then(|triggers| triggers.memory.as_ref()),
+            triggers.and_then(|triggers| triggers.cpu.as_ref()),
+        ] {
+            fds.push(
+                trigger.map_or(PollFd::new(line, PollFlags::empty()), |trigger| {
+                    PollFd::new(trigger, PollFlags::PRI)
+                }),
+            );
+        }
         fds.push(
             canary.map_or(PollFd::new(line, PollFlags::empty()), |canary| {
                 PollFd::new(canary, PollFlags::empty())
@@ -245,7 +252,7 @@ impl Balloon {
         let fired = |index: usize| fds.get(index).map_or(PollFlags::empty(), PollFd::revents);
         let said = Said {
             is_pressed: fired(1).contains(PollFlags::PRI),
-            is_out: canary.is_some() && fired(2).contains(PollFlags::HUP),
+            is_out: canary.is_some() && fired(3).contains(PollFlags::HUP),
         };
         if !fired(0).is_empty() {
             self.front.line.fill()?;
@@ -257,34 +264,18 @@ impl Balloon {
     fn report(&mut self) -> Result<Option<u64>> {
         let (now, memory) = (self.front.now(), Memory::now()?);
         let refaults = Events::now()?.refaults;
-        let elapsed = now.saturating_sub(self.report.at).max(1);
-        let rate = refaults.saturating_sub(self.report.refaults) * 1_000_000 / elapsed;
-        let rate = if self.report.sent.is_some() { rate } else { 0 };
-        let pressure = pressure::now();
-        (self.report.refaults, self.report.at) = (refaults, now);
-        let is_news = self.report.sent.is_none_or(|(available, was, refaulted)| {
-            differs(available, memory.available, MIB)
-                || differs(was, pressure, 10)
-                || differs(refaulted, rate, 32)
+        let rate = self.refaults.map_or(0, |(was, at)| {
+            refaults.saturating_sub(was) * 1_000_000 / now.saturating_sub(at).max(1)
         });
-        if !is_news {
-            return Ok(None);
-        }
-        self.report.sent = Some((memory.available, pressure, rate));
-        let registers = [memory.free, memory.available, pressure, rate];
-        self.front.ask(function::REPORT, registers);
-        Ok(Some(now + REPORT_PERIOD))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_nearly_the_same_is_no_news() {
-        assert!(!differs(1000, 1020, 16));
-        assert!(differs(1000, 1100, 16));
-        assert!(!differs(0, 16, 16) && differs(0, 17, 16));
+        self.refaults = Some((refaults, now));
+        let report = Report {
+            free_pages: memory.free,
+            available_pages: memory.available,
+            pressure: pressure::now(),
+            refaults: rate,
+            runnable_milli: self.queue.now(),
+        };
+        let is_news = self.driver.report(&mut self.front, report);
+        Ok(is_news.then_some(now + REPORT_PERIOD))
     }
 }

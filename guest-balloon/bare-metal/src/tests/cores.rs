@@ -4,21 +4,26 @@
 //! doorbell as fast as they answer; doorbell and balloon interrupt are routed to the highest core, the one that leaves
 //! next, and are routed away only after it has left. The first core looks each second whether every other one ticks
 //! and answers SGIs, and whether the bell still rings: one lost interrupt ends the ringing for good.
+//!
+//! With `jobs=N` it has so many jobs to run, all the time or, with `period-s` and `turn`, every other so many seconds by
+//! the board's counter, which all guests share. It reports what is free and how many jobs run or wait to run.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, CNTV_CVAL_EL0, Writeable};
 use ballast_balloon::abi::Status;
-use ballast_balloon::{Cpus, Next};
+use ballast_balloon::{Cpus, Driver, Next, Report};
 use spin::Once;
 
 use super::channel::{Line, call};
 use super::{Outcome, Why, balloon, why};
+use crate::balloon::Front;
 use crate::cpu::{self, MAX_CPUS};
 use crate::exception::{BALLOON_CALLS, BALLOON_INTERRUPT};
 use crate::hotplug::{self, Hotplug, LOOK};
 use crate::machine::Machine;
-use crate::{ensure, gic, println, traces};
+use crate::pages::State;
+use crate::{ensure, gic, jobs, println, traces};
 
 /// SGI that a core counts.
 const COUNT: u32 = 4;
@@ -75,11 +80,13 @@ fn work(index: usize) {
         let ticks = this.timer_ticks.load(Ordering::Acquire);
         CNTV_CVAL_EL0.set(cpu::counter() + period);
         CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
-        cpu::sleep_until(|| {
+        let is_called = || {
             this.timer_ticks.load(Ordering::Acquire) != ticks
                 || hotplug::must_leave(index)
                 || bell_has_rung()
-        });
+        };
+        while !is_called() && jobs::piece() {}
+        cpu::sleep_until(is_called);
         if let Err(why) = answer() {
             println!("FAIL cores: {why}");
         }
@@ -100,6 +107,7 @@ struct Watch {
     silent: [u32; MAX_CPUS],
     rings: u64,
     without_ring: u32,
+    pieces: u64,
 }
 
 impl Watch {
@@ -110,6 +118,7 @@ impl Watch {
             silent: [0; MAX_CPUS],
             rings: 0,
             without_ring: 0,
+            pieces: 0,
         }
     }
 
@@ -155,6 +164,11 @@ impl Watch {
         let found = traces::found();
         ensure!(found == 0, "a core came with traces of another: {found:#x}");
         println!("cores alive moves={moves} rings=+{fresh}");
+        let pieces = jobs::pieces();
+        if pieces != self.pieces {
+            println!("cores pieces=+{}", pieces - self.pieces);
+            self.pieces = pieces;
+        }
         Ok(())
     }
 }
@@ -176,6 +190,34 @@ fn ring_first(machine: &Machine) -> Result<bool, Why> {
         return Ok(true);
     };
     Ok(bell.channel.ring(call).is_ok())
+}
+
+/// How many jobs there are now, by the boot arguments.
+fn jobs_now(machine: &Machine) -> u32 {
+    let jobs = machine.arg_number("jobs").unwrap_or(0) as u32;
+    let (Some(period), turn) = (
+        machine.arg_number("period-s").filter(|period| *period != 0),
+        machine.arg_number("turn").unwrap_or(0),
+    ) else {
+        return jobs;
+    };
+    let seconds = cpu::counter() / cpu::frequency().max(1);
+    if seconds / period % 2 == turn {
+        jobs
+    } else {
+        0
+    }
+}
+
+fn report(front: &mut Front, driver: &mut Driver) {
+    let free = front.pages.count(State::Free);
+    let report = Report {
+        free_pages: free,
+        available_pages: free,
+        runnable_milli: jobs::runnable_milli(),
+        ..Report::default()
+    };
+    driver.report(front, report);
 }
 
 /// Serves targets for ever.
@@ -200,14 +242,20 @@ pub fn serve(machine: &Machine) -> Outcome {
     let mut hotplug = Hotplug { machine, work };
     let (mut cpus, mut watch) = (Cpus::new(), Watch::new());
     let (mut has_rung, mut said) = (false, None);
+    let mut audited_pages = driver.target_pages();
+    report(&mut front, &mut driver);
     loop {
-        if BALLOON_CALLS.swap(false, Ordering::AcqRel) {
+        let is_asked = BALLOON_CALLS.swap(false, Ordering::AcqRel);
+        if is_asked {
             driver.on_interrupt(&mut front);
             if let Some(node) = &machine.balloon {
                 gic::get().enable(node.interrupt);
             }
         }
         let memory = driver.step(&mut front);
+        if jobs::set(jobs_now(machine)) || is_asked {
+            report(&mut front, &mut driver);
+        }
         cpus.follow(&driver);
         let moved = cpus.step(&mut hotplug);
         route(machine);
@@ -217,6 +265,10 @@ pub fn serve(machine: &Machine) -> Outcome {
         has_rung = has_rung || ring_first(machine)?;
         if (memory, moved) == (Next::Idle, Next::Idle) && said != Some(driver.sequence()) {
             said = Some(driver.sequence());
+            if driver.target_pages() != audited_pages {
+                audited_pages = driver.target_pages();
+                crate::balloon::audit(&mut front, &driver)?;
+            }
             println!(
                 "cores settled online={} target={} off={} on={} denied={} failed={} rings={}",
                 1 + (1..MAX_CPUS).filter(|i| hotplug::is_here(*i)).count(),
@@ -240,11 +292,13 @@ pub fn serve(machine: &Machine) -> Outcome {
             let ticks = cpu::this().timer_ticks.load(Ordering::Acquire);
             CNTV_CVAL_EL0.set(due);
             CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET);
-            cpu::sleep_until(|| {
+            let is_called = || {
                 cpu::this().timer_ticks.load(Ordering::Acquire) != ticks
                     || BALLOON_CALLS.load(Ordering::Acquire)
                     || bell_has_rung()
-            });
+            };
+            while !is_called() && jobs::piece() {}
+            cpu::sleep_until(is_called);
         }
     }
 }

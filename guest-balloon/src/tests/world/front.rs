@@ -6,7 +6,8 @@ use super::{Page, RAM_BASE, TICKS_PER_SECOND, World};
 use crate::{Clock, Hypercall, PageSource, Taken};
 
 impl Hypercall for World {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
+    fn call_with(&mut self, function: u32, arguments: [u64; 4]) -> [u64; 4] {
+        let [x1, x2, ..] = arguments;
         self.calls += 1;
         match function {
             function::UID => UID.map(u64::from),
@@ -22,7 +23,16 @@ impl Hypercall for World {
                 } else {
                     feature::CPUS
                 };
-                [0, feature::MEMORY | blocks | cpus, 0, 0]
+                let queue = if self.takes_run_queue {
+                    feature::RUN_QUEUE
+                } else {
+                    0
+                };
+                [0, feature::MEMORY | blocks | cpus | queue, 0, 0]
+            }
+            function::REPORT => {
+                self.reports.push(arguments);
+                [0; 4]
             }
             function::HELLO => {
                 assert_eq!(x1, RAM_BASE);

@@ -165,8 +165,8 @@ fn bytes(frame: &Frame) -> Vec<u8> {
 }
 
 impl Hypercall for Line {
-    fn call(&mut self, function: u32, x1: u64, x2: u64) -> [u64; 4] {
-        let mut answer = self.ask(function, [x1, x2, 0, 0]);
+    fn call_with(&mut self, function: u32, arguments: [u64; 4]) -> [u64; 4] {
+        let mut answer = self.ask(function, arguments);
         if function == function::FEATURES {
             answer[1] |= feature::WHOLE_BLOCKS;
         }

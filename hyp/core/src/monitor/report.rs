@@ -3,6 +3,8 @@
 
 use core::fmt;
 
+use crate::addr::PAGE_SIZE;
+use crate::balloon::Reported;
 use crate::console::{Label, Labels};
 use crate::cores::CpuSet;
 use crate::log::Name;
@@ -432,6 +434,10 @@ pub struct GuestStats {
     pub watched_blocks: u64,
     /// Those of them that were accessed.
     pub accessed_blocks: u64,
+    /// What it said of itself last.
+    pub report: Reported,
+    /// Threads that run or wait to run, by its word, in thousandths; 0 if it does not say.
+    pub runnable_milli: u32,
     /// Its console.
     pub console: UartCounts,
 }
@@ -449,18 +455,21 @@ pub enum StatsGroup {
     Release,
     /// Stage 2.
     Stage2,
+    /// What the guest said of itself last.
+    Report,
     /// The console.
     Console,
 }
 
 impl StatsGroup {
     /// Every group in the order they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Exits,
         Self::Interrupts,
         Self::Reserve,
         Self::Release,
         Self::Stage2,
+        Self::Report,
         Self::Console,
     ];
 }
@@ -528,6 +537,18 @@ impl fmt::Display for StatsLine<'_> {
                     stats.unmerged,
                     stats.watched_blocks,
                     stats.accessed_blocks
+                )
+            }
+            StatsGroup::Report => {
+                let said = &stats.report;
+                write!(
+                    f,
+                    "stats=report free-kib={} available-kib={} pressure={} refaults={} runnable-milli={}",
+                    said.free_pages.saturating_mul(PAGE_SIZE / 1024),
+                    said.available_pages.saturating_mul(PAGE_SIZE / 1024),
+                    said.pressure,
+                    said.refaults,
+                    stats.runnable_milli
                 )
             }
             StatsGroup::Console => write!(
@@ -621,6 +642,25 @@ mod tests {
                 .to_string(),
             "guest=2 name=b stats=reserve calls=0 busy=0 entries-4k=0 entries-64k=0 entries-2m=0 \
              refused=0 pages=0"
+        );
+        let stats = GuestStats {
+            report: Reported {
+                free_pages: 2,
+                available_pages: u64::MAX,
+                pressure: 5,
+                refaults: 6,
+            },
+            runnable_milli: 2500,
+            ..GuestStats::default()
+        };
+        assert_eq!(
+            stats
+                .line(&Label::new(2, "b"), StatsGroup::Report)
+                .to_string(),
+            format!(
+                "guest=2 name=b stats=report free-kib=8 available-kib={} pressure=5 refaults=6 runnable-milli=2500",
+                u64::MAX
+            )
         );
     }
 }
