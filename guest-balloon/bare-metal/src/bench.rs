@@ -7,6 +7,7 @@
 
 mod cores;
 mod memory;
+mod messages;
 mod traps;
 
 use core::arch::asm;
@@ -139,6 +140,14 @@ pub fn run(machine: &Machine) -> Outcome {
 pub fn run_memory(machine: &Machine) -> Outcome {
     let mut results = Results::ticks();
     memory::measure(machine, &mut results)?;
+    results.print();
+    Ok(())
+}
+
+/// Measures the balloon interface as messages, on one core.
+pub fn run_messages(machine: &Machine) -> Outcome {
+    let mut results = Results::ticks();
+    messages::measure(machine, &mut results)?;
     results.print();
     Ok(())
 }

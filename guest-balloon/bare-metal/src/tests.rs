@@ -8,6 +8,7 @@ mod hand_over;
 
 pub mod hostile;
 mod regulate;
+mod rogue;
 mod self_test;
 mod shared;
 mod watchdog;
@@ -62,10 +63,12 @@ pub fn run(machine: &'static Machine) -> ! {
         "counter" => balloon::counter(machine),
         "bench" => bench::run(machine),
         "bench-memory" => bench::run_memory(machine),
+        "bench-messages" => bench::run_messages(machine),
         "epoch" => balloon::epoch(machine),
         "ping" => channel::ping(machine),
         "pong" => channel::pong(machine),
         "regulate" => regulate::run(machine),
+        "rogue" => rogue::run(machine),
         "flood" => channel::flood(machine),
         "hear" => channel::hear(machine),
         "reborn" => channel::reborn(machine),

@@ -1,6 +1,6 @@
 //! A guest whose CPUs come and go by Ballast's target while all of them have much to do.
 //!
-//! Each core but the first has a timer tick every millisecond. With a channel "bell" two such guests ring each other's
+//! Each core but the first has a timer tick every millisecond, or `ticks=N` a second. With a channel "bell" two such guests ring each other's
 //! doorbell as fast as they answer; doorbell and balloon interrupt are routed to the highest core, the one that leaves
 //! next, and are routed away only after it has left. The first core looks each second whether every other one ticks
 //! and answers SGIs, and whether the bell still rings: one lost interrupt ends the ringing for good.
@@ -30,6 +30,9 @@ const COUNT: u32 = 4;
 /// How long a core or the bell may be silent.
 const SILENCE_S: u32 = 20;
 const TICKS_PER_SECOND: u64 = 1000;
+
+/// Ticks a second of the other cores: `ticks=N`.
+static TICKS: AtomicU64 = AtomicU64::new(TICKS_PER_SECOND);
 
 static BELL: Once<Line> = Once::new();
 /// Interrupts of the bell that somebody has taken care of.
@@ -75,7 +78,7 @@ fn work(index: usize) {
     gic::get().enable(gic::VIRTUAL_TIMER);
     hotplug::arrived(index);
     let this = cpu::this();
-    let period = cpu::frequency() / TICKS_PER_SECOND;
+    let period = cpu::frequency() / TICKS.load(Ordering::Relaxed).max(1);
     while !hotplug::must_leave(index) {
         let ticks = this.timer_ticks.load(Ordering::Acquire);
         CNTV_CVAL_EL0.set(cpu::counter() + period);
@@ -227,6 +230,8 @@ pub fn serve(machine: &Machine) -> Outcome {
     let recognised = traces::are_recognised();
     println!("cores: traces in {recognised:?} registers are recognised");
     ensure!(recognised.is_some_and(|count| count > 8), "{recognised:?}");
+    let ticks = machine.arg_number("ticks").unwrap_or(TICKS_PER_SECOND);
+    TICKS.store(ticks, Ordering::Relaxed);
     let (mut front, mut driver) = balloon::register(machine)?;
     if machine.channels.iter().any(|c| c.label == "bell") {
         let line = Line::open(machine, "bell")?;

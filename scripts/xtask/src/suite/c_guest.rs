@@ -26,6 +26,12 @@ fn balloon(gic: u8) -> Scenario {
         }
         let stats = console.monitor("stats 1")?;
         ensure!(stats.contains("refused=0"), "{stats}");
+        // What it says of itself: all but its image and its own reserve, and one task.
+        let free = format!("available-kib={} ", (64 - 2 - 4) << 10);
+        ensure!(
+            stats.contains(&free) && stats.contains("runnable-milli=1"),
+            "not {free}:\n{stats}"
+        );
         console.expect_never("FAIL")
     })
     .ram(512)

@@ -11,6 +11,7 @@ mod hostile;
 mod kernels;
 mod linux;
 mod memory;
+mod mixed;
 mod monitor;
 mod moves;
 mod policy;
@@ -84,6 +85,7 @@ fn scenarios() -> Vec<Scenario> {
         scrub::scenarios(),
         core_moves::scenarios(),
         moves::scenarios(),
+        mixed::scenarios(),
         policy::scenarios(),
         user_balloon::scenarios(),
         rpi4::scenarios(),
