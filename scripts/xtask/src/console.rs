@@ -18,8 +18,9 @@ use crate::status::Status;
 
 /// How long to wait for something that should come soon. Generous: the emulator may share two cores with a build.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Between two looks at the status: looking costs the guests time.
+/// Between two looks at the status, at most, and at first: much is there soon, and looking costs the guests time.
 const STATUS_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_STATUS_PAUSE: Duration = Duration::from_millis(20);
 /// Lines of the console that an error shows.
 const EXCERPT_LINES: usize = 24;
 /// What no healthy board ever says: the hypervisor's own end, or a Linux guest's.
@@ -218,6 +219,7 @@ impl Console {
         reached: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
         let deadline = Instant::now() + self.patience;
+        let mut pause = FIRST_STATUS_PAUSE;
         loop {
             let status = self.status()?;
             if reached(&status) {
@@ -228,7 +230,8 @@ impl Console {
                 "waited {:?} in vain for {what}; the status is still:\n{status}",
                 self.patience
             );
-            thread::sleep(STATUS_PAUSE);
+            thread::sleep(pause);
+            pause = (pause * 2).min(STATUS_PAUSE);
         }
     }
 
