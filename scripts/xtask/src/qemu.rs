@@ -95,8 +95,12 @@ impl Board {
 
     /// The complete command that boots `boot` on this board.
     pub fn command(&self, boot: &Boot, serial: Serial) -> Program {
-        Program::new(QEMU)
-            .arg("-kernel")
+        self.command_of(Program::new(QEMU), boot, serial)
+    }
+
+    /// The same for this QEMU.
+    pub fn command_of(&self, qemu: Program, boot: &Boot, serial: Serial) -> Program {
+        qemu.arg("-kernel")
             .arg(&boot.kernel)
             .arg("-dtb")
             .arg(&boot.dtb)
