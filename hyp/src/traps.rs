@@ -354,22 +354,23 @@ fn messages(
 ) {
     let width = access.width();
     let accessed = guest.with_messages(cpu, |port| {
+        let had_work = port.has_work();
         let loaded = if access.is_write() {
             port.write(offset, width, access.stored(frame.get(access.register())));
             None
         } else {
             Some(port.read(offset, width))
         };
-        (loaded, port.has_work())
+        (loaded, port.has_work(), had_work)
     });
-    let Some((loaded, has_work)) = accessed else {
+    let Some((loaded, has_work, had_work)) = accessed else {
         return;
     };
     if let Some(value) = loaded {
         frame.set(access.register(), access.loaded(value));
     }
     if has_work && let Some(system) = system::get() {
-        messages::running(system, cpu, guest);
+        messages::accessed(system, cpu, guest, !had_work);
     }
 }
 

@@ -10,8 +10,7 @@ const ENABLE: u64 = 1;
 /// Fires when the counter has reached `at`, or earlier if it is armed for earlier. Whoever is called when it
 /// fires looks at what it waits for.
 pub fn arm(at: u64) {
-    let is_armed = read!("CNTHP_CTL_EL2") & ENABLE != 0;
-    if is_armed && read!("CNTHP_CVAL_EL2") <= at {
+    if is_armed() && read!("CNTHP_CVAL_EL2") <= at {
         return;
     }
     // SAFETY: the timer is EL2's own; its interrupt is served by `interrupts`.
@@ -25,6 +24,11 @@ pub fn arm(at: u64) {
             options(nomem, nostack, preserves_flags)
         );
     }
+}
+
+/// Whether it is to fire.
+pub fn is_armed() -> bool {
+    read!("CNTHP_CTL_EL2") & ENABLE != 0
 }
 
 /// Does not fire any more.

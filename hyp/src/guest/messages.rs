@@ -51,6 +51,14 @@ pub fn tell(cpu: &PerCpu, guest: &Guest) {
     });
 }
 
+/// An access has left a request to be carried out, and has completed it if `is_new`. One that is being carried out goes
+/// on by the timer: a guest that polls shall not do a piece with each access, and the timer's on top.
+pub fn accessed(system: &'static System, cpu: &PerCpu, guest: &Guest, is_new: bool) {
+    if is_new || !timer::is_armed() {
+        running(system, cpu, guest);
+    }
+}
+
 /// The next piece of a request, on a core that runs `guest`.
 pub fn running(system: &'static System, cpu: &PerCpu, guest: &Guest) {
     let start = crate::boot::counter();

@@ -160,6 +160,11 @@ impl Bench {
             .memory(256)
             .property("memory-min-mib = <16>");
         figures.extend(self.measured(gic, 1, &[large])?);
+        let by_message = Guest::bare_metal("guest", "bench-messages")
+            .memory(256)
+            .property("memory-min-mib = <16>")
+            .property("user-balloon");
+        figures.extend(self.measured(gic, 1, &[by_message])?);
         // Of the second board only what the first cannot measure: two cores take turns.
         for (name, value) in self.measured(gic, 2, &[guest(2)])? {
             figures.entry(name).or_insert(value);
