@@ -1,14 +1,21 @@
 //! Why Ballast refuses a board or a configuration: one type, so that boot and the host's check say
 //! the same words.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::fmt::{self, Display};
+use core::ops::Deref;
 
 /// One mistake, with where it stands and what to do about it.
 ///
-/// Displays as one line: `NODE: PROPERTY = VALUE: PROBLEM; FIX`, less what is empty.
+/// Displays as one line: `NODE: PROPERTY = VALUE: PROBLEM; FIX`, less what is empty. One word large, as most of what
+/// reads a device tree may return one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal(Box<Parts>);
+
+/// What a refusal is made of.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Refusal {
+pub struct Parts {
     /// Path of the node, or what else the mistake is in ("boot archive").
     pub node: String,
     /// Name of the property; empty if the node itself is the mistake.
@@ -25,38 +32,46 @@ impl Refusal {
     /// A refusal of `node`, to be completed by the methods below.
     #[must_use]
     pub fn new(node: impl Display) -> Self {
-        Self {
-            node: node.to_string(),
-            ..Self::default()
-        }
+        Self(Box::default()).with(|parts| &mut parts.node, &node)
     }
 
     /// Names the property.
     #[must_use]
-    pub fn property(mut self, property: impl Display) -> Self {
-        self.property = property.to_string();
-        self
+    pub fn property(self, property: impl Display) -> Self {
+        self.with(|parts| &mut parts.property, &property)
     }
 
     /// Gives the value as written.
     #[must_use]
-    pub fn value(mut self, value: impl Display) -> Self {
-        self.value = value.to_string();
-        self
+    pub fn value(self, value: impl Display) -> Self {
+        self.with(|parts| &mut parts.value, &value)
     }
 
     /// Says what is wrong.
     #[must_use]
-    pub fn problem(mut self, problem: impl Display) -> Self {
-        self.problem = problem.to_string();
-        self
+    pub fn problem(self, problem: impl Display) -> Self {
+        self.with(|parts| &mut parts.problem, &problem)
     }
 
     /// Says what to do.
     #[must_use]
-    pub fn fix(mut self, fix: impl Display) -> Self {
-        self.fix = fix.to_string();
+    pub fn fix(self, fix: impl Display) -> Self {
+        self.with(|parts| &mut parts.fix, &fix)
+    }
+
+    /// Once for all types that are displayed.
+    #[inline(never)]
+    fn with(mut self, part: fn(&mut Parts) -> &mut String, text: &dyn Display) -> Self {
+        *part(&mut self.0) = text.to_string();
         self
+    }
+}
+
+impl Deref for Refusal {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
     }
 }
 
