@@ -9,16 +9,14 @@ memcpy:                                         // x0 to, x1 from, x2 bytes; ret
     mov     x3, x0
     subs    x2, x2, #64
     b.lo    2f
-1:  ldp     x4, x5, [x1]
-    ldp     x6, x7, [x1, #16]
+1:  ldp     x6, x7, [x1, #16]
     ldp     x8, x9, [x1, #32]
     ldp     x10, x11, [x1, #48]
-    add     x1, x1, #64
-    stp     x4, x5, [x3]
+    ldp     x4, x5, [x1], #64
     stp     x6, x7, [x3, #16]
     stp     x8, x9, [x3, #32]
     stp     x10, x11, [x3, #48]
-    add     x3, x3, #64
+    stp     x4, x5, [x3], #64
     subs    x2, x2, #64
     b.hs    1b
 2:  adds    x2, x2, #56                         // bytes left, less 8

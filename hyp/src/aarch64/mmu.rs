@@ -160,13 +160,18 @@ impl Map {
                 done += BLOCK;
                 continue;
             }
-            let entry = self.next(slot).entry(at >> 12);
-            assert!(
-                entry.load(Ordering::Relaxed) & VALID == 0,
-                "EL2 address {at:#x} mapped twice"
-            );
-            entry.store(to | kind.page(), Ordering::Release);
-            done += PAGE_SIZE;
+            let table = self.next(slot);
+            // To the end of the table or of what is mapped.
+            let end = (done + BLOCK - at % BLOCK).min(size);
+            while done < end {
+                let entry = table.entry((va + done) >> 12);
+                assert!(
+                    entry.load(Ordering::Relaxed) & VALID == 0,
+                    "EL2 address {at:#x} mapped twice"
+                );
+                entry.store((pa.0 + done) | kind.page(), Ordering::Release);
+                done += PAGE_SIZE;
+            }
         }
         // Invalid entries are not cached, so no TLB maintenance: the new entries only have to be
         // visible to the walker before the first access (DDI 0487, D8.16.1 and B2.3.12).

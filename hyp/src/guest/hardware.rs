@@ -177,6 +177,13 @@ pub fn clean_and_invalidate(cpu: &PerCpu, page: Pa) {
 pub fn zero(cpu: &PerCpu, page: Pa, offset: usize, count: usize) {
     let count = count.min((PAGE_SIZE as usize).saturating_sub(offset));
     let shown = cpu.window.show(Slot::Other, page).as_ptr();
+    if count == PAGE_SIZE as usize {
+        // SAFETY: as in `copy_in`; the whole page.
+        unsafe { cache::scrub_page(shown.expose_provenance() as u64) };
+        // The loader ends with the instruction caches.
+        cache::finish_zeroing();
+        return;
+    }
     // SAFETY: as in `copy_in`.
     unsafe {
         let to = shown.add(offset);

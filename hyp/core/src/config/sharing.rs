@@ -115,6 +115,10 @@ fn regions(guest: &GuestConfig) -> impl Iterator<Item = PaRange> {
 
 /// Devices that nobody holds and that may do DMA: no neighbour may reach them.
 fn strangers(guests: &Guests<'_>, tree: &DeviceTree<'_>) -> Vec<PaRange> {
+    let may_meet = |guest: &GuestConfig| !guest.dma_trusted && !guest.devices.is_empty();
+    if !guests.iter().any(|(guest, _)| may_meet(guest)) {
+        return Vec::new();
+    }
     let held = |node: &Node<'_>| {
         let path = node.path();
         let mut devices = guests.iter().flat_map(|(guest, _)| &guest.devices);

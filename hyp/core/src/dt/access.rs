@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Node;
+use super::check::length_bit;
 use crate::refusal::Refusal;
 
 /// A property of a node.
@@ -218,6 +219,9 @@ impl<'t> Node<'t> {
     /// Whether `compatible` has `name` among its strings.
     #[must_use]
     pub fn is_compatible(self, name: &str) -> bool {
+        if self.entry().lengths & length_bit(name.len()) == 0 {
+            return false;
+        }
         let mut rest = self.compatible();
         loop {
             if rest.get(name.len()) == Some(&0) && rest.starts_with(name.as_bytes()) {

@@ -38,6 +38,36 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..end)?.try_into().ok()?))
 }
 
+/// Three big-endian words, as a property begins with.
+pub(super) fn words(bytes: &[u8; 12]) -> [u32; 3] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_be_bytes)
+}
+
+/// The bit of `Entry::lengths` for a string of `length` bytes.
+pub(super) fn length_bit(length: usize) -> u32 {
+    1_u32.wrapping_shl(u32::try_from(length & 31).unwrap_or(0))
+}
+
+/// Whether all of `text` is printable ASCII or NUL. Eight bytes at a time: it is the largest thing that is read
+/// byte by byte.
+fn is_text(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const TOPS: u64 = ONES << 7;
+    let (words, rest) = text.as_chunks::<8>();
+    words.iter().all(|word| {
+        let word = u64::from_le_bytes(*word);
+        // With the top bits clear no sum below carries from byte to byte.
+        let low = word & !TOPS;
+        let from_21 = low.wrapping_add(ONES.wrapping_mul(0x80 - 0x21));
+        let from_1 = low.wrapping_add(ONES.wrapping_mul(0x7f));
+        let from_7f = low.wrapping_add(ONES);
+        (word | (from_1 & !from_21) | from_7f) & TOPS == 0
+    }) && rest
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() || *byte == 0)
+}
+
 fn field(bytes: &[u8], at: usize) -> Result<usize, BlobError> {
     word(bytes, at)
         .and_then(|value| usize::try_from(value).ok())
@@ -99,10 +129,9 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
     let strings = section(header.strings).ok_or(BlobError::BadLayout)?;
     let structure = section(header.structure).ok_or(BlobError::BadLayout)?;
     // Once for all names: each is printable and ends in the block.
-    let is_text = |byte: &u8| byte.is_ascii_graphic() || *byte == 0;
     let strings = core::str::from_utf8(strings)
         .ok()
-        .filter(|text| text.as_bytes().iter().all(is_text))
+        .filter(|text| is_text(text.as_bytes()))
         .filter(|text| text.is_empty() || text.ends_with('\0'))
         .ok_or(BlobError::BadName)?;
     let mut tree = DeviceTree {
@@ -191,14 +220,12 @@ impl<'a> Walk<'a> {
         let length = rest
             .iter()
             .take(MAX_NAME.saturating_add(1))
-            .position(|&byte| byte == 0);
+            .position(|byte| !byte.is_ascii_graphic() || *byte == b'/');
         let name = length
+            .filter(|length| rest.get(*length) == Some(&0))
             .and_then(|length| self.take(length.saturating_add(1))?.get(..length))
             .ok_or(BlobError::BadName)?;
-        let graphic = name
-            .iter()
-            .all(|byte| byte.is_ascii_graphic() && *byte != b'/');
-        if !graphic || (name.is_empty() != is_root) {
+        if name.is_empty() != is_root {
             return Err(BlobError::BadName);
         }
         let name = core::str::from_utf8(name).map_err(|_| BlobError::BadName)?;
@@ -210,6 +237,7 @@ impl<'a> Walk<'a> {
             name: if is_root { "/" } else { name },
             properties: count(self.at)?,
             compatible: 0,
+            lengths: 0,
             parent,
             end: 0,
         });
@@ -218,33 +246,67 @@ impl<'a> Walk<'a> {
 
     fn property(&mut self, node: u32, bad: BlobError) -> Result<(), BlobError> {
         // Behind the token that was taken.
-        let token = count(self.at.saturating_sub(4))?;
-        let mut size = || {
-            self.word()
-                .and_then(|value| usize::try_from(value).ok())
-                .ok_or(bad)
-        };
-        let (length, name_at) = (size()?, size()?);
-        let value = self.take(length).ok_or(bad)?;
+        let token = self.at.saturating_sub(4);
+        let rest = self.structure.get(token..).ok_or(bad)?;
+        let (head, rest) = rest.split_first_chunk().ok_or(bad)?;
+        let [_, length, name_at] = words(head).map(super::index);
+        let value = rest.get(..length).ok_or(bad)?;
+        let taken = length.checked_add(15).ok_or(bad)? & !3;
+        self.at = token.checked_add(taken).ok_or(bad)?;
         let name = self.strings.as_bytes().get(name_at..);
         let name = name.filter(|name| !matches!(name.first(), None | Some(0)));
         let name = name.ok_or(BlobError::BadName)?;
-        if name.starts_with(b"phandle\0")
+        if name.first_chunk() == Some(b"phandle\0")
             && let Ok(phandle) = value.try_into()
         {
             self.tree.phandles.push((u32::from_be_bytes(phandle), node));
         }
-        if name.starts_with(b"compatible\0")
+        if name.first_chunk() == Some(b"compatible\0")
             && let Some(entry) = self.tree.nodes.get_mut(super::index(node))
             && entry.compatible == 0
         {
-            entry.compatible = token;
+            entry.compatible = count(token)?;
+            entry.lengths = lengths(value);
         }
         Ok(())
     }
 }
 
+/// The lengths of the strings in `value`, a bit each; all of them if the last one does not end.
+fn lengths(value: &[u8]) -> u32 {
+    let mut lengths = 0;
+    let mut length = 0_usize;
+    for byte in value {
+        if *byte == 0 {
+            lengths |= length_bit(length);
+            length = 0;
+        } else {
+            length = length.saturating_add(1);
+        }
+    }
+    lengths
+}
+
 /// A number of nodes, or an offset, as the index keeps it.
 fn count(length: usize) -> Result<u32, BlobError> {
     u32::try_from(length).map_err(|_| BlobError::TooManyNodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_text;
+
+    #[test]
+    fn text_is_told_byte_by_byte_as_word_by_word() {
+        for byte in 0..=u8::MAX {
+            for at in 0..11 {
+                for around in [0, b'!', b'~'] {
+                    let mut text = [around; 11];
+                    text[at] = byte;
+                    let expected = byte.is_ascii_graphic() || byte == 0;
+                    assert_eq!(is_text(&text), expected, "{byte:#x} at {at}");
+                }
+            }
+        }
+    }
 }

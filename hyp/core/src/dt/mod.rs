@@ -86,6 +86,8 @@ struct Entry<'a> {
     properties: u32,
     /// Offset of its `compatible`, which is searched for most; 0 if it has none.
     compatible: u32,
+    /// Lengths of the strings in it: bit n modulo 32 for one of n bytes. Most searches need no more.
+    lengths: u32,
     parent: u32,
     /// Number of the first node that is not below it.
     end: u32,
@@ -187,6 +189,7 @@ impl<'a> DeviceTree<'a> {
             name: "",
             properties: 0,
             compatible: 0,
+            lengths: 0,
             parent: 0,
             end: 0,
         };
@@ -207,14 +210,15 @@ impl<'t> Iterator for Raw<'t> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let rest = self.structure.get(self.at..)?;
-            match check::word(rest, 0)? {
+            // At the end of the block there is no room for a property.
+            let (head, rest) = rest.split_first_chunk::<12>()?;
+            let [token, length, name] = check::words(head);
+            match token {
                 check::PROP => {
-                    let length = index(check::word(rest, 4)?);
-                    let name = index(check::word(rest, 8)?);
-                    let value = rest.get(12..)?.get(..length)?;
-                    let taken = length.checked_add(15)? & !3;
+                    let value = rest.get(..index(length))?;
+                    let taken = index(length).checked_add(15)? & !3;
                     self.at = self.at.checked_add(taken)?;
-                    return Some((name, value));
+                    return Some((index(name), value));
                 }
                 check::NOP => self.at = self.at.checked_add(4)?,
                 _ => return None,

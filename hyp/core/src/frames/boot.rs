@@ -64,14 +64,12 @@ impl Pool {
         let ranges = sorted(ram)?;
         let (regions, blocks) = regions(&ranges)?;
         let count = blocks as usize;
-        let mut descriptors =
-            vec![Block::free_whole(frames == BootFrames::Scrub); count].into_boxed_slice();
-        let mut number = 0_u32;
-        for block in &mut descriptors {
-            block.prev = number.wrapping_sub(1);
-            number += 1;
-            block.next = number;
-        }
+        let free = |number: u32| Block {
+            prev: number.wrapping_sub(1),
+            next: number + 1,
+            ..Block::free_whole(frames == BootFrames::Scrub)
+        };
+        let mut descriptors: Box<[Block]> = (0..blocks).map(free).collect();
         if let Some(last) = descriptors.last_mut() {
             last.next = NONE;
         }
