@@ -9,6 +9,8 @@ pub const IMAGE_BASE: u64 = 0x7f_c000_0000;
 pub const MMIO_BASE: u64 = IMAGE_BASE + 0x20_0000;
 /// Bytes of [`MMIO_BASE`]'s space.
 pub const MMIO_SIZE: u64 = 0x60_0000;
+/// What boot begins with: the heap for the device tree's index.
+pub const EARLY_HEAP_BASE: u64 = IMAGE_BASE + 0x80_0000;
 /// The hypervisor's own memory: heap with the frame table.
 pub const HEAP_BASE: u64 = IMAGE_BASE + 0x100_0000;
 /// Stacks: a slot of [`STACK_SLOT`] bytes for each core.

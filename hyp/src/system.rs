@@ -51,7 +51,7 @@ pub struct System {
     /// VTCR_EL2 of every guest.
     pub vtcr: u64,
     /// The multiplexed console.
-    pub terminal: Terminal,
+    pub terminal: Box<Terminal>,
     /// Each guest's conversation with the monitor, if it may have one.
     pub sessions: Box<[Option<TicketMutex<Session>>]>,
     /// What happened.

@@ -7,7 +7,6 @@
 //! and change, never on a path that a guest can take at will, such as an exit.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use core::fmt;
 
 use crate::console::Labels;
@@ -372,7 +371,7 @@ struct Ring {
 impl Ring {
     fn new(capacity: usize) -> Self {
         Self {
-            entries: vec![None; capacity.max(1)].into_boxed_slice(),
+            entries: core::iter::repeat_n(None, capacity.max(1)).collect(),
             next: 0,
         }
     }

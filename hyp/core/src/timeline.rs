@@ -5,7 +5,6 @@
 //! and watches targets makes a [`Record`] of them at the end.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -164,7 +163,7 @@ pub struct Timeline {
 impl Default for Timeline {
     fn default() -> Self {
         Self {
-            records: vec![None; CAPACITY].into_boxed_slice(),
+            records: core::iter::repeat_n(None, CAPACITY).collect(),
             next: 0,
             unscrubbed: false,
         }

@@ -3,6 +3,7 @@
 //! The entry code mapped the image W^X; everything further is added here, at boot, by core 0. After
 //! [`seal`] the map changes only in the per-core windows, each by its own core.
 
+use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -73,23 +74,37 @@ unsafe extern "C" {
     static image_end: u8;
 }
 
-/// Tables for what is mapped before there is a heap.
-static EARLY: [Table; 6] = [const { Table::new() }; 6];
+/// Tables for what is mapped before there is a heap: level 2 of boot data, level 3 of the device tree, which may lie
+/// in two blocks, and of the early heap.
+static EARLY: [Table; 4] = [const { Table::new() }; 4];
 
-/// Where the image and the heap lie physically, and what of the early tables is used.
+/// Memory that tables lie in.
+#[derive(Clone, Copy)]
+struct Region {
+    va: u64,
+    pa: Pa,
+    size: u64,
+}
+
+impl Region {
+    const NONE: Self = Self {
+        va: 0,
+        pa: Pa(0),
+        size: 0,
+    };
+}
+
+/// Where the image and the heaps lie, and what of the early tables is used.
 struct Map {
-    image_pa: Pa,
-    heap_pa: Pa,
-    heap_size: u64,
+    /// The image, the early heap, the heap.
+    regions: [Region; 3],
     early_used: usize,
     mmio_used: u64,
     data_used: u64,
 }
 
 static MAP: Mutex<Map> = Mutex::new(Map {
-    image_pa: Pa(0),
-    heap_pa: Pa(0),
-    heap_size: 0,
+    regions: [Region::NONE; 3],
     early_used: 0,
     mmio_used: 0,
     data_used: 0,
@@ -97,31 +112,38 @@ static MAP: Mutex<Map> = Mutex::new(Map {
 
 impl Map {
     fn pa_of(&self, va: u64) -> Pa {
-        if va >= layout::HEAP_BASE && va - layout::HEAP_BASE < self.heap_size {
-            return Pa(va - layout::HEAP_BASE + self.heap_pa.0);
-        }
-        let (start, size) = image_span();
+        let mut regions = self.regions.iter();
+        let region = regions.find(|region| va.wrapping_sub(region.va) < region.size);
+        let region = region.unwrap_or(&Region::NONE);
         assert!(
-            va >= start && va - start < size,
+            region.size != 0,
             "no physical address for EL2 address {va:#x}"
         );
-        Pa(va - start + self.image_pa.0)
+        Pa(va - region.va + region.pa.0)
     }
 
     fn va_of(&self, pa: Pa) -> u64 {
-        if pa >= self.heap_pa && pa.0 - self.heap_pa.0 < self.heap_size {
-            return pa.0 - self.heap_pa.0 + layout::HEAP_BASE;
-        }
-        pa.0 - self.image_pa.0 + layout::IMAGE_BASE
+        let mut regions = self.regions.iter();
+        let region = regions.find(|region| pa.0.wrapping_sub(region.pa.0) < region.size);
+        let region = region.unwrap_or(&Region::NONE);
+        assert!(region.size != 0, "no EL2 address for a table at {pa}");
+        pa.0 - region.pa.0 + region.va
     }
 
-    /// A zeroed table: an early one, then from the heap (whose first table is an early one).
+    /// A zeroed table: an early one, then from the heap.
     fn new_table(&mut self) -> &'static Table {
         if let Some(table) = EARLY.get(self.early_used) {
             self.early_used += 1;
             return table;
         }
-        alloc::boxed::Box::leak(alloc::boxed::Box::new(Table::new()))
+        let layout = Layout::new::<Table>();
+        // SAFETY: the layout has a size.
+        let table = unsafe { alloc_zeroed(layout) }.cast::<Table>();
+        if table.is_null() {
+            handle_alloc_error(layout);
+        }
+        // SAFETY: allocated for a table, for which zeroes are a value, and never freed.
+        unsafe { &*table }
     }
 
     fn table_at(&self, descriptor: u64) -> &'static Table {
@@ -188,28 +210,30 @@ fn image_span() -> (u64, u64) {
 
 /// Called first: where the loader put the image. Returns its size in bytes.
 pub fn init(image_pa: Pa) -> u64 {
-    MAP.lock().image_pa = image_pa;
-    image_span().1
+    let (va, size) = image_span();
+    let pa = image_pa;
+    MAP.lock().regions[0] = Region { va, pa, size };
+    size
 }
 
-/// Maps the heap; must be the first mapping after [`init`] that is not of device registers or boot
-/// data, while early tables last.
-pub fn map_heap(pa: Pa, size: u64) {
+/// Maps the early heap, `size` bytes at `pa`, at most 2 MiB, while early tables last. Returns its address.
+pub fn map_early_heap(pa: Pa, size: u64) -> usize {
+    map_memory(1, layout::EARLY_HEAP_BASE, pa, size)
+}
+
+/// Maps the heap, with tables from the early one. Returns its address.
+pub fn map_heap(pa: Pa, size: u64) -> usize {
+    // The same offset in 2 MiB as the physical address, so that the middle is blocks.
+    map_memory(2, layout::HEAP_BASE + pa.0 % (1 << 21), pa, size)
+}
+
+fn map_memory(region: usize, va: u64, pa: Pa, size: u64) -> usize {
     let mut map = MAP.lock();
-    let mut done = 0;
-    while done < size {
-        // Piece by piece, so that tables for a later piece can come from an earlier one.
-        let piece = (size - done).min(1 << 21);
-        map.map(
-            layout::HEAP_BASE + done,
-            Pa(pa.0 + done),
-            piece,
-            Kind::Memory,
-        );
-        done += piece;
+    map.map(va, pa, size, Kind::Memory);
+    if let Some(region) = map.regions.get_mut(region) {
+        *region = Region { va, pa, size };
     }
-    map.heap_pa = pa;
-    map.heap_size = size;
+    va as usize
 }
 
 /// Maps `size` bytes of device registers at `pa` (page aligned or not) and returns their address.
@@ -245,6 +269,22 @@ pub fn map_data(pa: Pa, size: u64) -> &'static [u8] {
     let start = map_boot(pa, size, Kind::Data);
     // SAFETY: just mapped, readable, never written through any other mapping (the caller's contract,
     // kept by reserving the range in the memory map), alive for ever.
+    unsafe { core::slice::from_raw_parts(start, size as usize) }
+}
+
+/// Makes boot data of [`map_data`], the last that was mapped, `size` bytes in all.
+pub fn map_more(data: &'static [u8], size: u64) -> &'static [u8] {
+    let start = data.as_ptr();
+    let va = start.expose_provenance() as u64;
+    let mapped = (va + data.len() as u64).next_multiple_of(PAGE_SIZE);
+    let end = (va + size).next_multiple_of(PAGE_SIZE);
+    if end > mapped {
+        let pa = Pa(pa_of_data(data).0 + (mapped - va));
+        let mut map = MAP.lock();
+        map.data_used = end - layout::DATA_BASE;
+        map.map(mapped, pa, end - mapped, Kind::Data);
+    }
+    // SAFETY: as in `map_data`: one stretch of memory, mapped page by page to one stretch of addresses.
     unsafe { core::slice::from_raw_parts(start, size as usize) }
 }
 
@@ -335,8 +375,8 @@ pub fn pa_of_data(data: &[u8]) -> Pa {
 pub fn describe(va: u64) -> &'static str {
     match va {
         layout::IMAGE_BASE..layout::MMIO_BASE => "the image",
-        layout::MMIO_BASE..layout::HEAP_BASE => "device registers",
-        layout::HEAP_BASE..layout::STACK_BASE => "the heap",
+        layout::MMIO_BASE..layout::EARLY_HEAP_BASE => "device registers",
+        layout::EARLY_HEAP_BASE..layout::STACK_BASE => "the heap",
         layout::STACK_BASE..layout::WINDOW_BASE => "a stack or its guard page",
         layout::WINDOW_BASE.. => "a window into guest memory",
         layout::DATA_BASE..layout::IMAGE_BASE => "boot data",

@@ -1,32 +1,55 @@
-//! The boot-time memory map: what is taken, and where the hypervisor's own memory goes.
+//! The boot-time memory map: what is taken, and where the hypervisor's own memory goes. Nothing outside of the image
+//! is written before a first look at the device tree has said what lies there.
 
 use alloc::vec::Vec;
+use core::cell::UnsafeCell;
 
 use ballast_core::addr::{Pa, PaRange};
 use ballast_core::board::Board;
-use ballast_core::dt::DeviceTree;
+use ballast_core::dt::{DeviceTree, FirstLook};
 use ballast_core::plan::OwnMemory;
 use ballast_core::refusal::Refusal;
 
 use crate::aarch64::mmu;
-use crate::{heap, layout};
+use crate::heap;
 
-/// Heap inside the image, until the memory map is known: enough for the index of a device tree of 1500 nodes, three
-/// times what a Raspberry Pi's has with its overlays.
-const EARLY_HEAP: usize = 0x18000;
+/// Heap inside the image, to say with that there is nowhere to put any other.
+const SPARE_HEAP: usize = 0x800;
 
-#[repr(align(4096))]
-struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
+#[repr(align(16))]
+struct SpareHeap(UnsafeCell<[u8; SPARE_HEAP]>);
 // SAFETY: only the allocator touches it, under its lock.
-unsafe impl Sync for EarlyHeap {}
-static EARLY: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP]));
+unsafe impl Sync for SpareHeap {}
+static SPARE: SpareHeap = SpareHeap(UnsafeCell::new([0; SPARE_HEAP]));
 
-/// Notes where the image lies and starts the early heap.
+/// Notes where the image lies and starts the heap inside it.
 pub fn image(pa: Pa) -> PaRange {
     let size = mmu::init(pa);
-    // SAFETY: `EARLY` is mapped with the image and nothing else refers to it.
-    unsafe { heap::init(EARLY.0.get().expose_provenance(), EARLY_HEAP, 0) };
+    // SAFETY: `SPARE` is mapped with the image and nothing else refers to it.
+    unsafe { heap::init(SPARE.0.get().expose_provenance(), SPARE_HEAP, 0) };
     PaRange { start: pa, size }
+}
+
+/// Starts the early heap, in which the device tree is indexed: in RAM that neither firmware, the boot archive, the
+/// `image` nor the tree at `blob` has, as a first look at the tree without a heap says. A stack frame of its own: the look is some kilobytes.
+#[inline(never)]
+pub fn early_heap(blob: &[u8], image: PaRange) -> Result<PaRange, Refusal> {
+    let look = FirstLook::new(blob)?;
+    let size = look.heap_bytes();
+    let tree = PaRange {
+        start: mmu::pa_of_data(blob),
+        size: blob.len() as u64,
+    };
+    let place = look.place(size, image, &[image, tree]).ok_or_else(|| {
+        let problem = alloc::format!("has no {} KiB in one piece to read it with", size >> 10);
+        Refusal::new("device tree")
+            .problem(problem)
+            .fix("use a board with more memory, or fewer reservations")
+    })?;
+    let start = mmu::map_early_heap(place.start, size);
+    // SAFETY: just mapped; nothing that the loader has left lies there, and it is held from now on.
+    unsafe { heap::init(start, size as usize, 0) };
+    Ok(place)
 }
 
 /// Maps the device tree read-only: its header first, to learn its size.
@@ -38,12 +61,12 @@ pub fn map_device_tree(dtb: Pa) -> &'static [u8] {
         .get(4..8)
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(0, |bytes| u64::from(u32::from_be_bytes(bytes)));
-    mmu::map_data(dtb, size.clamp(8, LIMIT))
+    mmu::map_more(header, size.clamp(8, LIMIT))
 }
 
 /// The memory map, decided.
 pub struct Map {
-    /// What Ballast itself holds: image, heap and the board's device tree.
+    /// What Ballast itself holds: image, heaps and the board's device tree.
     pub held: Vec<PaRange>,
     /// Bytes of RAM that Ballast keeps, the boot archive apart.
     pub own_bytes: u64,
@@ -66,6 +89,7 @@ pub fn plan(
     board: &Board,
     tree: &DeviceTree<'_>,
     image: PaRange,
+    early: PaRange,
     dtb: &[u8],
 ) -> Result<Map, Refusal> {
     let dtb = PaRange {
@@ -73,23 +97,17 @@ pub fn plan(
         size: dtb.len() as u64,
     };
     let mut map = Map {
-        held: alloc::vec![image, dtb],
+        held: alloc::vec![image, early, dtb],
         own_bytes: 0,
         archive: &[],
     };
     let own = OwnMemory::plan(board, tree, image, &map.held)?;
     let PaRange { start, size } = own.heap;
-    mmu::map_heap(start, size);
+    let heap = mmu::map_heap(start, size);
     // SAFETY: just mapped; held, so that nothing else uses it.
-    unsafe {
-        heap::init(
-            layout::HEAP_BASE as usize,
-            size as usize,
-            own.tables as usize,
-        )
-    };
+    unsafe { heap::init(heap, size as usize, own.tables as usize) };
     map.held.push(own.heap);
-    map.own_bytes = image.size + size;
+    map.own_bytes = image.size + early.size + size;
     map.archive = board
         .initrd
         .map_or(&[], |range| mmu::map_data(range.start, range.size));

@@ -19,7 +19,7 @@ use ballast_core::dt::DeviceTree;
 use ballast_core::frames::{BootFrames, Pool};
 use ballast_core::log::{Event, EventLog, Origin};
 use ballast_core::monitor::Session;
-use ballast_core::plan::BootPlan;
+use ballast_core::plan::{BootPlan, GuestPlan};
 use ballast_core::refusal::Refusal;
 use ballast_core::stage2;
 use ballast_core::sysreg::IdRegisters;
@@ -43,7 +43,12 @@ pub use smp::{counter, frequency};
 extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
     let image = memory::image(Pa(image));
     let blob = memory::map_device_tree(Pa(dtb));
-    let tree = DeviceTree::new(blob);
+    let early = memory::early_heap(blob, image);
+    // Without a heap to read the tree in.
+    let tree = match &early {
+        Ok(_) => DeviceTree::new(blob).map_err(Refusal::from),
+        Err(refusal) => Err(refusal.clone()),
+    };
     let description = match &tree {
         Ok(tree) => board::find_console(tree),
         Err(_) => board::last_resort_console(blob),
@@ -52,15 +57,15 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
         console::init(&description);
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
-    let tree = match tree {
+    let (tree, early) = match (tree, early) {
         // A primary guest's device tree is made of it at each start.
-        Ok(tree) => &*Box::leak(Box::new(tree)),
-        Err(error) => refuse(&[error.into()]),
+        (Ok(tree), Ok(early)) => (&*Box::leak(Box::new(tree)), early),
+        (Err(refusal), _) | (_, Err(refusal)) => refuse(&[refusal]),
     };
     if let Some(power) = board::find_power(tree) {
         power::init(power);
     }
-    match bring_up(tree, blob, image) {
+    match bring_up(tree, blob, image, early) {
         // Core 0 becomes a core like any other.
         Ok(core) => crate::run::start_core(core),
         Err(refusals) => refuse(&refusals),
@@ -72,10 +77,11 @@ fn bring_up(
     tree: &'static DeviceTree<'static>,
     blob: &'static [u8],
     image: PaRange,
+    early: PaRange,
 ) -> Result<usize, Vec<Refusal>> {
     let one = |refusal| alloc::vec![refusal];
     let board = Board::from_dt(tree).map_err(one)?;
-    let map = memory::plan(&board, tree, image, blob).map_err(one)?;
+    let map = memory::plan(&board, tree, image, early, blob).map_err(one)?;
     say!(
         "{}: {} cores, GICv{}, {} MiB RAM, {} KiB of it for Ballast",
         board.model,
@@ -131,35 +137,14 @@ fn partition(
     let mut pool = Pool::new(&board.ram, &taken, frames)
         .map_err(|error| Refusal::new("/memory").problem(error))?;
     let channels = Channels::new(&plan.channels);
-    let mut guests = Vec::with_capacity(plan.guests.len());
-    let mut labels = Labels::new();
     let mut shared = Shared::default();
+    let guests = guests(plan.guests, &board, &mut shared)?;
+    let mut labels = Labels::new();
     let mut memory_kib = 0;
-    for (index, plan) in plan.guests.into_iter().enumerate() {
-        let config = &plan.config;
-        say!(
-            "guest {} {}: {} MiB (min {}, max {}), cores {:?}, kernel {}",
-            config.number,
-            config.name,
-            config.memory.boot_bytes >> 20,
-            config.memory.min_bytes >> 20,
-            config.memory.max_bytes >> 20,
-            plan.cores,
-            config.kernel
-        );
-        if config.control {
-            say!(
-                "guest {} {} may stop and resize every guest (control)",
-                config.number,
-                config.name
-            );
-        }
-        if let Some(trust) = config.trust() {
-            say!("{trust}");
-        }
+    for guest in &guests {
+        let config = &guest.plan.config;
         labels.push(Label::new(config.number, &config.name));
         memory_kib += config.memory.boot_bytes >> 10;
-        guests.push(Guest::new(index, plan, &board, &mut shared)?);
     }
     assign_memory(&mut pool, &guests, frames)?;
     let guest_count = guests.len() as u8;
@@ -189,7 +174,7 @@ fn partition(
         pool: TicketMutex::new(pool),
         vtcr,
         ids: IdRegisters::new(vgic_version, registers::read_id),
-        terminal: Terminal::new(labels, frequency()),
+        terminal: terminal(labels),
         log: TicketMutex::new(EventLog::new()),
         own_bytes: map.own_bytes,
         frequency: frequency(),
@@ -201,6 +186,47 @@ fn partition(
         memory_kib,
     });
     Ok(system)
+}
+
+/// Apart, for the same reason.
+#[inline(never)]
+fn terminal(labels: Labels) -> Box<Terminal> {
+    Box::new(Terminal::new(labels, frequency()))
+}
+
+/// The guests as planned, without memory. A stack frame of its own, as [`partition`]'s.
+#[inline(never)]
+fn guests(
+    plans: Vec<GuestPlan>,
+    board: &Board,
+    shared: &mut Shared,
+) -> Result<Vec<Guest>, Refusal> {
+    let mut guests = Vec::with_capacity(plans.len());
+    for (index, plan) in plans.into_iter().enumerate() {
+        let config = &plan.config;
+        say!(
+            "guest {} {}: {} MiB (min {}, max {}), cores {:?}, kernel {}",
+            config.number,
+            config.name,
+            config.memory.boot_bytes >> 20,
+            config.memory.min_bytes >> 20,
+            config.memory.max_bytes >> 20,
+            plan.cores,
+            config.kernel
+        );
+        if config.control {
+            say!(
+                "guest {} {} may stop and resize every guest (control)",
+                config.number,
+                config.name
+            );
+        }
+        if let Some(trust) = config.trust() {
+            say!("{trust}");
+        }
+        guests.push(Guest::new(index, plan, board, shared)?);
+    }
+    Ok(guests)
 }
 
 /// Claims, then memory for those that must have what they claim, for those whose frames never move,

@@ -210,7 +210,7 @@ pub struct Guest {
 
 impl Guest {
     /// Guest `index` as planned. Its memory is still empty.
-    #[inline(never)]
+    #[inline]
     pub fn new(
         index: usize,
         mut plan: GuestPlan,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use ballast_core::addr::{Pa, PaRange};
-use ballast_core::dt::DeviceTree;
+use ballast_core::dt::{DeviceTree, FirstLook};
 use ballast_core::plan::{self, OwnMemory, Report};
 use ballast_core::refusal::Refusal;
 
@@ -111,6 +111,9 @@ pub fn judge_tree(
     image: PaRange,
     mut held: Vec<PaRange>,
 ) -> Report {
+    if let Ok(look) = FirstLook::new(tree) {
+        held.extend(look.place(look.heap_bytes(), image, &held));
+    }
     let heap = own_memory(tree, image, &held);
     held.extend(heap.iter().flatten().map(|own| own.heap));
     let mut report = plan::check(tree, archive, &held);

@@ -2,7 +2,10 @@ mod rpi4;
 
 use super::*;
 use crate::addr::{MIB, Pa};
-use crate::testing::{Branch, VIRT_V2, VIRT_V3, blob, cells, flag, text};
+use crate::dt::FirstLook;
+use crate::testing::{
+    Branch, Mutator, TWO_LINUX, VIRT_V2, VIRT_V3, blob, cells, flag, rounds, text,
+};
 
 fn range(start: u64, size: u64) -> PaRange {
     PaRange {
@@ -75,6 +78,71 @@ fn qemu_virt_with_gicv2() {
     let starts = [gicd, gicc, gich, gicv].map(|block| block.start.0);
     assert_eq!(starts, [0x800_0000, 0x801_0000, 0x803_0000, 0x804_0000]);
     assert_eq!(maintenance, 25);
+}
+
+/// Where a first look finds room behind the image at `image`, which the board agrees is free.
+fn room(blob: &[u8], image: PaRange) -> Option<PaRange> {
+    let look = FirstLook::new(blob).ok()?;
+    let place = look.place(look.heap_bytes(), image, &[image])?;
+    if let Ok(tree) = DeviceTree::new(blob)
+        && let Ok(board) = Board::from_dt(&tree)
+    {
+        let holds = |ram: &PaRange| ram.start <= place.start && place.end() <= ram.end();
+        assert!(board.ram.iter().any(holds), "{place:x?} is not in RAM");
+        let mut taken = board.reserved.iter().chain(&board.initrd).chain([&image]);
+        assert!(
+            !taken.any(|range| range.overlaps(place)),
+            "{place:x?} is taken"
+        );
+    }
+    Some(place)
+}
+
+#[test]
+fn a_first_look_finds_room() {
+    let image = range(0x4020_0000, 0x8_1000);
+    for tree in [VIRT_V2, VIRT_V3, TWO_LINUX] {
+        let place = room(tree, image).unwrap();
+        assert_eq!(place.start, image.end());
+        assert!(place.size >= 0x9000);
+    }
+    // Behind the image lies a reservation, then too little room, then a reserved node; before it the spin table.
+    let reserved = Branch(
+        "reserved-memory",
+        vec![
+            ("#address-cells", cells(&[1])),
+            ("#size-cells", cells(&[1])),
+            ("ranges", flag()),
+        ],
+        vec![Branch(
+            "x@10a000",
+            vec![("reg", cells(&[0x10_a000, 0x1000]))],
+            vec![],
+        )],
+    );
+    let mut root = pi(vec![pi_core("cpu@0", 0)]);
+    root.2.retain(|node| node.0 != "reserved-memory");
+    root.2.push(reserved);
+    let tree = blob(&root, &[(0x10_0000, 0x2800)]);
+    let image = range(0x8_0000, 0x8_0000);
+    assert_eq!(room(&tree, image).unwrap().start, Pa(0x10_b000));
+    // RAM with a hole in it, and nothing but the lower part: in front of the image.
+    root.2[2].1[1].1 = cells(&[0, 0, 0x10_0000]);
+    root.2.retain(|node| node.0 != "memory@100000000");
+    assert_eq!(room(&blob(&root, &[]), image).unwrap().start, Pa(0x1000));
+}
+
+#[test]
+fn a_first_look_agrees_with_the_board_whatever_the_tree() {
+    let image = range(0x4020_0000, 0x8_1000);
+    let mut random = Mutator(7);
+    let mut found = 0;
+    for round in 0..rounds(3000) {
+        let mut tree = [TWO_LINUX, VIRT_V2][round as usize % 2].to_vec();
+        random.mutate(&mut tree);
+        found += u32::from(room(&tree, image).is_some());
+    }
+    assert!(found != 0);
 }
 
 #[test]

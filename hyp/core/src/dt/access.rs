@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Node;
 use super::check::length_bit;
+use super::{Node, Status};
 use crate::refusal::Refusal;
 
 /// A property of a node.
@@ -237,7 +237,6 @@ impl<'t> Node<'t> {
     /// Whether the node is in use: no `status`, or "okay" (DT specification 2.3.4).
     #[must_use]
     pub fn is_enabled(self) -> bool {
-        self.property("status")
-            .is_none_or(|status| matches!(status.value, b"okay\0" | b"ok\0"))
+        self.entry().status != Status::Other
     }
 }

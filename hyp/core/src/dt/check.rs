@@ -1,11 +1,11 @@
 //! The one pass over a blob: checks its structure and fills the index as it goes (DT specification
 //! v0.4, chapter 5).
 //!
-//! Boot counts instructions, so nothing is read twice and padding never. The `fdt` crate has the header
-//! and the reservations; its own walk over nodes parses each property twice and panics on malformed
-//! trees, so here it only serves the tests, which compare the two.
+//! Boot counts instructions, so nothing is read twice and padding never. The `fdt` crate parses each property twice
+//! and panics on malformed trees, so it only serves the tests, which compare the two.
 
-use super::{BlobError, DeviceTree, Entry};
+use super::{BlobError, DeviceTree, Entry, Status};
+use crate::addr::{Pa, PaRange};
 
 pub(super) const MAGIC: u32 = 0xd00d_feed;
 const HEADER_BYTES: usize = 40;
@@ -18,7 +18,7 @@ pub(super) const END: u32 = 9;
 /// Deepest node accepted; real boards use about 8.
 const MAX_DEPTH: usize = 32;
 /// Most nodes accepted; a Raspberry Pi 4 has about 350.
-const MAX_NODES: usize = 4096;
+pub(super) const MAX_NODES: usize = 4096;
 /// Most memory reservations accepted.
 const MAX_RESERVATIONS: usize = 64;
 /// Longest name of a node with its unit address.
@@ -33,15 +33,17 @@ struct Header {
 }
 
 /// The big-endian word at `at`.
+#[inline(always)]
 pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let end = at.checked_add(4)?;
     Some(u32::from_be_bytes(bytes.get(at..end)?.try_into().ok()?))
 }
 
 /// Three big-endian words, as a property begins with.
+#[inline(always)]
 pub(super) fn words(bytes: &[u8; 12]) -> [u32; 3] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_be_bytes)
+    let word = |at| word(bytes, at).unwrap_or(0);
+    [word(0), word(4), word(8)]
 }
 
 /// The bit of `Entry::lengths` for a string of `length` bytes.
@@ -108,26 +110,66 @@ fn header(blob: &[u8]) -> Result<Header, BlobError> {
     Ok(header)
 }
 
-/// The reservation block ends in a zero entry within the blob.
-fn check_reservations(blob: &[u8], start: usize) -> Result<(), BlobError> {
+/// The reservation block, which ends in a zero entry within the blob.
+fn reservations(blob: &[u8], start: usize) -> Result<&[u8], BlobError> {
     let block = blob.get(start..).ok_or(BlobError::BadLayout)?;
     let end = block
-        .chunks_exact(16)
+        .as_chunks::<16>()
+        .0
+        .iter()
         .take(MAX_RESERVATIONS)
-        .position(|entry| entry.iter().all(|&byte| byte == 0));
-    end.map(|_| ()).ok_or(BlobError::BadReservations)
+        .position(|entry| *entry == [0; 16]);
+    end.and_then(|count| block.get(..count.checked_mul(16)?))
+        .ok_or(BlobError::BadReservations)
+}
+
+/// The blocks of a blob.
+pub(super) struct Sections<'a> {
+    /// Pairs of address and size, 16 bytes each.
+    pub reservations: &'a [u8],
+    pub structure: &'a [u8],
+    pub strings: &'a [u8],
+}
+
+/// The blocks of `blob`, whose contents are still to be checked.
+pub(super) fn sections(blob: &[u8]) -> Result<Sections<'_>, BlobError> {
+    let header = header(blob)?;
+    let blob = blob.get(..header.total).ok_or(BlobError::TooShort)?;
+    let section = |(start, size): (usize, usize)| {
+        let rest = blob.get(start..).and_then(|rest| rest.get(..size));
+        rest.ok_or(BlobError::BadLayout)
+    };
+    Ok(Sections {
+        reservations: reservations(blob, header.reservations)?,
+        strings: section(header.strings)?,
+        structure: section(header.structure)?,
+    })
+}
+
+/// An entry of the reservation block.
+pub(super) fn reservation(entry: &[u8; 16]) -> PaRange {
+    let half = |at| word(entry, at).map_or(0, u64::from);
+    let (start, size) = (half(0) << 32 | half(4), half(8) << 32 | half(12));
+    PaRange {
+        start: Pa(start),
+        size,
+    }
+}
+
+/// As many nodes as `structure` can have, and not many more than it has: few values are 1. For the index, which so
+/// never grows.
+pub(super) fn most_nodes(structure: &[u8]) -> usize {
+    let words = structure.as_chunks::<4>().0.iter();
+    let begins = words.filter(|word| **word == BEGIN_NODE.to_be_bytes());
+    begins.count().min(MAX_NODES)
 }
 
 /// Checks `blob` and indexes its nodes.
 pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
-    let header = header(blob)?;
-    let blob = blob.get(..header.total).ok_or(BlobError::TooShort)?;
-    check_reservations(blob, header.reservations)?;
-
-    let section =
-        |(start, size): (usize, usize)| blob.get(start..).and_then(|rest| rest.get(..size));
-    let strings = section(header.strings).ok_or(BlobError::BadLayout)?;
-    let structure = section(header.structure).ok_or(BlobError::BadLayout)?;
+    let sections = sections(blob)?;
+    let Sections {
+        strings, structure, ..
+    } = sections;
     // Once for all names: each is printable and ends in the block.
     let strings = core::str::from_utf8(strings)
         .ok()
@@ -139,11 +181,10 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
         strings,
         ..DeviceTree::default()
     };
-    // At most this many nodes, and not many fewer: few values are 1. So the index never grows, and fits into the
-    // little heap there is this early, whatever else the tree has.
-    let begins = structure.as_chunks::<4>().0.iter();
-    let bound = begins.filter(|word| **word == BEGIN_NODE.to_be_bytes());
-    tree.nodes.reserve_exact(bound.count().min(MAX_NODES));
+    tree.nodes.reserve_exact(most_nodes(structure));
+    for entry in sections.reservations.as_chunks::<16>().0 {
+        tree.reservations.push(reservation(entry));
+    }
     let mut walk = Walk {
         structure,
         strings,
@@ -238,6 +279,7 @@ impl<'a> Walk<'a> {
             properties: count(self.at)?,
             compatible: 0,
             lengths: 0,
+            status: Status::None,
             parent,
             end: 0,
         });
@@ -261,12 +303,17 @@ impl<'a> Walk<'a> {
         {
             self.tree.phandles.push((u32::from_be_bytes(phandle), node));
         }
-        if name.first_chunk() == Some(b"compatible\0")
-            && let Some(entry) = self.tree.nodes.get_mut(super::index(node))
-            && entry.compatible == 0
-        {
+        let Some(entry) = self.tree.nodes.get_mut(super::index(node)) else {
+            return Err(bad);
+        };
+        if name.first_chunk() == Some(b"compatible\0") && entry.compatible == 0 {
             entry.compatible = count(token)?;
             entry.lengths = lengths(value);
+        }
+        // Of several of one name the first counts.
+        if name.first_chunk() == Some(b"status\0") && entry.status == Status::None {
+            let is_okay = matches!(value, b"okay\0" | b"ok\0");
+            entry.status = if is_okay { Status::Okay } else { Status::Other };
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Reading device trees (the board's, with the partitions merged in) and writing them (the guests').
 //!
-//! The only module that knows the `fdt` crate and the format. A blob is checked and indexed in one
+//! The only module that knows the format. A blob is checked and indexed in one
 //! pass (`check`), after which no lookup parses anything again and nothing can panic, whatever the
 //! blob held. Everything read through [`Node`] either has the type asked for or is a
 //! [`Refusal`] that names node and property.
@@ -8,6 +8,7 @@
 mod access;
 mod bus;
 mod check;
+mod first;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -18,9 +19,10 @@ use core::fmt;
 
 pub use access::Property;
 pub use bus::{BusRange, Interrupt, InterruptKind};
+pub use first::FirstLook;
 pub use write::Writer;
 
-use crate::addr::{Pa, PaRange};
+use crate::addr::PaRange;
 use crate::refusal::Refusal;
 
 /// Why a blob is no device tree Ballast reads.
@@ -78,6 +80,15 @@ impl From<BlobError> for Refusal {
     }
 }
 
+/// What a node's `status` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    /// It has none: it is in use.
+    None,
+    Okay,
+    Other,
+}
+
 /// A node. Small, as trees are indexed before there is memory for more: the rest is read from the blob.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
@@ -88,6 +99,7 @@ struct Entry<'a> {
     compatible: u32,
     /// Lengths of the strings in it: bit n modulo 32 for one of n bytes. Most searches need no more.
     lengths: u32,
+    status: Status,
     parent: u32,
     /// Number of the first node that is not below it.
     end: u32,
@@ -115,15 +127,7 @@ impl<'a> DeviceTree<'a> {
     /// # Errors
     /// What is wrong with the blob. No blob makes this panic.
     pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
-        let mut tree = check::index(blob)?;
-        let fdt = fdt::Fdt::new(blob).map_err(|_| BlobError::BadLayout)?;
-        for reservation in fdt.memory_reservations() {
-            // The crate hands an address out as a pointer; only its value is used.
-            let start = Pa(reservation.address() as u64);
-            let size = u64::try_from(reservation.size()).unwrap_or(u64::MAX);
-            tree.reservations.push(PaRange { start, size });
-        }
-        Ok(tree)
+        check::index(blob)
     }
 
     /// The root node.
@@ -190,6 +194,7 @@ impl<'a> DeviceTree<'a> {
             properties: 0,
             compatible: 0,
             lengths: 0,
+            status: Status::None,
             parent: 0,
             end: 0,
         };

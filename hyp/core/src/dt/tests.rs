@@ -1,4 +1,5 @@
 use super::*;
+use crate::addr::Pa;
 use crate::testing::{Branch, TWO_LINUX, VIRT_V2, VIRT_V3, blob, cells, flag, text};
 
 #[test]

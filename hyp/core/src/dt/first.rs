@@ -1,0 +1,273 @@
+//! A first look at a blob, before there is memory to index it in: which RAM is nobody's.
+//!
+//! Reads what `board` reads of memory later, in one pass and without a heap. It judges nothing: of a blob that is
+//! malformed it sees a part, and what the full check says of it comes after.
+
+use super::check::{self, BEGIN_NODE, END_NODE, NOP, PROP};
+use super::{BlobError, Entry};
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
+
+/// Most ranges of RAM, and of what is taken of it. A board that has more is refused.
+const MAX_RAM: usize = 32;
+const MAX_TAKEN: usize = 160;
+
+/// What a first look finds.
+#[derive(Default)]
+pub struct FirstLook {
+    ram: heapless::Vec<PaRange, MAX_RAM>,
+    taken: heapless::Vec<PaRange, MAX_TAKEN>,
+    /// Something could not be read or kept.
+    has_failed: bool,
+    /// At most.
+    nodes: usize,
+    phandles: usize,
+}
+
+/// The children of the root that matter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Memory,
+    Reserved,
+    Chosen,
+    Cores,
+    Other,
+}
+
+impl Section {
+    fn of(name: &[u8]) -> Self {
+        match name.split(|byte| *byte == b'@').next() {
+            Some(b"memory") => Self::Memory,
+            Some(b"reserved-memory") => Self::Reserved,
+            Some(b"chosen") => Self::Chosen,
+            Some(b"cpus") => Self::Cores,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Properties of the node at hand: of several of one name the first, as everywhere.
+#[derive(Clone, Copy, Default)]
+struct Node<'a> {
+    reg: Option<&'a [u8]>,
+    device_type: Option<&'a [u8]>,
+    status: Option<&'a [u8]>,
+    release: Option<&'a [u8]>,
+    initrd_start: Option<&'a [u8]>,
+    initrd_end: Option<&'a [u8]>,
+    address_cells: Option<&'a [u8]>,
+    size_cells: Option<&'a [u8]>,
+}
+
+impl<'a> Node<'a> {
+    fn read(&mut self, name: &[u8], value: &'a [u8]) {
+        let property = match name {
+            b"reg" => &mut self.reg,
+            b"device_type" => &mut self.device_type,
+            b"status" => &mut self.status,
+            b"cpu-release-addr" => &mut self.release,
+            b"linux,initrd-start" => &mut self.initrd_start,
+            b"linux,initrd-end" => &mut self.initrd_end,
+            b"#address-cells" => &mut self.address_cells,
+            b"#size-cells" => &mut self.size_cells,
+            _ => return,
+        };
+        property.get_or_insert(value);
+    }
+
+    fn is_memory(&self) -> bool {
+        self.device_type == Some(b"memory\0")
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.status
+            .is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
+    }
+
+    /// What its children's addresses are made of.
+    fn cells(&self) -> Cells {
+        let width = |value: Option<&[u8]>, usual| {
+            value.map_or(usual, |value| {
+                check::word(value, 0).map_or(usize::MAX, super::index)
+            })
+        };
+        Cells(width(self.address_cells, 2), width(self.size_cells, 1))
+    }
+}
+
+/// A number of one or two cells.
+fn number(value: &[u8]) -> Option<u64> {
+    match value.len() {
+        4 => check::word(value, 0).map(u64::from),
+        8 => Some(u64::from_be_bytes(value.try_into().ok()?)),
+        _ => None,
+    }
+}
+
+/// Cells of addresses and sizes below a node (DT specification 2.3.5).
+#[derive(Clone, Copy)]
+struct Cells(usize, usize);
+
+/// The name that begins at `at`.
+fn text(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = bytes.get(at..)?;
+    rest.get(..rest.iter().position(|byte| *byte == 0)?)
+}
+
+impl FirstLook {
+    /// Looks at `blob`.
+    ///
+    /// # Errors
+    /// Its header is none, or its reservations do not end.
+    pub fn new(blob: &[u8]) -> Result<Self, BlobError> {
+        let sections = check::sections(blob)?;
+        let mut look = Self::default();
+        for entry in sections.reservations.as_chunks::<16>().0 {
+            look.take(check::reservation(entry));
+        }
+        look.nodes = check::most_nodes(sections.structure);
+        look.walk(sections.structure, sections.strings);
+        look.has_failed |= look.phandles > check::MAX_NODES;
+        Ok(look)
+    }
+
+    fn walk(&mut self, structure: &[u8], strings: &[u8]) -> Option<()> {
+        let mut at = 0_usize;
+        let mut depth = 0_usize;
+        let mut section = Section::Other;
+        // Of the root, and of the child of it that is open.
+        let (mut root, mut bus) = (Cells(2, 1), Cells(2, 1));
+        let mut node = Node::default();
+        loop {
+            let token = check::word(structure, at)?;
+            match token {
+                BEGIN_NODE => {
+                    self.note(depth, section, node, root, bus);
+                    node = Node::default();
+                    depth = depth.checked_add(1)?;
+                    let name = text(structure, at.checked_add(4)?)?;
+                    if depth == 2 {
+                        section = Section::of(name);
+                        bus = Cells(2, 1);
+                    }
+                    at = at.checked_add(name.len())?.checked_add(8)? & !3;
+                }
+                END_NODE => {
+                    self.note(depth, section, node, root, bus);
+                    node = Node::default();
+                    depth = depth.checked_sub(1)?;
+                    at = at.checked_add(4)?;
+                }
+                PROP => {
+                    let (head, rest) = structure.get(at..)?.split_first_chunk()?;
+                    let [_, length, name] = check::words(head).map(super::index);
+                    let value = rest.get(..length)?;
+                    at = at.checked_add(length)?.checked_add(15)? & !3;
+                    let name = text(strings, name)?;
+                    node.read(name, value);
+                    match depth {
+                        1 => root = node.cells(),
+                        2 => bus = node.cells(),
+                        _ => {}
+                    }
+                    if name == b"phandle" {
+                        self.phandles = self.phandles.saturating_add(1);
+                    }
+                    // What lies there is not where `reg` says.
+                    if section == Section::Reserved && depth == 2 && name == b"ranges" {
+                        self.has_failed |= !value.is_empty();
+                    }
+                }
+                NOP => at = at.checked_add(4)?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// What the properties of a node at `depth` come to.
+    fn note(&mut self, depth: usize, section: Section, node: Node<'_>, root: Cells, bus: Cells) {
+        match (depth, section) {
+            (2, Section::Chosen) => {
+                let number = |value: Option<&[u8]>| value.and_then(number);
+                if let (Some(start), Some(end)) =
+                    (number(node.initrd_start), number(node.initrd_end))
+                {
+                    let size = end.saturating_sub(start);
+                    let start = Pa(start);
+                    self.take(PaRange { start, size });
+                }
+            }
+            (2, _) if (section == Section::Memory || node.is_memory()) && node.is_enabled() => {
+                self.ranges(node.reg, root, |look, range| {
+                    look.has_failed |= look.ram.push(range).is_err();
+                });
+            }
+            (3, Section::Reserved) if node.is_enabled() => {
+                self.ranges(node.reg, bus, Self::take);
+            }
+            (3, Section::Cores) => {
+                if let Some(start) = node.release.and_then(number).map(Pa) {
+                    self.take(PaRange { start, size: 8 });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The ranges that `reg` lists.
+    fn ranges(&mut self, reg: Option<&[u8]>, cells: Cells, with: impl Fn(&mut Self, PaRange)) {
+        let Some(reg) = reg else { return };
+        if !matches!(cells, Cells(1..=2, 1..=2)) {
+            self.has_failed = true;
+            return;
+        }
+        let (address, size) = (cells.0.saturating_mul(4), cells.1.saturating_mul(4));
+        for entry in reg.chunks_exact(address.saturating_add(size)) {
+            let (start, size) = entry.split_at(address);
+            if let (Some(start), Some(size)) = (number(start).map(Pa), number(size)) {
+                with(self, PaRange { start, size });
+            }
+        }
+    }
+
+    fn take(&mut self, range: PaRange) {
+        if range.size != 0 {
+            self.has_failed |= self.taken.push(range).is_err();
+        }
+    }
+
+    /// Bytes of heap that indexing the tree and reading the board out of it take, in whole pages.
+    #[must_use]
+    pub fn heap_bytes(&self) -> u64 {
+        /// What is read of the board, and refusals.
+        const BASE: usize = 32 << 10;
+        let allocation = |count: usize, size: usize| count.saturating_mul(size).next_power_of_two();
+        let grown = allocation(self.phandles, size_of::<(u32, u32)>());
+        let bytes = allocation(self.nodes, size_of::<Entry<'_>>())
+            .saturating_add(grown.saturating_mul(2))
+            .saturating_add(BASE);
+        u64::try_from(bytes)
+            .unwrap_or(u64::MAX)
+            .next_multiple_of(PAGE_SIZE)
+    }
+
+    /// The place nearest behind or before `image` for `size` bytes, whole pages, that nothing in the tree and none of
+    /// `held` has. `None` if there is none, or the tree says more of its memory than could be kept.
+    #[must_use]
+    pub fn place(&self, size: u64, image: PaRange, held: &[PaRange]) -> Option<PaRange> {
+        let taken = || self.taken.iter().chain(held).copied();
+        let is_free = |place: &PaRange| {
+            let fits = |ram: &PaRange| ram.start <= place.start && place.end() <= ram.end();
+            self.ram.iter().any(fits) && !taken().any(|range| range.overlaps(*place))
+        };
+        // The lowest free place in RAM begins where RAM does, or where something ends.
+        let begins = self.ram.iter().map(|ram| ram.start);
+        let places = begins
+            .chain(taken().map(|range| range.end()))
+            .filter_map(|at| at.align_up(PAGE_SIZE))
+            .map(|start| PaRange { start, size })
+            .filter(is_free);
+        places
+            .min_by_key(|place| place.start.0.abs_diff(image.end().0))
+            .filter(|_| !self.has_failed)
+    }
+}
