@@ -114,7 +114,15 @@ uint32_t ballast_cpus_step(struct ballast_cpus *cpus, uint64_t *wait_ns);
 void ballast_cpus_drain(struct ballast_cpus *cpus);
 void ballast_cpus_status(const struct ballast_cpus *cpus, struct ballast_cpus_status *status);
 
-/* --- What the core asks of the guest's allocator. A run is 2^order pages, order 0, 4 or 9. --- */
+/*
+ * --- What the core asks of the guest's allocator. ---
+ *
+ * Pages are of 4 KiB here, whatever the guest's own. A run is 2^order of them: the guest's own page (order 0, 2 or 4),
+ * 64 KiB (4) or 2 MiB (9).
+ */
+
+/* The order of the guest's own page: 0 for 4 KiB, 2 for 16 KiB, 4 for 64 KiB. */
+uint32_t ballast_front_granule(void);
 
 /* Pages that can be given before the floor is reached. */
 uint64_t ballast_front_headroom(void);

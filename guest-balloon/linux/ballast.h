@@ -11,6 +11,10 @@
 
 #include "ballast_driver.h"
 
+/* Ballast's pages, and the order of the kernel's own in them. */
+#define BALLAST_PAGE_SHIFT 12
+#define GRANULE (PAGE_SHIFT - BALLAST_PAGE_SHIFT)
+
 /* --- Between cpus.c and main.c. --- */
 
 int ballast_cpus_start(void);

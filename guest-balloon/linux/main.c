@@ -22,8 +22,8 @@
 
 #include "ballast.h"
 
-/* Pages asked for at once when the kernel is about to kill for memory: 16 MiB. */
-#define OOM_NEED_PAGES 4096
+/* What is asked for at once when the kernel is about to kill for memory: 16 MiB, in Ballast's pages. */
+#define OOM_NEED_PAGES (SZ_16M >> BALLAST_PAGE_SHIFT)
 
 static unsigned int floor_mib;
 module_param(floor_mib, uint, 0444);
@@ -31,7 +31,7 @@ MODULE_PARM_DESC(floor_mib, "Available memory that the balloon leaves the guest,
 module_param_named(verify, ballast_verify, bool, 0644);
 MODULE_PARM_DESC(verify, "check that each page that comes back reads zero");
 module_param_named(largest_order, ballast_largest_order, uint, 0644);
-MODULE_PARM_DESC(largest_order, "order of the largest runs taken from the allocator: 9 (default), 4 or 0, to measure what smaller ones cost");
+MODULE_PARM_DESC(largest_order, "order (of 4 KiB) of the largest runs taken from the allocator: 9 (default), 4 or 0, to measure what smaller ones cost");
 
 struct ballast {
 	struct device *dev;
@@ -143,7 +143,7 @@ static int out_of_memory_soon(struct notifier_block *block, unsigned long action
 	kick(ballast);
 	if (before.reserved_pages && after.total_released == before.total_released)
 		wait_for_others(ballast, &before, &after);
-	*(unsigned long *)freed += after.total_released - before.total_released;
+	*(unsigned long *)freed += (after.total_released - before.total_released) >> GRANULE;
 	return NOTIFY_OK;
 }
 
@@ -245,6 +245,7 @@ static int say_hello(struct ballast *ballast)
 	return 0;
 }
 
+/* In the kernel's own pages. */
 static u64 floor_pages(void)
 {
 	if (floor_mib)

@@ -12,6 +12,9 @@
  * PageReserved, and what an earlier load of this module left. Their reference counts are set right when they are
  * given. page->private of a head says which it is.
  *
+ * Ballast counts in pages of 4 KiB, the kernel in its own, which may be of 16 or 64 KiB: an "order" is Ballast's, and
+ * of a kernel's page it is at least GRANULE, so that none is ever handed over in part.
+ *
  * Everything here runs under the lock that serialises the driver core, except where it says otherwise.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -29,10 +32,6 @@
 
 #include "ballast.h"
 
-#if PAGE_SHIFT != 12
-#error "Ballast's balloon moves pages of 4 KiB: the kernel's page size must be the same"
-#endif
-
 #define MAX_RAM_RANGES 16
 
 /* Does not reclaim at all, and then only lightly; never touches the emergency reserves. */
@@ -44,12 +43,16 @@
 /* It was held and is on its way back, so Ballast has scrubbed it. */
 #define RUN_RETURNS BIT(1)
 
-enum { PAGES_1, PAGES_16, PAGES_512, ORDERS };
-static const unsigned int order_of[ORDERS] = { 0, 4, 9 };
-
-static struct list_head held[ORDERS] = {
-	LIST_HEAD_INIT(held[0]), LIST_HEAD_INIT(held[1]), LIST_HEAD_INIT(held[2]),
+/* The orders there are: the kernel's own page, 64 KiB (where that is not the same), 2 MiB. */
+static const unsigned int order_of[] = {
+#if GRANULE < 4
+	GRANULE,
+#endif
+	4, 9
 };
+#define ORDERS ARRAY_SIZE(order_of)
+
+static struct list_head held[ORDERS];
 
 static struct { u64 ipa, pages; } ram[MAX_RAM_RANGES];
 static u32 ram_ranges;
@@ -87,7 +90,18 @@ void ballast_front_settle(void)
 
 static unsigned int index_of(u32 order)
 {
-	return order == 9 ? PAGES_512 : order == 4 ? PAGES_16 : PAGES_1;
+	return order == 9 ? ORDERS - 1 : order == 4 ? ORDERS - 2 : 0;
+}
+
+/* The kernel's pages in a run. */
+static unsigned long pages_of(u32 order)
+{
+	return 1UL << (order - GRANULE);
+}
+
+u32 ballast_front_granule(void)
+{
+	return GRANULE;
 }
 
 u64 ballast_front_headroom(void)
@@ -95,14 +109,14 @@ u64 ballast_front_headroom(void)
 	/* What is kept for contiguous allocations the kernel cannot use for itself. */
 	long available = si_mem_available() - global_zone_page_state(NR_FREE_CMA_PAGES);
 
-	return available > 0 && available > floor_pages ? available - floor_pages : 0;
+	return available > 0 && available > floor_pages ? (available - floor_pages) << GRANULE : 0;
 }
 
 static void mark_offline(struct page *page, u32 order)
 {
 	unsigned long i;
 
-	for (i = 0; i < 1UL << order; i++)
+	for (i = 0; i < pages_of(order); i++)
 		__SetPageOffline(page + i);
 }
 
@@ -126,10 +140,10 @@ static u32 take_runs(u32 order, u64 *ipas, u32 runs, gfp_t gfp)
 {
 	u32 taken;
 
-	if (order == 0)
+	if (order == GRANULE)
 		return take_singles(ipas, runs, gfp);
 	for (taken = 0; taken < runs; taken++) {
-		struct page *page = alloc_pages(gfp, order);
+		struct page *page = alloc_pages(gfp, order - GRANULE);
 
 		if (!page)
 			break;
@@ -143,7 +157,7 @@ u32 ballast_front_take(u32 order, u64 *ipas, u32 runs, bool *strained)
 	u32 taken = 0, more, i;
 
 	*strained = atomic_xchg(&reclaim_seen, 0);
-	if (order > READ_ONCE(ballast_largest_order))
+	if (order > max_t(u32, READ_ONCE(ballast_largest_order), GRANULE))
 		return 0;
 	while (taken < runs) {
 		more = take_runs(order, ipas + taken, runs - taken, GFP_NONE);
@@ -167,7 +181,7 @@ u32 ballast_front_take(u32 order, u64 *ipas, u32 runs, bool *strained)
 
 		set_page_private(page, RUN_TAKEN);
 		mark_offline(page, order);
-		count_managed(page, -(1L << order));
+		count_managed(page, -(long)pages_of(order));
 	}
 	page_offline_end();
 	return taken;
@@ -182,18 +196,18 @@ void ballast_front_give(u64 ipa, u32 order)
 
 	set_page_private(page, 0);
 	if (returns && ballast_verify)
-		for (i = 0; i < 1UL << order; i++)
+		for (i = 0; i < pages_of(order); i++)
 			if (memchr_inv(page_address(page + i), 0, PAGE_SIZE))
 				atomic_long_inc(&ballast_pages_not_zero);
-	for (i = 0; i < 1UL << order; i++) {
+	for (i = 0; i < pages_of(order); i++) {
 		__ClearPageOffline(page + i);
 		if (is_adopted) {
 			ClearPageReserved(page + i);
 			set_page_count(page + i, i == 0);
 		}
 	}
-	count_managed(page, 1L << order);
-	__free_pages(page, order);
+	count_managed(page, pages_of(order));
+	__free_pages(page, order - GRANULE);
 }
 
 /* Whether these pages are in nobody's hands but a balloon's. */
@@ -201,7 +215,7 @@ static bool may_adopt(struct page *page, u32 order)
 {
 	unsigned long i;
 
-	for (i = 0; i < 1UL << order; i++)
+	for (i = 0; i < pages_of(order); i++)
 		if (!PageReserved(page + i) && !PageOffline(page + i))
 			return false;
 	return true;
@@ -226,7 +240,7 @@ void ballast_front_hold(u64 ipa, u32 order)
 static struct page *pick(unsigned int index)
 {
 	struct page *page, *part;
-	unsigned long i, pages = 1UL << order_of[index];
+	unsigned long i, pages = pages_of(order_of[index]);
 
 	page = list_first_entry_or_null(&held[index], struct page, lru);
 	if (page) {
@@ -238,7 +252,7 @@ static struct page *pick(unsigned int index)
 	page = pick(index + 1);
 	if (!page)
 		return NULL;
-	for (i = pages; i < 1UL << order_of[index + 1]; i += pages) {
+	for (i = pages; i < pages_of(order_of[index + 1]); i += pages) {
 		part = page + i;
 		/* A tail until now: as the head of its own run it needs its reference. */
 		set_page_count(part, 1);
@@ -336,11 +350,13 @@ int ballast_pages_init(u64 floor)
 	int i;
 
 	floor_pages = floor;
+	for (i = 0; i < ORDERS; i++)
+		INIT_LIST_HEAD(&held[i]);
 	ram_ranges = 0;
 	for_each_node_by_type(node, "memory") {
 		for (i = 0; ram_ranges < MAX_RAM_RANGES && !of_address_to_resource(node, i, &range); i++) {
 			ram[ram_ranges].ipa = range.start;
-			ram[ram_ranges].pages = resource_size(&range) >> PAGE_SHIFT;
+			ram[ram_ranges].pages = resource_size(&range) >> BALLAST_PAGE_SHIFT;
 			ram_ranges++;
 		}
 	}
@@ -354,9 +370,5 @@ int ballast_pages_init(u64 floor)
 /* What is still held stays marked offline, for the next load to adopt. */
 void ballast_pages_exit(void)
 {
-	unsigned int i;
-
 	unwatch_reclaim();
-	for (i = 0; i < ORDERS; i++)
-		INIT_LIST_HEAD(&held[i]);
 }

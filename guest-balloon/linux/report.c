@@ -116,10 +116,13 @@ static u32 runnable_now(void)
 	return queue.runnable;
 }
 
+/* In Ballast's pages, as all that is reported. */
 static u64 refaults_now(void)
 {
-	return global_node_page_state(WORKINGSET_REFAULT_ANON) +
-	       global_node_page_state(WORKINGSET_REFAULT_FILE);
+	u64 pages = global_node_page_state(WORKINGSET_REFAULT_ANON) +
+		    global_node_page_state(WORKINGSET_REFAULT_FILE);
+
+	return pages << GRANULE;
 }
 
 static bool differs(u64 was, u64 is, u64 least)
@@ -133,8 +136,8 @@ static void report(struct work_struct *work)
 {
 	bool reclaims = atomic_xchg(&reclaimed, 0);
 	u32 pressure = atomic_xchg(&waited, 0) ? PRESSURE_RECLAIM : 0;
-	u64 free = global_zone_page_state(NR_FREE_PAGES);
-	u64 available = max(si_mem_available(), 0L);
+	u64 free = (u64)global_zone_page_state(NR_FREE_PAGES) << GRANULE;
+	u64 available = (u64)max(si_mem_available(), 0L) << GRANULE;
 	u64 now = ktime_get_ns(), refaults = refaults_now(), rate = 0;
 	u32 runnable = says_runnable ? runnable_now() : 0;
 	struct arm_smccc_res res;
@@ -144,7 +147,7 @@ static void report(struct work_struct *work)
 		rate = div64_u64((refaults - last.refaults) * NSEC_PER_SEC, now - last.at_ns);
 	last.refaults = refaults;
 	last.at_ns = now;
-	news = !last.valid || differs(last.available, available, SZ_1M >> PAGE_SHIFT) ||
+	news = !last.valid || differs(last.available, available, SZ_1M >> BALLAST_PAGE_SHIFT) ||
 	       differs(last.refault_rate, rate, 32) || last.pressure != pressure ||
 	       differs(last.runnable, runnable, MILLI / 4);
 	if (news) {

@@ -15,15 +15,13 @@ pub use hello::HelloError;
 /// Entries of the first release batch of a guest in trouble, which waits for it.
 const URGENT_ENTRIES: usize = 2;
 
-/// Orders from the largest to the smallest.
-const ORDERS: [Order; 3] = [Order::Block, Order::Pages16, Order::Page];
-
-/// The next smaller order.
-const fn smaller(order: Order) -> Option<Order> {
-    match order {
-        Order::Block => Some(Order::Pages16),
-        Order::Pages16 => Some(Order::Page),
-        Order::Page => None,
+/// The orders that move where none may be smaller than `least`, from the largest on.
+const fn orders(least: Order) -> &'static [Order] {
+    match least {
+        Order::Page => &[Order::Block, Order::Pages16, Order::Page],
+        Order::Pages4 => &[Order::Block, Order::Pages16, Order::Pages4],
+        Order::Pages16 => &[Order::Block, Order::Pages16],
+        Order::Block => &[Order::Block],
     }
 }
 
@@ -94,8 +92,10 @@ pub struct Driver {
     pub(crate) has_run_queue: bool,
     /// What was reported last.
     pub(crate) reported: Option<Report>,
-    /// Ballast takes whole 2 MiB blocks only from this guest.
-    blocks_only: bool,
+    /// The guest's own page.
+    granule: Order,
+    /// The smallest order that moves: the guest's own page, or 2 MiB where Ballast takes no less.
+    least: Order,
     /// Ballast takes no more (minimum) until the next interrupt.
     reserve_blocked: bool,
     /// Requests for blocks that failed one after the other.
@@ -132,7 +132,8 @@ impl Driver {
             has_cpu_targets: false,
             has_run_queue: false,
             reported: None,
-            blocks_only: false,
+            granule: Order::Page,
+            least: Order::Page,
             reserve_blocked: false,
             block_failures: 0,
             no_blocks_until: 0,
@@ -296,11 +297,7 @@ impl Driver {
 
     /// A number of pages as this guest may move them.
     fn whole(&self, pages: u64) -> u64 {
-        if self.blocks_only {
-            pages - pages % Order::Block.pages()
-        } else {
-            pages
-        }
+        pages - pages % self.least.pages()
     }
 
     fn fail(&mut self, status: Status) {

@@ -33,10 +33,16 @@ pub struct Taken {
 
 /// The guest's allocator and the record of the runs that are reserved.
 ///
-/// A run is `order.pages()` pages, aligned to its size. It is in one of three places: in the allocator, in
+/// All page counts are of the interface's pages of 4 KiB. A run is `order.pages()` of them, aligned to its size, and
+/// none is smaller than the guest's own page. It is in one of three places: in the allocator, in
 /// the list page (the core passes it between the others), or *held*. A held run is not backed and must never
 /// be touched.
 pub trait PageSource {
+    /// The guest's own page: of 4, 16 or 64 KiB. Always the same.
+    fn granule(&self) -> Order {
+        Order::Page
+    }
+
     /// Pages that the guest can give before it reaches its own floor.
     fn headroom_pages(&mut self) -> u64;
 
@@ -56,7 +62,8 @@ pub trait PageSource {
     /// Picks a held run of this order and forgets it; splits a larger one if there is none of this order.
     fn pick(&mut self, order: Order) -> Option<u64>;
 
-    /// The `index`-th range of RAM the guest may ever have: IPA and pages. `None` behind the last.
+    /// The `index`-th range of RAM the guest may ever have: IPA and pages, multiples of the guest's own page.
+    /// `None` behind the last.
     fn ram(&self, index: usize) -> Option<(u64, u64)>;
 
     /// A batch is over: time to do once what would be dear per page (accounting).

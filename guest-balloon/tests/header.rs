@@ -39,6 +39,7 @@ fn numbers() -> Vec<(&'static str, i64)> {
             feature::RUN_QUEUE.cast_signed(),
         ),
         ("BALLAST_FEATURE_CHANNELS", feature::CHANNELS.cast_signed()),
+        ("BALLAST_FEATURE_GRANULE", feature::GRANULE.cast_signed()),
         ("BALLAST_SUCCESS", Status::Success as i64),
         ("BALLAST_NOT_SUPPORTED", Status::NotSupported as i64),
         (

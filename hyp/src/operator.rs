@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use ballast_abi::Order;
 use ballast_core::addr::{MIB, PAGE_SIZE};
 use ballast_core::balloon::{Calls, Counter};
 use ballast_core::log::{Entry, Event};
@@ -92,12 +93,19 @@ impl Operator for Shell<'_> {
         }
         let stats = &guest.memory.stats;
         let [busy_reserving, busy_releasing] = &stats.turned_away;
-        let transfer = |calls: &Calls, busy: &Counter, entries: &[Counter; 3]| TransferCounts {
-            calls: calls.calls.get(),
-            busy: busy.get(),
-            entries: [entries[0].get(), entries[1].get(), entries[2].get()],
-            refused: calls.refused.get(),
-            pages: entries[0].get() + 16 * entries[1].get() + 512 * entries[2].get(),
+        let transfer = |calls: &Calls, busy: &Counter, entries: &[Counter; 4]| {
+            let entries = entries.each_ref().map(Counter::get);
+            let pages = Order::ALL
+                .iter()
+                .zip(entries)
+                .map(|(order, done)| order.pages() * done);
+            TransferCounts {
+                calls: calls.calls.get(),
+                busy: busy.get(),
+                entries,
+                refused: calls.refused.get(),
+                pages: pages.sum(),
+            }
         };
         // While a call is in progress nobody can tell; the next look will.
         let (split_blocks, unmerged) = guest.memory.split_blocks().unwrap_or_default();

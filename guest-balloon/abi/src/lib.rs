@@ -11,7 +11,7 @@ pub mod message;
 
 /// Version of this interface: major in bits 31:16, minor in bits 15:0. A driver works with any
 /// minor of its own major.
-pub const VERSION: u32 = (1 << 16) | 1;
+pub const VERSION: u32 = (1 << 16) | 2;
 
 /// Function identifiers (x0/w0 of the HVC).
 pub mod function {
@@ -21,7 +21,10 @@ pub mod function {
     pub const VERSION: u32 = 0xc600_0001;
     /// `() -> status, feature bits` (see [`crate::feature`]).
     pub const FEATURES: u32 = 0xc600_0002;
-    /// `(list page IPA, flags = 0) -> status, epoch, pages of the guest's maximum not backed now`.
+    /// `(list page IPA, granule) -> status, epoch, pages of the guest's maximum not backed now`.
+    ///
+    /// The granule is the [`Order`](crate::Order) of the guest's own page: entries smaller than that are refused from
+    /// then on. Without [`GRANULE`](crate::feature::GRANULE) it must be 0.
     ///
     /// Registers the driver. The list page is translated once and pinned: it cannot be reserved
     /// while registered. HELLO always wins over an earlier driver, bumps the epoch (so that a
@@ -173,6 +176,8 @@ pub mod feature {
     pub const WHOLE_BLOCKS: u64 = 1 << 5;
     /// REPORT takes the run queue in bits 63:32 of x3.
     pub const RUN_QUEUE: u64 = 1 << 6;
+    /// HELLO takes a granule, and entries of order 2 (16 KiB) exist.
+    pub const GRANULE: u64 = 1 << 7;
 }
 
 /// Status of a call, in x0.
@@ -235,6 +240,8 @@ pub const PAGE_SIZE: u64 = 4096;
 pub enum Order {
     /// One 4 KiB page.
     Page = 0,
+    /// 16 KiB: 4 pages.
+    Pages4 = 2,
     /// 64 KiB: 16 pages.
     Pages16 = 4,
     /// 2 MiB: 512 pages.
@@ -242,11 +249,15 @@ pub enum Order {
 }
 
 impl Order {
-    /// From log2 of the page count; only 0, 4 and 9 exist.
+    /// All there are, the smallest first.
+    pub const ALL: [Self; 4] = [Self::Page, Self::Pages4, Self::Pages16, Self::Block];
+
+    /// From log2 of the page count; only 0, 2, 4 and 9 exist.
     #[must_use]
     pub const fn new(order: u8) -> Option<Self> {
         Some(match order {
             0 => Self::Page,
+            2 => Self::Pages4,
             4 => Self::Pages16,
             9 => Self::Block,
             _ => return None,
@@ -339,7 +350,7 @@ pub enum EntryStatus {
     OverTarget = 8,
     /// RELEASE: nothing of this size is free now. The interrupt is raised again when there is.
     NoMemory = 9,
-    /// RESERVE: this guest gives whole 2 MiB blocks only.
+    /// This guest gives and gets nothing so small: 2 MiB blocks only, or pages of its granule.
     WrongOrder = 10,
     /// RESERVE: the guest would fall below its minimum.
     BelowMinimum = 11,

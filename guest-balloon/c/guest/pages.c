@@ -84,6 +84,11 @@ static uint32_t find(uint32_t order, enum page state)
 	return PAGES;
 }
 
+uint32_t ballast_front_granule(void)
+{
+	return 0;
+}
+
 uint64_t ballast_front_headroom(void)
 {
 	return free_pages > FLOOR_PAGES ? free_pages - FLOOR_PAGES : 0;

@@ -7,6 +7,7 @@ use ballast_balloon::{Clock, Hypercall, PageSource, Taken};
 
 unsafe extern "C" {
     // Safe to call with any argument from the context in which the guest calls this library.
+    safe fn ballast_front_granule() -> u32;
     safe fn ballast_front_headroom() -> u64;
     fn ballast_front_take(order: u32, ipas: *mut u64, runs: u32, strained: *mut bool) -> u32;
     safe fn ballast_front_give(ipa: u64, order: u32);
@@ -65,6 +66,11 @@ impl Hypercall for Front {
 }
 
 impl PageSource for Front {
+    fn granule(&self) -> Order {
+        let order = u8::try_from(ballast_front_granule()).ok();
+        order.and_then(Order::new).unwrap_or(Order::Page)
+    }
+
     fn headroom_pages(&mut self) -> u64 {
         ballast_front_headroom()
     }

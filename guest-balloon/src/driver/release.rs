@@ -6,7 +6,7 @@
 
 use ballast_abi::{EntryStatus, LIST_ENTRIES, Order};
 
-use super::{Driver, Next, ORDERS, State, smaller};
+use super::{Driver, Next, State, orders};
 use crate::exchange::{Batch, Direction};
 use crate::front::{Clock, Hypercall, PageSource};
 
@@ -24,9 +24,9 @@ impl Driver {
         }
         let mut batch = Batch::new(Direction::Release);
         let mut left = need;
-        for order in ORDERS
-            .into_iter()
-            .filter(|&order| order <= self.release_order)
+        for &order in orders(self.least)
+            .iter()
+            .filter(|&&order| order <= self.release_order)
         {
             while left >= order.pages() && batch.room() > LIST_ENTRIES - self.release_entries {
                 let Some(ipa) = front.pick(order) else { break };
@@ -95,8 +95,8 @@ impl Driver {
     /// Ballast has no free memory of this order: tries the next smaller one, with a single run, because held
     /// runs are split for it; after the smallest, waits for the interrupt that says there is some again.
     fn go_smaller(&mut self, order: Order, now: u64) {
-        match smaller(order) {
-            Some(next) if !self.blocks_only => {
+        match orders(self.least).iter().find(|&&next| next < order) {
+            Some(&next) => {
                 self.release_order = next;
                 self.release_entries = 1;
                 if order == Order::Block && !self.urgent && self.state == State::Active {
@@ -104,7 +104,7 @@ impl Driver {
                         now.saturating_add(self.rate.ticks_per_second() / BLOCKS_FRACTION);
                 }
             }
-            _ => self.release_blocked = true,
+            None => self.release_blocked = true,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ballast_abi::{EntryStatus, Order};
 
-use super::{Driver, Next, ORDERS};
+use super::{Driver, Next, orders};
 use crate::exchange::{Batch, Direction};
 use crate::front::{Clock, Hypercall, PageSource};
 
@@ -66,7 +66,9 @@ impl Driver {
         self.reserved_pages += done;
         self.counters.reserved_pages += done;
         self.counters.refused += refused;
-        self.blocks_only |= wrong_order;
+        if wrong_order {
+            self.least = Order::Block;
+        }
         self.reserve_blocked |= below_minimum;
         if answer.is_ok() && done == 0 && !wrong_order {
             // Everything refused: asking for the same again would never end.
@@ -83,7 +85,7 @@ impl Driver {
     {
         let (mut left, mut allowance) = (limit, allowance);
         let mut ipas = [0; CHUNK];
-        for order in ORDERS {
+        for &order in orders(self.least) {
             if order == Order::Block && now < self.no_blocks_until {
                 continue;
             }
@@ -102,7 +104,7 @@ impl Driver {
                 }
                 let pages = order.pages() * taken.runs as u64;
                 // That there is no large run is fragmentation, not want, as long as there are small ones.
-                let strained = taken.strained && (taken.runs > 0 || order == Order::Page);
+                let strained = taken.strained && (taken.runs > 0 || order == self.granule);
                 self.counters.strained += u64::from(strained);
                 self.rate.took(pages, strained);
                 left -= pages.min(left);
@@ -122,7 +124,7 @@ impl Driver {
             return true;
         }
         self.block_failures = self.block_failures.saturating_add(1);
-        if self.blocks_only || self.block_failures < BLOCK_PATIENCE {
+        if self.least == Order::Block || self.block_failures < BLOCK_PATIENCE {
             self.counters.strained += 1;
             self.rate.took(0, true);
             return false;

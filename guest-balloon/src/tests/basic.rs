@@ -271,6 +271,80 @@ fn target_flips_midway() {
 }
 
 #[test]
+fn larger_pages_move_whole() {
+    for (page, orders) in [
+        (Order::Pages4, vec![Order::Pages4, Order::Pages16]),
+        (Order::Pages16, vec![Order::Pages16]),
+    ] {
+        let mut world = World::with_granule(page, 16, 12);
+        world.pool_pages = 512 * 4;
+        let mut driver = world.driver();
+        let least = page.pages();
+        // Blocks that are broken: smaller runs are taken.
+        for block in world.guest().chunks_mut(512).take(12) {
+            block[256..][..least as usize].fill(Page::Used);
+        }
+        let targets = [512 * 9 + 64, 512 * 9 + 63, 512 * 5 + 1, 0, 1, 512 * 2 + 20];
+        for target in targets {
+            world.set_target(target);
+            assert!(world.run_seconds(&mut driver, 10));
+            let reserved = driver.reserved_pages();
+            assert!(
+                reserved.abs_diff(target) < least && reserved.is_multiple_of(least),
+                "{page:?}: {reserved} for {target}"
+            );
+            world.check(&driver);
+        }
+        let mut found: Vec<_> = world.held.iter().map(|&(_, order)| order).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.retain(|&order| order != Order::Block);
+        assert_eq!(found, orders);
+    }
+}
+
+/// Another kernel of the same guest, with smaller pages, has given single ones.
+#[test]
+fn a_page_that_is_there_in_part_is_left_alone() {
+    let mut world = World::new(16, 16);
+    let mut old = world.driver();
+    for block in world.guest().chunks_mut(512) {
+        block[6..].fill(Page::Used);
+    }
+    world.set_target(40);
+    assert!(world.run_seconds(&mut old, 10));
+    old.goodbye(&mut world);
+    world.held.clear();
+    for page in world.guest() {
+        if *page == Page::Held {
+            *page = Page::Listed;
+        }
+    }
+    let missing: Vec<bool> = world.backed.iter().map(|backed| !backed).collect();
+    let whole = missing
+        .chunks(4)
+        .filter(|own| own.iter().all(|&m| m))
+        .count() as u64
+        * 4;
+    world.granule = Order::Pages4;
+    let mut new = world.driver();
+    assert_eq!(new.reserved_pages(), 40);
+    assert!(whole > 0 && whole < 40);
+    assert_eq!(
+        world
+            .held
+            .iter()
+            .map(|(_, order)| order.pages())
+            .sum::<u64>(),
+        whole
+    );
+    world.set_target(0);
+    assert!(world.run_seconds(&mut new, 10));
+    assert_eq!(new.reserved_pages(), 40 - whole);
+    assert_eq!(new.step(&mut world), Next::Idle);
+}
+
+#[test]
 fn pressure_brings_memory_at_once() {
     let mut world = World::new(16, 16);
     let mut driver = world.driver();

@@ -42,6 +42,8 @@ pub struct World {
     pub wanting: bool,
     pub minimum_pages: u64,
     pub blocks_only: bool,
+    /// What the driver's HELLO said.
+    announced: Order,
     /// Entries that Ballast does at a time.
     pub work_bound: u64,
     /// Answers BUSY so many times.
@@ -51,6 +53,8 @@ pub struct World {
     pub reports: Vec<[u64; 4]>,
     list: [Entry; LIST_ENTRIES],
     // The guest.
+    /// Its own page.
+    pub granule: Order,
     pub pages: Vec<Page>,
     pub held: Vec<(u64, Order)>,
     pub floor_pages: u64,
@@ -89,6 +93,8 @@ impl World {
             wanting: false,
             minimum_pages: 0,
             blocks_only: false,
+            announced: Order::Page,
+            granule: Order::Page,
             work_bound: u64::MAX,
             busy: 0,
             calls: 0,
@@ -107,6 +113,14 @@ impl World {
             hints: [0; 3],
             cores: Cores::default(),
         }
+    }
+
+    /// A guest with pages of its own of this size.
+    pub fn with_granule(granule: Order, blocks: usize, backed_blocks: usize) -> Self {
+        let mut world = Self::new(blocks, backed_blocks);
+        world.granule = granule;
+        world.pages[..granule.pages() as usize].fill(Page::Used);
+        world
     }
 
     pub fn driver(&mut self) -> Driver {
@@ -257,6 +271,10 @@ impl World {
         let order = entry.order().unwrap();
         assert!(entry.ipa().is_multiple_of(order.bytes()));
         let range = Self::range(entry.ipa(), order);
+        assert!(
+            order >= self.announced,
+            "part of a page of the guest's was offered"
+        );
         if self.blocks_only && order != Order::Block {
             return EntryStatus::WrongOrder;
         }
@@ -283,6 +301,10 @@ impl World {
     fn judge_release(&mut self, entry: Entry) -> EntryStatus {
         let order = entry.order().unwrap();
         let range = Self::range(entry.ipa(), order);
+        assert!(
+            order >= self.announced,
+            "part of a page of the guest's was asked for"
+        );
         if self.backed[range.clone()].iter().any(|&backed| backed) {
             return EntryStatus::AlreadyBacked;
         }

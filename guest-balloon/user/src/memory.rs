@@ -46,7 +46,7 @@ fn value(text: &str, key: &str) -> Option<u64> {
 /// What /proc/vmstat counts.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Events {
-    /// Pages that were dropped and needed again.
+    /// Pages of the interface that were dropped and needed again.
     pub refaults: u64,
     /// Times that an allocation had to reclaim or compact itself.
     pub stalls: u64,
@@ -56,7 +56,10 @@ impl Events {
     /// So far.
     pub fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
-        Ok(Self::parse(&text))
+        let mut events = Self::parse(&text);
+        // The kernel counts its own pages.
+        events.refaults *= rustix::param::page_size() as u64 / PAGE_SIZE;
+        Ok(events)
     }
 
     fn parse(text: &str) -> Self {

@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ballast_abi::Order;
+
 use crate::console::Label;
 use crate::log::Origin;
 
@@ -120,8 +122,8 @@ pub struct Record {
     pub granted: u64,
     /// It ended.
     pub done: u64,
-    /// KiB moved by list entries of 4 KiB, 64 KiB and 2 MiB.
-    pub kib: [u64; 3],
+    /// KiB moved by list entries of 4 KiB, 16 KiB, 64 KiB and 2 MiB.
+    pub kib: [u64; 4],
 }
 
 /// A transfer under way.
@@ -140,7 +142,7 @@ pub struct Open {
     /// When that was set.
     pub targeted: u64,
     /// List entries that had been done before, by order.
-    pub entries: [u64; 3],
+    pub entries: [u64; 4],
 }
 
 impl Open {
@@ -177,14 +179,21 @@ impl Timeline {
         &mut self,
         open: &Open,
         trace: &Trace,
-        entries: [u64; 3],
+        entries: [u64; 4],
         end: End,
         now: u64,
         is_clean: bool,
     ) {
         let stamp = |stamp: &AtomicU64| stamp.load(Ordering::Relaxed);
-        let [pages, runs, blocks] = entries;
-        let [pages_before, runs_before, blocks_before] = open.entries;
+        let mut kib = [0; Order::ALL.len()];
+        for (((kib, order), now), before) in kib
+            .iter_mut()
+            .zip(Order::ALL)
+            .zip(entries)
+            .zip(open.entries)
+        {
+            *kib = now.wrapping_sub(before).wrapping_mul(order.bytes() >> 10);
+        }
         let last = stamp(&trace.invalidated).max(stamp(&trace.granted));
         let is_done = end == End::Done && last != 0;
         let record = Record {
@@ -204,11 +213,7 @@ impl Timeline {
             granted: stamp(&trace.granted),
             // Whoever looks comes later than the last batch.
             done: if is_done { last } else { now },
-            kib: [
-                pages.wrapping_sub(pages_before).wrapping_mul(4),
-                runs.wrapping_sub(runs_before).wrapping_mul(64),
-                blocks.wrapping_sub(blocks_before).wrapping_mul(2048),
-            ],
+            kib,
         };
         if let Some(slot) = self.slot(self.next) {
             *slot = Some(record);
@@ -276,12 +281,12 @@ impl fmt::Display for Line<'_> {
                 .checked_div(self.ticks_per_second.into())
                 .unwrap_or(0)
         };
-        let [pages, runs, blocks] = record.kib;
+        let [by_4k, by_16k, by_64k, by_2m] = record.kib;
         write!(
             f,
             "transfer={} guest={} name={} direction={} state={} by={} move={} from-kib={} target-kib={} \
              target-ns={} first-ns={} unmap-ns={} tlb-ns={} scrub-ns={} grant-ns={} done-ns={} \
-             kib-4k={pages} kib-64k={runs} kib-2m={blocks}",
+             kib-4k={by_4k} kib-16k={by_16k} kib-64k={by_64k} kib-2m={by_2m}",
             record.sequence,
             self.label.number(),
             self.label.name(),
@@ -314,7 +319,7 @@ mod tests {
             from_kib,
             target_kib,
             targeted: 10,
-            entries: [1, 0, 2],
+            entries: [1, 7, 0, 2],
         }
     }
 
@@ -328,11 +333,18 @@ mod tests {
         trace.called(30);
         trace.unmapped(25);
         trace.invalidated(26);
-        timeline.end(&open(8192, 2048), &trace, [3, 1, 4], End::Done, 40, false);
+        timeline.end(
+            &open(8192, 2048),
+            &trace,
+            [3, 10, 1, 4],
+            End::Done,
+            40,
+            false,
+        );
         timeline.end(
             &open(2048, 8192),
             &trace,
-            [1, 0, 2],
+            [1, 7, 0, 2],
             End::Stopped,
             50,
             false,
@@ -346,7 +358,7 @@ mod tests {
             first.line(&label, 1_000_000_000).to_string(),
             "transfer=0 guest=1 name=linux-a direction=give state=done by=monitor move=3 from-kib=8192 \
              target-kib=2048 target-ns=10 first-ns=20 unmap-ns=25 tlb-ns=26 scrub-ns=60 grant-ns=0 done-ns=26 \
-             kib-4k=8 kib-64k=64 kib-2m=4096"
+             kib-4k=8 kib-16k=48 kib-64k=64 kib-2m=4096"
         );
         let second = timeline.from(1).unwrap();
         assert_eq!(
@@ -360,7 +372,7 @@ mod tests {
     fn the_oldest_go() {
         let mut timeline = Timeline::default();
         for _ in 0..CAPACITY + 5 {
-            timeline.end(&open(1, 2), &Trace::default(), [0; 3], End::Done, 1, true);
+            timeline.end(&open(1, 2), &Trace::default(), [0; 4], End::Done, 1, true);
         }
         assert_eq!(timeline.from(0).map(|record| record.sequence), Some(5));
     }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use ballast_core::balloon::Counter;
 use ballast_core::log::{Event, Origin};
 use ballast_core::timeline::{End, Open, Record, Timeline};
 use spin::mutex::TicketMutex;
@@ -82,7 +83,7 @@ impl Tracks {
                 from_kib: has * KIB_PER_PAGE,
                 target_kib: pages * KIB_PER_PAGE,
                 targeted: crate::boot::counter(),
-                entries: [0; 3],
+                entries: [0; 4],
             };
             open.entries = entries(guest, open.is_giving());
             guest.memory.trace.begin();
@@ -139,12 +140,12 @@ impl Tracks {
 }
 
 /// List entries that the guest has given or got, by order.
-fn entries(guest: &Guest, is_giving: bool) -> [u64; 3] {
+fn entries(guest: &Guest, is_giving: bool) -> [u64; 4] {
     let stats = &guest.memory.stats;
-    let [pages, runs, blocks] = if is_giving {
+    let by_order = if is_giving {
         &stats.reserved
     } else {
         &stats.released
     };
-    [pages.get(), runs.get(), blocks.get()]
+    by_order.each_ref().map(Counter::get)
 }

@@ -28,7 +28,8 @@ impl Hypercall for World {
                 } else {
                     0
                 };
-                [0, feature::MEMORY | blocks | cpus | queue, 0, 0]
+                let features = feature::MEMORY | feature::GRANULE | blocks | cpus | queue;
+                [0, features, 0, 0]
             }
             function::REPORT => {
                 self.reports.push(arguments);
@@ -36,6 +37,7 @@ impl Hypercall for World {
             }
             function::HELLO => {
                 assert_eq!(x1, RAM_BASE);
+                self.announced = Order::new(x2 as u8).unwrap();
                 self.epoch += 1;
                 [0, self.epoch, self.not_backed(), 0]
             }
@@ -83,6 +85,10 @@ impl Hypercall for World {
 }
 
 impl PageSource for World {
+    fn granule(&self) -> Order {
+        self.granule
+    }
+
     fn headroom_pages(&mut self) -> u64 {
         let free = self
             .pages
@@ -100,6 +106,7 @@ impl PageSource for World {
             self.allocator_tokens = (self.allocator_tokens + rate as f64 * seconds).min(most);
             self.allocator_at = self.now;
         }
+        assert!(order >= self.granule);
         let mut runs = 0;
         for slot in ipas.iter_mut() {
             self.asked += order.pages();
@@ -137,6 +144,7 @@ impl PageSource for World {
     }
 
     fn hold(&mut self, ipa: u64, order: Order) {
+        assert!(order >= self.granule && ipa.is_multiple_of(order.bytes()));
         for page in Self::range(ipa, order) {
             assert_eq!(self.pages[page], Page::Listed);
             self.pages[page] = Page::Held;
@@ -146,9 +154,7 @@ impl PageSource for World {
 
     fn pick(&mut self, order: Order) -> Option<u64> {
         let candidate = |wanted| self.held.iter().position(|&(_, held)| held == wanted);
-        let larger = [Order::Page, Order::Pages16, Order::Block]
-            .into_iter()
-            .filter(|&o| o >= order);
+        let larger = Order::ALL.into_iter().filter(|&o| o >= order);
         let index = larger.filter_map(candidate).next()?;
         let (ipa, held) = self.held.swap_remove(index);
         let mut rest = ipa + order.bytes();

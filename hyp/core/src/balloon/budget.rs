@@ -22,7 +22,7 @@ pub const STRETCH_ENTRY: u32 = 45;
 pub const STRETCH_PAGE: u32 = 18;
 /// One list entry by itself.
 pub const ENTRY: u32 = 900;
-/// Each of the 16 pages of an order-4 entry by itself.
+/// Each page of an entry by itself.
 pub const RUN_PAGE: u32 = 280;
 /// Zeroing and cleaning one page: three instructions for each of 64 lines, and showing it in the window.
 pub const SCRUB_PAGE: u32 = 250;
@@ -73,7 +73,7 @@ impl Budget {
 
     /// Spends what one entry by itself costs at least, if what it may cost at most is covered.
     pub(super) fn begin_entry(&mut self, entry: Entry) -> bool {
-        let is_run = entry.order() == Some(Order::Pages16);
+        let is_run = matches!(entry.order(), Some(Order::Pages4 | Order::Pages16));
         let is_covered = self.covers(if is_run { RUN_MOST } else { PAGE_MOST });
         if is_covered {
             self.spend(ENTRY);

@@ -1,6 +1,6 @@
 //! The interface's calls: which there are, and what each may do at once.
 
-use ballast_abi::{LIST_ENTRIES, Status, feature, function};
+use ballast_abi::{LIST_ENTRIES, Order, Status, feature, function};
 use spin::mutex::{SpinMutexGuard, TicketMutex};
 
 use super::hw::Hardware;
@@ -81,13 +81,14 @@ impl GuestMemory {
                 Err(status) => Outcome::status(status),
             },
             function::PRESSURE => {
-                // What the guest was configured with it may have back, if it is there.
-                let need = x1.min(u64::from(pool.lock().free_for(self.guest())));
+                // What the guest was configured with it may have back, if it is there, in runs that it can take.
+                let free = u64::from(pool.lock().free_for(self.guest()));
+                let (backed, least) = self.backed_and_least().unwrap_or((0, 1));
+                let most = free - free % least;
+                let need = x1.min(most).next_multiple_of(least);
                 let floor = self.max_pages.saturating_sub(self.config.memory_pages);
                 // A target on the way to which the guest came into trouble is given up.
-                let reserved = self
-                    .max_pages
-                    .saturating_sub(self.backed_pages().unwrap_or(0));
+                let reserved = self.max_pages.saturating_sub(backed);
                 let target = self.target.relieve(need, floor, reserved);
                 Outcome::new(Status::Success, [target, 0, 0])
             }
@@ -125,6 +126,7 @@ impl GuestMemory {
                     | feature::REPORT
                     | feature::CHANNELS
                     | feature::RUN_QUEUE
+                    | feature::GRANULE
                     | cpus;
                 Outcome::new(Status::Success, [features, 0, 0])
             }
@@ -168,15 +170,15 @@ impl GuestMemory {
         ledger: &mut Ledger,
         hw: &mut impl Hardware,
         list: u64,
-        flags: u64,
+        granule: u64,
         via: &Via<'_>,
     ) -> Outcome {
-        if flags != 0 {
+        let Some(granule) = u8::try_from(granule).ok().and_then(Order::new) else {
             return Outcome::status(Status::InvalidParameters);
-        }
+        };
         let driver = match via {
-            Via::Page => self.list_page(hw, list),
-            Via::Message(_) => (list == 0).then_some(Driver::BY_MESSAGE),
+            Via::Page => self.list_page(hw, list, granule),
+            Via::Message(_) => (list == 0).then_some(Driver::by_message(granule)),
         };
         if driver.is_none() {
             return Outcome::status(Status::InvalidAddress);
@@ -188,13 +190,17 @@ impl GuestMemory {
     }
 
     /// A driver with its list at `list`, if that is a page of the guest's ordinary memory.
-    fn list_page(&self, hw: &mut impl Hardware, list: u64) -> Option<Driver> {
+    fn list_page(&self, hw: &mut impl Hardware, list: u64, granule: Order) -> Option<Driver> {
         let list_ipa = Ipa(list);
         if !list_ipa.is_aligned(PAGE_SIZE) || !self.is_ram(list_ipa) {
             return None;
         }
         let list = self.stage2.translate(hw, list_ipa)?;
-        Some(Driver { list_ipa, list })
+        Some(Driver {
+            list_ipa,
+            list,
+            granule,
+        })
     }
 
     /// RESERVE and RELEASE.
@@ -245,7 +251,8 @@ impl GuestMemory {
         let (consumed, wake, mut relocate) = if is_reserve {
             self.reserve(pool, hw, driver, entries, batch, tables, backed_pages)
         } else {
-            let (consumed, relocate) = self.release(pool, hw, entries, batch, tables, backed_pages);
+            let (consumed, relocate) =
+                self.release(pool, hw, driver, entries, batch, tables, backed_pages);
             if before != *backed_pages {
                 self.trace.granted(hw.counter());
             }

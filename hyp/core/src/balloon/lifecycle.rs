@@ -116,6 +116,7 @@ impl GuestMemory {
             tables,
             backed_pages,
             budget: Budget::new(0),
+            least: 1,
         };
         let compact = work.compact(state);
         work.flush();

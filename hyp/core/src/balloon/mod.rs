@@ -77,7 +77,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ballast_abi::{LIST_ENTRIES, Status};
+use ballast_abi::{LIST_ENTRIES, Order, Status};
 pub use idle::{Next, Pace, Scrubber, Step};
 pub use lifecycle::Progress;
 pub use relocate::Relocated;
@@ -187,14 +187,19 @@ struct Ledger {
 struct Driver {
     list_ipa: Ipa,
     list: Pa,
+    /// The guest's own page.
+    granule: Order,
 }
 
 impl Driver {
     /// It sends its lists in messages: no page is pinned.
-    const BY_MESSAGE: Self = Self {
-        list_ipa: Ipa(u64::MAX),
-        list: Pa(u64::MAX),
-    };
+    const fn by_message(granule: Order) -> Self {
+        Self {
+            list_ipa: Ipa(u64::MAX),
+            list: Pa(u64::MAX),
+            granule,
+        }
+    }
 
     const fn is_by_message(self) -> bool {
         self.list.0 == u64::MAX
@@ -373,6 +378,23 @@ impl GuestMemory {
             .find(|chunk| chunk.before <= index)?;
         let offset = u64::from(index - chunk.before);
         (offset < chunk.bytes >> BLOCK_SHIFT).then(|| (chunk.start.block() + offset) as u32)
+    }
+
+    /// Pages backed now, and those of the smallest run that may move; `None` while a call is in progress.
+    fn backed_and_least(&self) -> Option<(u64, u64)> {
+        let ledger = self.ledger.try_lock()?;
+        let least = ledger.driver.map_or(1, |driver| self.least_pages(driver));
+        Some((ledger.backed_pages, least.into()))
+    }
+
+    /// Pages of the smallest run that may move: none of the guest's own pages is ever backed in part.
+    const fn least_pages(&self, driver: Driver) -> u16 {
+        // 512 at most.
+        if self.config.identity {
+            Order::Block.pages() as u16
+        } else {
+            driver.granule.pages() as u16
+        }
     }
 
     /// A whole zero block for `ipa_block` out of the pool: the one at that address if IPA = PA.

@@ -9,7 +9,7 @@ use super::budget::{self, Budget};
 use super::hw::Hardware;
 use super::section::PoolSection;
 use super::span::page_in_block;
-use super::{GuestMemory, Span, TableRecord, Use};
+use super::{Driver, GuestMemory, Span, TableRecord, Use};
 use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, Claim};
 use crate::frames::{GuestId, GuestSet, Obstacle, Pool, home_frame};
@@ -27,6 +27,8 @@ pub(super) struct Release<'a, H> {
     pub tables: &'a mut [TableRecord],
     pub backed_pages: &'a mut u64,
     pub budget: Budget,
+    /// Pages of the smallest run that may move.
+    pub least: u16,
     holders: GuestSet,
 }
 
@@ -57,10 +59,15 @@ impl Place {
 impl GuestMemory {
     /// Releases the pages of `entries` until the work bound; returns how many were consumed, and who holds
     /// frames that had to be the guest's.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the ledger's parts, borrowed apart"
+    )]
     pub(super) fn release(
         &self,
         pool: &TicketMutex<Pool>,
         hw: &mut impl Hardware,
+        driver: Driver,
         entries: &mut [u64],
         copy: &mut [u64; BATCH_WORDS],
         tables: &mut [TableRecord],
@@ -77,6 +84,7 @@ impl GuestMemory {
             tables,
             backed_pages,
             budget: Budget::new(entries.len()),
+            least: self.least_pages(driver),
             holders: GuestSet::EMPTY,
         };
         let mut consumed = 0;
@@ -104,15 +112,12 @@ impl<H: Hardware> Release<'_, H> {
         if !self.budget.begin_entry(entry) {
             return None;
         }
-        let span = match self.memory.span(entry) {
+        let span = match self.memory.span(entry, self.least) {
             Ok(span) => span,
             Err(status) => return Some(status),
         };
         let present = self.memory.stage2.ram_entry(span.ipa_block);
         let is_block = usize::from(span.pages) == PAGES_PER_BLOCK;
-        if self.memory.config.identity && !is_block {
-            return Some(EntryStatus::WrongOrder);
-        }
         if present.is_block() || (is_block && present.is_valid()) {
             return Some(EntryStatus::AlreadyBacked);
         }
@@ -209,7 +214,7 @@ impl<H: Hardware> Release<'_, H> {
         }
     }
 
-    /// One page or 16, through the block's level-3 table.
+    /// A page or a run of them, through the block's level-3 table.
     fn pages(&mut self, span: Span, present: Descriptor) -> Option<bool> {
         let index = self.memory.record(span.ipa_block);
         let Some(&record) = self.tables.get(index) else {

@@ -24,6 +24,8 @@ pub(super) struct Reserve<'a, H> {
     pub tables: &'a mut [TableRecord],
     pub backed_pages: &'a mut u64,
     pub budget: Budget,
+    /// Pages of the smallest run that may move.
+    pub least: u16,
 }
 
 impl GuestMemory {
@@ -55,6 +57,7 @@ impl GuestMemory {
             tables,
             backed_pages,
             budget: Budget::new(entries.len()),
+            least: self.least_pages(driver),
         };
         let mut consumed = 0;
         while let Some(rest) = entries.get_mut(consumed..) {
@@ -86,7 +89,7 @@ impl<H: Hardware> Reserve<'_, H> {
         if !self.budget.begin_entry(entry) {
             return None;
         }
-        let span = match self.memory.span(entry) {
+        let span = match self.memory.span(entry, self.least) {
             Ok(span) => span,
             Err(status) => return Some(status),
         };
@@ -103,9 +106,6 @@ impl<H: Hardware> Reserve<'_, H> {
     fn span(&mut self, span: Span, driver: Driver) -> Option<EntryStatus> {
         let config = &self.memory.config;
         let is_block = usize::from(span.pages) == PAGES_PER_BLOCK;
-        if config.identity && !is_block {
-            return Some(EntryStatus::WrongOrder);
-        }
         if driver.list_ipa.0.wrapping_sub(span.ipa().0) < u64::from(span.pages) * PAGE_SIZE {
             return Some(EntryStatus::Pinned);
         }

@@ -25,8 +25,9 @@ impl Span {
     pub const fn class(self) -> usize {
         match self.order {
             Order::Page => 0,
-            Order::Pages16 => 1,
-            Order::Block => 2,
+            Order::Pages4 => 1,
+            Order::Pages16 => 2,
+            Order::Block => 3,
         }
     }
 }
@@ -37,13 +38,14 @@ pub(super) const fn page_in_block(pa: Pa) -> u16 {
 }
 
 impl GuestMemory {
-    /// The pages an entry names, if it is well formed and within the guest's maximum.
+    /// The pages an entry names, if it is well formed, within the guest's maximum, and of `least` pages or more.
     #[inline]
-    pub(super) fn span(&self, entry: Entry) -> Result<Span, EntryStatus> {
+    pub(super) fn span(&self, entry: Entry, least: u16) -> Result<Span, EntryStatus> {
         let ipa = Ipa(entry.ipa());
         // What is not address must be the order alone.
         let (order, pages) = match entry.0 ^ ipa.0 {
             0 => (Order::Page, 1),
+            2 => (Order::Pages4, 4),
             4 => (Order::Pages16, 16),
             9 => (Order::Block, PAGES_PER_BLOCK as u16),
             _ => return Err(EntryStatus::Malformed),
@@ -54,6 +56,9 @@ impl GuestMemory {
         // RAM is whole blocks, so an aligned span that begins in it ends in it.
         if !self.is_ram(ipa) {
             return Err(EntryStatus::OutOfRange);
+        }
+        if pages < least {
+            return Err(EntryStatus::WrongOrder);
         }
         let first = ipa.page() as u16 & (PAGES_PER_BLOCK as u16 - 1);
         Ok(Span {

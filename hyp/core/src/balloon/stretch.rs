@@ -1,6 +1,6 @@
 //! Stretches: list entries in a row that are all of the common kind, and so are taken together.
 //!
-//! One kind is whole blocks. The other is single pages and 64 KiB runs of one *group*, 64 pages of a
+//! One kind is whole blocks. The other is single pages and runs of 16 or 64 KiB of one *group*, 64 pages of a
 //! split 2 MiB block, in their home frames: the block is looked up once, the frames are bits of one
 //! word of its bitmap, and the pool is locked once. Whatever is out of the ordinary ends a stretch
 //! and goes the way of single entries.
@@ -11,7 +11,7 @@ use super::budget;
 use super::hw::Hardware;
 use super::release::Release;
 use super::reserve::{Reserve, WORDS_PER_ENTRY};
-use super::{Driver, GuestMemory, TableRecord};
+use super::{Counter, Driver, GuestMemory, TableRecord};
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, GIB, PAGE_SHIFT, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{Claim, Unmapped};
 use crate::frames::{ZeroBlocks, home_frame};
@@ -22,9 +22,6 @@ const GROUP: u64 = 64;
 
 /// Pages released in one stretch.
 const RELEASE_MOST: u32 = GROUP as u32;
-
-/// Pages in an order-4 entry.
-const RUN: u32 = 16;
 
 /// Where a stretch of pages lies.
 struct Group {
@@ -40,14 +37,13 @@ struct Group {
     frame: Pa,
     /// The entry that maps that.
     entry: u64,
+    /// Pages of the smallest run that may move.
+    least: u16,
 }
 
-/// Entries of a stretch, by order.
+/// Entries of a stretch, by order below that of blocks.
 #[derive(Default)]
-struct Entries {
-    pages: usize,
-    runs: usize,
-}
+struct Entries([usize; 3]);
 
 impl Group {
     /// The pages that a list word names, if it is a page or run of this group: offset of the first
@@ -55,16 +51,22 @@ impl Group {
     #[inline]
     const fn pages(&self, word: u64) -> Option<(u64, u64, u32)> {
         const PAGE_MASK: u64 = (GROUP - 1) << PAGE_SHIFT;
-        const RUN_MASK: u64 = PAGE_MASK & !((RUN as u64 - 1) << PAGE_SHIFT);
+        const MASK_4: u64 = PAGE_MASK & !(Order::Pages4.bytes() - 1);
+        const MASK_16: u64 = PAGE_MASK & !(Order::Pages16.bytes() - 1);
         let offset = word.wrapping_sub(self.ipa);
-        if offset & !PAGE_MASK == 0 {
-            Some((offset, 1 << (offset >> PAGE_SHIFT), 1))
-        } else if offset & !RUN_MASK == Order::Pages16 as u64 {
-            let offset = offset & RUN_MASK;
-            Some((offset, 0xffff << (offset >> PAGE_SHIFT), RUN))
+        let (offset, bits, pages) = if offset & !PAGE_MASK == 0 {
+            (offset, 1, 1)
+        } else if offset & !MASK_16 == Order::Pages16 as u64 {
+            (offset & MASK_16, 0xffff, 16)
+        } else if offset & !MASK_4 == Order::Pages4 as u64 {
+            (offset & MASK_4, 0xf, 4)
         } else {
-            None
+            return None;
+        };
+        if pages < self.least as u32 {
+            return None;
         }
+        Some((offset, bits << (offset >> PAGE_SHIFT), pages))
     }
 
     const fn index(&self, offset: u64) -> usize {
@@ -74,7 +76,8 @@ impl Group {
 
 impl Entries {
     const fn all(&self) -> usize {
-        self.pages + self.runs
+        let Self([by_4k, by_16k, by_64k]) = self;
+        *by_4k + *by_16k + *by_64k
     }
 
     const fn cost(&self, pages: u32) -> u32 {
@@ -82,10 +85,17 @@ impl Entries {
     }
 
     const fn count(&mut self, pages: u32) {
-        if pages == 1 {
-            self.pages += 1;
-        } else {
-            self.runs += 1;
+        let Self([by_4k, by_16k, by_64k]) = self;
+        match pages {
+            1 => *by_4k += 1,
+            4 => *by_16k += 1,
+            _ => *by_64k += 1,
+        }
+    }
+
+    fn add_to(&self, counters: &[Counter]) {
+        for (counter, &done) in counters.iter().zip(&self.0) {
+            counter.add(done as u64);
         }
     }
 }
@@ -98,12 +108,13 @@ const fn done(word: u64) -> u64 {
 
 impl GuestMemory {
     /// The group in which a stretch at `word` lies, with what is known of its table; `None` if the
-    /// block has no table with a home.
+    /// block has no table with a home. Its entries have `least` pages.
     #[inline]
     fn group_at<'a>(
         &self,
         tables: &'a mut [TableRecord],
         word: u64,
+        least: u16,
     ) -> Option<(Group, &'a mut TableRecord)> {
         // A used entry has a status above its address, and is no entry.
         let ipa_block = u32::try_from(word >> BLOCK_SHIFT).ok()?;
@@ -127,6 +138,7 @@ impl GuestMemory {
                 first,
                 frame,
                 entry,
+                least,
             },
             record,
         ))
@@ -259,10 +271,10 @@ impl<H: Hardware> Reserve<'_, H> {
     }
 
     fn group(&mut self, words: &mut [u64], first: u64, driver: Driver) -> usize {
-        let Some((group, record)) = self.memory.group_at(self.tables, first) else {
+        let Some((group, record)) = self.memory.group_at(self.tables, first, self.least) else {
             return 0;
         };
-        if self.memory.config.identity || driver.list_ipa.block() == u64::from(group.ipa_block) {
+        if driver.list_ipa.block() == u64::from(group.ipa_block) {
             return 0;
         }
         let spare = self
@@ -290,7 +302,7 @@ impl<H: Hardware> Reserve<'_, H> {
                 let home = group.entry + offset;
                 if !self
                     .hw
-                    .holds(group.table, index, RUN as usize, home, PAGE_SIZE)
+                    .holds(group.table, index, pages as usize, home, PAGE_SIZE)
                 {
                     break;
                 }
@@ -327,9 +339,7 @@ impl<H: Hardware> Reserve<'_, H> {
         if is_empty {
             self.unmapped.push_table(group.table);
         }
-        let [by_page, by_run, _] = &self.memory.stats.reserved;
-        by_page.add(entries.pages as u64);
-        by_run.add(entries.runs as u64);
+        entries.add_to(&self.memory.stats.reserved);
         entries.all()
     }
 }
@@ -394,7 +404,7 @@ impl<H: Hardware> Release<'_, H> {
     }
 
     fn group(&mut self, words: &mut [u64], first: u64, target_pages: u64) -> usize {
-        let Some((group, record)) = self.memory.group_at(self.tables, first) else {
+        let Some((group, record)) = self.memory.group_at(self.tables, first, self.least) else {
             return 0;
         };
         // The last pages make the block whole, and an away page may be there though its home frame is
@@ -462,9 +472,7 @@ impl<H: Hardware> Release<'_, H> {
             *word = done(*word);
         }
         self.pool.end_of_entry();
-        let [by_page, by_run, _] = &self.memory.stats.released;
-        by_page.add(entries.pages as u64);
-        by_run.add(entries.runs as u64);
+        entries.add_to(&self.memory.stats.released);
         entries.all()
     }
 }

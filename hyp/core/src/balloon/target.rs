@@ -198,10 +198,10 @@ pub struct Stats {
     pub release: Calls,
     /// RESERVE and RELEASE calls that found another call in progress, or the guest being rebuilt.
     pub turned_away: [Counter; 2],
-    /// List entries reserved, by order: 4 KiB, 64 KiB, 2 MiB.
-    pub reserved: [Counter; 3],
+    /// List entries reserved, by order: 4 KiB, 16 KiB, 64 KiB, 2 MiB.
+    pub reserved: [Counter; 4],
     /// List entries released, by order.
-    pub released: [Counter; 3],
+    pub released: [Counter; 4],
     /// Block entries replaced by a level-3 table.
     pub splits: Counter,
     /// Level-3 tables replaced by a block entry.
@@ -228,7 +228,7 @@ pub struct Stats {
 
 impl Stats {
     /// The counts of one of the two list calls, and its entries that were done.
-    pub(super) const fn direction(&self, is_reserve: bool) -> (&Calls, &[Counter; 3]) {
+    pub(super) const fn direction(&self, is_reserve: bool) -> (&Calls, &[Counter; 4]) {
         if is_reserve {
             (&self.reserve, &self.reserved)
         } else {

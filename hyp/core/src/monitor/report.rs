@@ -387,8 +387,8 @@ pub struct TransferCounts {
     pub calls: u64,
     /// Calls answered BUSY.
     pub busy: u64,
-    /// List entries done, by order: 4 KiB, 64 KiB, 2 MiB.
-    pub entries: [u64; 3],
+    /// List entries done, by order: 4 KiB, 16 KiB, 64 KiB, 2 MiB.
+    pub entries: [u64; 4],
     /// List entries refused.
     pub refused: u64,
     /// Pages moved.
@@ -562,10 +562,10 @@ impl fmt::Display for StatsLine<'_> {
 
 impl fmt::Display for TransferCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [pages, groups, blocks] = self.entries;
+        let [by_4k, by_16k, by_64k, by_2m] = self.entries;
         write!(
             f,
-            "calls={} busy={} entries-4k={pages} entries-64k={groups} entries-2m={blocks} refused={} pages={}",
+            "calls={} busy={} entries-4k={by_4k} entries-16k={by_16k} entries-64k={by_64k} entries-2m={by_2m} refused={} pages={}",
             self.calls, self.busy, self.refused, self.pages
         )
     }
@@ -640,7 +640,7 @@ mod tests {
             stats
                 .line(&Label::new(2, "b"), StatsGroup::Reserve)
                 .to_string(),
-            "guest=2 name=b stats=reserve calls=0 busy=0 entries-4k=0 entries-64k=0 entries-2m=0 \
+            "guest=2 name=b stats=reserve calls=0 busy=0 entries-4k=0 entries-16k=0 entries-64k=0 entries-2m=0 \
              refused=0 pages=0"
         );
         let stats = GuestStats {

@@ -42,7 +42,7 @@ fn versions_and_identity() {
         call(0x8600_ff01, [0; 3]),
         Action::ReturnWords(ballast_abi::UID)
     );
-    assert_eq!(call(0x8600_ff03, [0; 3]), Action::ReturnWords([1, 1, 0, 0]));
+    assert_eq!(call(0x8600_ff03, [0; 3]), Action::ReturnWords([1, 2, 0, 0]));
     assert_eq!(call(0x8600_ff00, [0; 3]), Action::Return(14));
 }
 

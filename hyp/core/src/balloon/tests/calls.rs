@@ -1,12 +1,12 @@
 //! The calls one by one.
 
 use ballast_abi::EntryStatus::*;
-use ballast_abi::{Status, function};
+use ballast_abi::{Order, Status, function};
 
 use super::world::*;
 use crate::addr::{BLOCK_SIZE, GIB, Ipa, IpaRange, MIB, PAGE_SIZE, Pa, PaRange};
 use crate::balloon::idle::scrub_step;
-use crate::balloon::{GuestMemory, MemoryConfig, budget};
+use crate::balloon::{Counter, GuestMemory, MemoryConfig, budget};
 use crate::frames::{GuestId, Owner};
 use crate::stage2::{Layout, LayoutError, Verdict};
 
@@ -28,8 +28,68 @@ fn whole_blocks_go_and_come_back_zero() {
     world.check();
     assert_eq!(world.touch_all(0), Ok(6 * 512));
     let stats = &world.guests[0].memory.stats;
-    assert_eq!((stats.reserved[2].get(), stats.released[2].get()), (2, 4));
+    assert_eq!((stats.reserved[3].get(), stats.released[3].get()), (2, 4));
     assert_eq!(stats.scrubbed_pages.get(), 1024);
+}
+
+#[test]
+fn a_guests_own_page_moves_whole_or_not_at_all() {
+    let mut world = world(5, &[(3, 4, 0), (2, 2, 0)]);
+    let list = RAM.0;
+    for bad in [1, 3, 5, 8, 10, 4 | 1 << 8, u64::MAX] {
+        let outcome = world.call(0, function::HELLO, [list, bad, 0, 0]);
+        assert_eq!(status(outcome), Status::InvalidParameters, "{bad}");
+    }
+    world.guests[0].granule = Order::Pages4;
+    world.hello(0);
+    world.hello(1);
+    world.touch_all(0).unwrap();
+    // Alone and in a stretch; the first makes a table.
+    let judged = world.reserve(
+        0,
+        &[
+            page(512),
+            quad(512 + 4),
+            quad(512 + 8),
+            page(512 + 12),
+            run(512 + 16),
+            quad(0),
+        ],
+    );
+    assert_eq!(judged, [WrongOrder, Done, Done, WrongOrder, Done, Pinned]);
+    assert_eq!(
+        world.reserve(0, &[quad(512 + 17), quad(512 + 16)]),
+        [Unaligned, NotBacked]
+    );
+    world.check_granules();
+    assert_eq!(world.touch_all(0), Ok(3 * 512 - 24));
+    // Each block's table is a frame of it.
+    let single: Vec<_> = (512..512 + 6).map(page).collect();
+    assert_eq!(world.reserve(1, &single), [Done; 6]);
+    assert_eq!(world.pool.lock().counts().free(), 23 + 5);
+    let stats = &world.guests[0].memory.stats;
+    assert_eq!(stats.reserved.each_ref().map(Counter::get), [0, 2, 1, 0]);
+    // 24 pages and a table; then three frames are left, which are no 16 KiB.
+    world.set_target(0, 4 * 512);
+    let back = world.release(
+        0,
+        &[
+            page(512 + 4),
+            quad(512 + 4),
+            quad(512 + 20),
+            run(1536),
+            quad(1536 + 16),
+            quad(1536),
+        ],
+    );
+    assert_eq!(
+        back,
+        [WrongOrder, Done, Done, Done, NoMemory, AlreadyBacked]
+    );
+    assert_eq!(world.pool.lock().counts().free(), 3);
+    world.check();
+    world.check_granules();
+    assert_eq!(world.touch_all(0), Ok(3 * 512));
 }
 
 #[test]
@@ -300,6 +360,25 @@ fn pressure_gives_back_what_was_configured_and_no_more() {
 }
 
 #[test]
+fn pressure_gives_what_a_guests_own_pages_can_take() {
+    let mut world = world(5, &[(3, 3, 0), (2, 3, 0)]);
+    world.guests[0].granule = Order::Pages4;
+    world.hello(0);
+    world.hello(1);
+    world.set_target(0, 2 * 512);
+    assert_eq!(world.reserve(0, &[block(2)]), [Done]);
+    // The other takes most of it, and a table: 11 frames are left.
+    world.set_target(1, 3 * 512);
+    let single: Vec<_> = (1024..1024 + 500).map(page).collect();
+    assert!(world.release(1, &single).iter().all(|&s| s == Done));
+    assert_eq!(world.pool.lock().counts().free(), 11);
+    let relieved = world.call(0, function::PRESSURE, [1, 0, 0, 0]);
+    assert_eq!(relieved.registers[1], 512 - 4);
+    let relieved = world.call(0, function::PRESSURE, [u64::MAX, 0, 0, 0]);
+    assert_eq!(relieved.registers[1], 512 - 4 - 8);
+}
+
+#[test]
 fn one_gib_entries_open_when_something_in_them_goes() {
     let ram = [PaRange {
         start: Pa(0x8000_0000 - 4 * MIB),
@@ -477,6 +556,7 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
         hw,
         written: Default::default(),
         epoch: 0,
+        granule: Order::Page,
     });
     let rebuild = |world: &mut World, goal| {
         let Guest { memory, hw, .. } = &mut world.guests[0];

@@ -29,6 +29,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     let near = prop_oneof![0..24_u64, 500..524_u64, 1000..1040_u64, 0..BLOCKS * 512];
     prop_oneof![
         6 => near.prop_map(page),
+        3 => (0..BLOCKS * 128).prop_map(|number| quad(number * 4)),
         3 => (0..BLOCKS * 32).prop_map(|number| run(number * 16)),
         3 => (0..BLOCKS).prop_map(block),
         1 => any::<u64>().prop_map(Entry),
@@ -36,13 +37,18 @@ fn entry() -> impl Strategy<Value = Entry> {
     ]
 }
 
-/// Whole stretches of single pages, which exercise splits and merges.
+/// Whole stretches of single pages or of 16 KiB, which exercise splits and merges.
 fn stretch() -> impl Strategy<Value = Vec<Entry>> {
-    let stretch = |(block, first, len): (u64, u64, u64)| {
-        (first..512.min(first + len)).map(move |n| page(block * 512 + n))
+    let stretch = |(block, first, len, quads): (u64, u64, u64, bool)| {
+        let end = 512.min(first + len);
+        if quads {
+            let quads = (first / 4..end / 4).map(|n| quad(block * 512 + n * 4));
+            quads.collect::<Vec<_>>()
+        } else {
+            (first..end).map(|n| page(block * 512 + n)).collect()
+        }
     };
-    let ascending =
-        (0..BLOCKS, 0..512_u64, 1..512_u64).prop_map(move |at| stretch(at).collect::<Vec<_>>());
+    let ascending = (0..BLOCKS, 0..512_u64, 1..512_u64, any::<bool>()).prop_map(stretch);
     (ascending, any::<bool>()).prop_map(|(mut entries, reverse)| {
         if reverse {
             entries.reverse();
@@ -68,6 +74,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (guest, 0..BLOCKS * 512).prop_map(|(guest, page)| Step::Query(guest, page)),
         1 => (1..600_u16).prop_map(Step::Scrub),
     ]
+}
+
+fn granule() -> impl Strategy<Value = Order> {
+    prop_oneof![2 => Just(Order::Page), 2 => Just(Order::Pages4), 1 => Just(Order::Pages16), 1 => Just(Order::Block)]
 }
 
 /// A guest whose first page is gone (it has no memory at all) has no list page.
@@ -151,10 +161,14 @@ proptest! {
     })]
 
     /// Whatever three guests do, every frame has one owner, totals hold, nobody sees what is another's or
-    /// was, and at the end everything can be whole again.
+    /// was, and at the end everything can be whole again. A page of a guest's own, of 4, 16 or 64 KiB, is there
+    /// or it is not.
     #[test]
-    fn any_history(steps in prop::collection::vec(step(), 1..40), spare in 0..2_u64) {
+    fn any_history(steps in prop::collection::vec(step(), 1..40), spare in 0..2_u64, granules in [granule(), granule(), granule()]) {
         let mut world = world(GUESTS as u64 * 2 + spare, &[(2, BLOCKS, 0), (2, BLOCKS, 1), (2, BLOCKS, 0)]);
+        for (guest, granule) in world.guests.iter_mut().zip(granules) {
+            guest.granule = granule;
+        }
         for guest in 0..GUESTS {
             world.hello(guest);
             world.touch_all(guest).map_err(TestCaseError::fail)?;
@@ -163,6 +177,7 @@ proptest! {
         for step in steps {
             apply(&mut world, step)?;
             world.check();
+            world.check_granules();
         }
         for guest in 0..GUESTS {
             world.touch_all(guest).map_err(TestCaseError::fail)?;
@@ -184,6 +199,7 @@ proptest! {
     fn what_comes_back_merges(
         order in prop::collection::vec(any::<prop::sample::Index>(), 1..200),
         runs in prop::collection::vec(1..32_u64, 0..4),
+        quads in prop::collection::vec(1..128_u64, 0..8),
     ) {
         let mut world = world(2, &[(2, 2, 0)]);
         world.hello(0);
@@ -191,6 +207,7 @@ proptest! {
         pages.sort_unstable();
         pages.dedup();
         let mut entries: Vec<Entry> = runs.iter().map(|&number| run(512 + number * 16)).collect();
+        entries.extend(quads.iter().map(|&number| quad(512 + number * 4)));
         entries.extend(pages.iter().map(|&number| page(number)));
         let statuses = world.reserve(0, &entries);
         let mut gone: Vec<Entry> =

@@ -188,6 +188,8 @@ pub struct Guest {
     /// What the guest last wrote at the start of each page it wrote to.
     pub written: BTreeMap<u64, u64>,
     pub epoch: u64,
+    /// The guest's own page, as its driver says in HELLO.
+    pub granule: Order,
     /// Its RAM, in filling order.
     pub ram: Vec<IpaRange>,
 }
@@ -289,6 +291,7 @@ pub fn world_of(ram: &[PaRange], held: &[PaRange], specs: &[Spec]) -> World {
             hw,
             written: BTreeMap::new(),
             epoch: 0,
+            granule: Order::Page,
             ram,
         }
     });
@@ -317,6 +320,11 @@ pub fn page(number: u64) -> Entry {
     Entry::new(RAM.0 + number * PAGE_SIZE, Order::Page)
 }
 
+/// The 16 KiB from page `number` on.
+pub fn quad(number: u64) -> Entry {
+    Entry::new(RAM.0 + number * PAGE_SIZE, Order::Pages4)
+}
+
 pub fn run(number: u64) -> Entry {
     Entry::new(RAM.0 + number * PAGE_SIZE, Order::Pages16)
 }
@@ -329,7 +337,8 @@ impl World {
     /// The page of the guest's RAM that serves as its list page in these tests: its first.
     pub fn hello(&mut self, guest: usize) {
         let list = self.guests[guest].ipa(0).0;
-        let outcome = self.call(guest, function::HELLO, [list, 0, 0, 0]);
+        let granule = self.guests[guest].granule as u64;
+        let outcome = self.call(guest, function::HELLO, [list, granule, 0, 0]);
         assert_eq!(status(outcome), Status::Success);
         self.guests[guest].epoch = outcome.registers[1];
     }
@@ -663,6 +672,31 @@ impl World {
         for (index, guest) in self.guests.iter_mut().enumerate() {
             let backed = guest.memory.backed_pages().unwrap();
             assert_eq!(backed, u64::from(expected.guests[index]), "guest {index}");
+        }
+    }
+
+    /// No page of any guest's own is backed in part.
+    pub fn check_granules(&mut self) {
+        for (index, guest) in self.guests.iter_mut().enumerate() {
+            let Guest {
+                memory,
+                hw,
+                granule,
+                ram,
+                ..
+            } = guest;
+            let mut is_backed = |ipa| memory.stage2.translate(hw, Ipa(ipa)).is_some();
+            for range in ram {
+                let end = range.start.0 + range.size;
+                for own in (range.start.0..end).step_by(granule.bytes() as usize) {
+                    let mut pages = (own..own + granule.bytes()).step_by(PAGE_SIZE as usize);
+                    let first = is_backed(own);
+                    assert!(
+                        pages.all(|page| is_backed(page) == first),
+                        "guest {index}: {granule:?} at {own:#x} is there in part"
+                    );
+                }
+            }
         }
     }
 
