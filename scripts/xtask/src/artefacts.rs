@@ -296,13 +296,26 @@ pub struct LinuxGuest {
 /// Debian's kernel from the cache, and an initramfs with the balloon module and the demo's job.
 pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
     setup::ensure(&[Need::LinuxGuestTarget], consent)?;
-    let module = stripped(&module(None, consent)?, "ballast_balloon.ko")?;
+    let module = module(None, consent)?;
+    linux_with(setup::kernel(Flavour::Cloud)?, &module, "linux")
+}
+
+/// The same with pages of 16 KiB.
+pub fn linux_16k_guest(consent: Consent) -> Result<LinuxGuest> {
+    setup::ensure(&[Need::LinuxGuestTarget, Need::Pages16k], consent)?;
+    let kernel = setup::kernel(Flavour::Pages16k)?;
+    let module = module_for(&kernel, consent)?;
+    linux_with(kernel, &module, "linux-16k")
+}
+
+fn linux_with(kernel: Kernel, module: &Path, name: &str) -> Result<LinuxGuest> {
+    let module = stripped(module, &format!("{name}-balloon.ko"))?;
     let workload = workload()?;
     let setpoints = setpoints()?;
     let strip = ["--config", "profile.release.strip=\"symbols\""];
     let control = paths::read(&cargo_build("ballastctl", LINUX_GUEST, &strip)?)?;
     let user_balloon = paths::read(&cargo_build("ballast-user-balloon", LINUX_GUEST, &strip)?)?;
-    let initrd = paths::made("ballast")?.join("linux-initrd.cpio");
+    let initrd = paths::made("ballast")?.join(format!("{name}-initrd.cpio"));
     let files = [
         initramfs::File {
             path: "lib/ballast_balloon.ko",
@@ -330,7 +343,6 @@ pub fn linux_guest(consent: Consent) -> Result<LinuxGuest> {
             data: &user_balloon,
         },
     ];
-    let kernel = setup::kernel(Flavour::Cloud)?;
     let swap = modules::with_dependencies(&kernel.modules, modules::SWAP)?;
     paths::write(&initrd, initramfs::build(&files, &swap)?)?;
     Ok(LinuxGuest {

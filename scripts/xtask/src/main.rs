@@ -55,6 +55,9 @@ enum Command {
         /// Also lay out Debian's kernel and a busybox initramfs as guest images
         #[arg(long)]
         linux: bool,
+        /// The same with Debian's kernel of 16 KiB pages
+        #[arg(long)]
+        linux_16k: bool,
     },
     /// Build the balloon module for Linux
     Module {
@@ -96,11 +99,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     let consent = Consent::new(cli.yes);
     match cli.command {
         Command::Setup(args) => setup::run(&args, consent)?,
-        Command::Build { linux } => {
+        Command::Build { linux, linux_16k } => {
             setup::ensure(&[Need::BareMetalTarget], consent)?;
             let mut made = vec![artefacts::hypervisor()?, artefacts::bare_metal_guest()?];
             if linux {
                 let guest = artefacts::linux_guest(consent)?;
+                made.extend([guest.kernel, guest.initrd]);
+            }
+            if linux_16k {
+                let guest = artefacts::linux_16k_guest(consent)?;
                 made.extend([guest.kernel, guest.initrd]);
             }
             for path in made {

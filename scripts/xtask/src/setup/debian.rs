@@ -17,6 +17,8 @@ pub enum Flavour {
     Cloud,
     /// `arm64`: with the drivers and device trees of boards, for a guest that has the board's devices.
     Full,
+    /// `arm64-16k`: as [`Flavour::Full`], with pages of 16 KiB.
+    Pages16k,
 }
 
 impl Flavour {
@@ -24,6 +26,7 @@ impl Flavour {
         match self {
             Flavour::Cloud => "linux-image-cloud-arm64",
             Flavour::Full => "linux-image-arm64",
+            Flavour::Pages16k => "linux-image-arm64-16k",
         }
     }
 
@@ -32,6 +35,7 @@ impl Flavour {
         Ok(paths::cache()?.join(match self {
             Flavour::Cloud => "linux",
             Flavour::Full => "linux-full",
+            Flavour::Pages16k => "linux-16k",
         }))
     }
 }

@@ -44,6 +44,8 @@ pub enum Need {
     RaspberryPi,
     /// What makes a card's root filesystem.
     RootFilesystem,
+    /// Debian's arm64 kernel with pages of 16 KiB, and its headers.
+    Pages16k,
 }
 
 impl Need {
@@ -57,7 +59,7 @@ impl Need {
         Need::DebianGuest,
     ];
     /// All of them.
-    pub const ALL: [Need; 9] = [
+    pub const ALL: [Need; 10] = [
         Need::BareMetalTarget,
         Need::LinuxGuestTarget,
         Need::Qemu,
@@ -67,6 +69,7 @@ impl Need {
         Need::QemuRaspi4b,
         Need::RaspberryPi,
         Need::RootFilesystem,
+        Need::Pages16k,
     ];
 }
 
@@ -146,6 +149,9 @@ fn fetch(needs: &[Need], refresh: bool, mirror: Option<&str>) -> Result<()> {
     if needs.contains(&Need::RaspberryPi) {
         debian::ensure(Flavour::Full, refresh, mirror)?;
         raspberry_pi::ensure(refresh, mirror)?;
+    }
+    if needs.contains(&Need::Pages16k) {
+        debian::ensure(Flavour::Pages16k, refresh, mirror)?;
     }
     Ok(())
 }

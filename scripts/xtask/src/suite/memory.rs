@@ -63,7 +63,8 @@ fn two_guests(
     .guest(guest("linux-b"))
 }
 
-fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
+/// Waits for a Linux guest and its driver.
+pub fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
     console.patience(180).expect_up(guest)?;
     console.patience(90);
     console.wait_for_status("the driver to register", |s| s.has_driver(guest))?;
@@ -71,7 +72,7 @@ fn guest_is_up(console: &mut Console, guest: u8) -> Result<()> {
 }
 
 /// Sets a target and waits until the guest has exactly that.
-fn set_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
+pub fn set_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
     let answer = console.monitor(&format!("mem {guest} {mib}"))?;
     ensure!(!answer.contains("refused"), "mem {guest} {mib}: {answer}");
     let what = format!("guest {guest} to have {mib} MiB");
@@ -80,13 +81,13 @@ fn set_memory(console: &mut Console, guest: u8, mib: u64) -> Result<()> {
 }
 
 /// What the guest itself says it has, in MiB.
-fn mem_total_mib(console: &mut Console, guest: u8) -> Result<u64> {
+pub fn mem_total_mib(console: &mut Console, guest: u8) -> Result<u64> {
     let kib = console.shell(guest, "awk '/MemTotal/ { print $2 }' /proc/meminfo")?;
     Ok(kib.trim().parse::<u64>()? >> 10)
 }
 
 /// Fills memory with data that is not zero, reads all of it back, and frees it.
-fn uses_memory(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
+pub fn uses_memory(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
     const SEED: u64 = 7;
     let said = console.shell(guest, &format!("workload {mib} 100000 {SEED}"))?;
     let expected = Checksum::expected(mib, SEED).to_string();
@@ -98,7 +99,7 @@ fn uses_memory(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
 }
 
 /// Every page that the guest got back has read zero.
-fn only_zeroes_came(console: &mut Console, guest: u8) -> Result<()> {
+pub fn only_zeroes_came(console: &mut Console, guest: u8) -> Result<()> {
     let count = console.shell(
         guest,
         "cat /sys/bus/platform/devices/*balloon*/pages_not_zero",
@@ -286,7 +287,8 @@ fn relocated_pages(console: &mut Console, guest: u8) -> Result<u64> {
     Ok(counter(&stats, "relocated-pages"))
 }
 
-fn same_total(before: &Status, console: &mut Console) -> Result<()> {
+/// All memory is somebody's still.
+pub fn same_total(before: &Status, console: &mut Console) -> Result<()> {
     let after = console.status()?;
     ensure!(
         before.total_kib() == after.total_kib(),

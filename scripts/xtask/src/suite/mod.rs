@@ -6,6 +6,7 @@ mod channels;
 mod core_moves;
 mod cores;
 mod devices;
+mod granule;
 mod host;
 mod hostile;
 mod kernels;
@@ -81,6 +82,7 @@ fn scenarios() -> Vec<Scenario> {
         linux::scenarios(),
         monitor::scenarios(),
         memory::scenarios(),
+        granule::scenarios(),
         cores::scenarios(),
         scrub::scenarios(),
         core_moves::scenarios(),
@@ -137,7 +139,12 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
                 consent,
             )?;
         }
-        let images = Images::build(chosen.iter().any(Scenario::has_medium), consent)?;
+        let has = |test: fn(&Scenario) -> bool| chosen.iter().any(test);
+        let images = Images::build(
+            has(Scenario::has_medium),
+            has(Scenario::has_16k_pages),
+            consent,
+        )?;
         for scenario in &chosen {
             tally.add(run_one(scenario, &images, args));
         }

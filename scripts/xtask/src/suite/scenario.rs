@@ -36,6 +36,7 @@ pub struct Guest {
 enum Kernel {
     BareMetal(&'static str),
     Linux,
+    Linux16k,
     Debian,
 }
 
@@ -60,6 +61,14 @@ impl Guest {
             bootargs,
             properties: Vec::new(),
             number: None,
+        }
+    }
+
+    /// The same with pages of 16 KiB.
+    pub fn linux_16k(name: &str) -> Self {
+        Self {
+            kernel: Kernel::Linux16k,
+            ..Self::linux(name).args("cma=0")
         }
     }
 
@@ -141,6 +150,9 @@ impl Guest {
         let images = match self.kernel {
             Kernel::BareMetal(image) => format!("kernel = \"{image}\";"),
             Kernel::Linux => "kernel = \"linux\"; ramdisk = \"linux-initrd\";".to_owned(),
+            Kernel::Linux16k => {
+                "kernel = \"linux-16k\"; ramdisk = \"linux-16k-initrd\";".to_owned()
+            }
             Kernel::Debian => "kernel = \"debian\"; ramdisk = \"debian-initrd\";".to_owned(),
         };
         let mut text = format!(
@@ -234,6 +246,7 @@ pub struct Scenario {
     shared: String,
     global: String,
     nodes: &'static str,
+    cpu: Option<&'static str>,
     refusal: Option<&'static str>,
     script: Script,
 }
@@ -255,6 +268,7 @@ impl Scenario {
             shared: String::new(),
             global: String::new(),
             nodes: "",
+            cpu: None,
             refusal: None,
             script: Box::new(script),
         }
@@ -298,6 +312,12 @@ impl Scenario {
     /// Physical cores.
     pub fn cores(mut self, cores: u8) -> Self {
         self.cores = cores;
+        self
+    }
+
+    /// The model of QEMU's `virt` board's cores, where that is not the usual one.
+    pub fn cpu(mut self, model: &'static str) -> Self {
+        self.cpu = Some(model);
         self
     }
 
@@ -390,6 +410,9 @@ impl Scenario {
         dir: &Path,
     ) -> Result<(Program, Report)> {
         let mut extra = vec!["-no-reboot".to_owned()];
+        if let Some(model) = self.cpu {
+            extra.extend(["-cpu", model].map(str::to_owned));
+        }
         if self.has_medium() {
             let root = images.root.as_deref().context("no root filesystem")?;
             extra.extend(qemu::disk_and_network(&root::image_of(root, dir)?));
@@ -467,6 +490,13 @@ impl Scenario {
             .any(|guest| guest.kernel == Kernel::Debian)
     }
 
+    /// Whether a guest has pages of 16 KiB.
+    pub fn has_16k_pages(&self) -> bool {
+        self.guests
+            .iter()
+            .any(|guest| guest.kernel == Kernel::Linux16k)
+    }
+
     /// Whether it needs the Raspberry Pi's files and a QEMU that has the board.
     pub const fn is_rpi4(&self) -> bool {
         matches!(self.machine, Machine::Rpi4 { .. } | Machine::Card { .. })
@@ -483,8 +513,9 @@ pub struct Images {
 }
 
 impl Images {
-    /// Builds the hypervisor, the bare-metal guest and the Linux guest; with `debian` also that which has a medium.
-    pub fn build(debian: bool, consent: Consent) -> Result<Self> {
+    /// Builds the hypervisor, the bare-metal guest and the Linux guest; with `debian` also that which has a medium,
+    /// with `pages_16k` also the one with such pages.
+    pub fn build(debian: bool, pages_16k: bool, consent: Consent) -> Result<Self> {
         let linux = artefacts::linux_guest(consent)?;
         let bare_metal = artefacts::bare_metal_forms()?;
         let mut images = Self {
@@ -505,6 +536,13 @@ impl Images {
             images.all.push(Image::new("debian", guest.kernel));
             images.all.push(Image::new("debian-initrd", guest.initrd));
             images.root = Some(guest.root);
+        }
+        if pages_16k {
+            let linux = artefacts::linux_16k_guest(consent)?;
+            images.all.push(Image::new("linux-16k", linux.kernel));
+            images
+                .all
+                .push(Image::new("linux-16k-initrd", linux.initrd));
         }
         Ok(images)
     }
