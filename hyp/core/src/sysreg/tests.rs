@@ -35,6 +35,9 @@ fn an_a72_keeps_what_a_guest_may_use() {
     assert_eq!(id(&ids, 6, 0), 0x0001_1120, "crypto and CRC stay");
     assert_eq!(id(&ids, 7, 0), 0x121, "36 bits; no secure memory");
     assert_eq!(id(&ids, 1, 2), 6);
+    // A Cortex-A76 has pages of 16 KiB besides, and the guest sees that.
+    let a76 = IdRegisters::new(Version::V3, |_, _| 0x0010_1122);
+    assert_eq!(id(&a76, 7, 0), 0x0010_0121);
     let ids = IdRegisters::new(Version::V2, a72);
     assert_eq!(id(&ids, 4, 0) >> 24 & 15, 0);
     assert_eq!(id(&ids, 1, 1), 0x0001_0001);
@@ -78,6 +81,7 @@ fn features_that_are_not_switched_are_hidden() {
     }
     assert_eq!(field(4, 0, 56), 1, "CSV2 without SCXTNUM");
     assert_eq!((field(7, 0, 0), field(7, 0, 28)), (1, 0));
+    assert_eq!(field(7, 0, 20), 1, "16 KiB pages, without 52-bit addresses");
     // "Not implemented" is not made to mean something else.
     let ids = IdRegisters::new(Version::V3, |_, _| u64::MAX);
     assert_eq!(id(&ids, 7, 0) >> 28 & 15, 15);
