@@ -10,7 +10,7 @@ use crate::exit::Width;
 use crate::log::{Entry, Event, EventLog};
 use crate::monitor::{
     Amount, DriverState, GuestState, GuestStats, GuestStatus, HostStatus, MoveStatus, PowerAction,
-    Refused, TransferStatus,
+    Refused, StatsGroup, TransferStatus,
 };
 use crate::policy::Mode;
 
@@ -423,7 +423,10 @@ fn the_log_and_stats_come_line_by_line() {
     ));
     // Rare events have half of it.
     assert_eq!(text.matches("event=unresponsive").count(), 128);
-    assert_eq!(text.matches("guest=1 name=a stats=").count(), 6);
+    assert_eq!(
+        text.matches("guest=1 name=a stats=").count(),
+        StatsGroup::ALL.len()
+    );
 }
 
 #[test]
@@ -437,9 +440,10 @@ fn the_longest_things_fit_the_stage() {
     bench.type_all(b"\x1d?");
     bench.type_all(b"\x1da");
     let text = bench.shown();
+    // The refusal, the stats, help's list and the banner.
     assert_eq!(
         text.lines().filter(|line| line.contains(names[8])).count(),
-        9,
+        StatsGroup::ALL.len() + 3,
         "{text}"
     );
     assert!(text.ends_with("\r\n"));
