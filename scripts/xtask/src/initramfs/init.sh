@@ -19,4 +19,11 @@ fi
 [ -x /sbin/job ] && . /sbin/job
 echo "guest $(sed -n 's/.*guest=\([^ ]*\).*/\1/p' /proc/cmdline) is up: Linux $(uname -r), $(nproc) CPU, $(awk '/MemTotal/ { print $2 }' /proc/meminfo) KiB"
 cd /tmp
-while :; do setsid cttyhack sh; done
+# What busybox's halt, poweroff and reboot ask of process 1, which has to look up for it.
+trap 'sync; halt -f' USR1
+trap 'sync; poweroff -f' USR2
+trap 'sync; reboot -f' TERM
+while :; do
+	setsid cttyhack sh < /dev/console &
+	wait $!
+done

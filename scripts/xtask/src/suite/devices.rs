@@ -34,7 +34,7 @@ fn uses_disk_and_network(console: &mut Console) -> Result<()> {
     ensure!(ping.contains("2 packets received"), "{ping}");
     // Ballast makes the devices stop before the guest starts again.
     console.shell(1, "sync")?;
-    console.send("reboot -f\r")?;
+    console.send("reboot\r")?;
     console.expect_up(1)?;
     let read = console.shell(1, sum)?;
     ensure!(
@@ -42,7 +42,7 @@ fn uses_disk_and_network(console: &mut Console) -> Result<()> {
         "wrote {written}, read {read} after a reset"
     );
     console.shell(1, "sync")?;
-    console.send("poweroff -f\r")?;
+    console.send("poweroff\r")?;
     console.expect_power_off()
 }
 
@@ -90,7 +90,7 @@ fn on_reset_board() -> Scenario {
     Scenario::new("devices-on-reset-board", 3, |console| {
         console.patience(240).expect_up(1)?;
         console.focus(1)?;
-        console.send("reboot -f\r")?;
+        console.send("reboot\r")?;
         console.expect("on-reset: the board is reset")?;
         // QEMU was told to end instead.
         console.expect_power_off()
@@ -127,7 +127,7 @@ fn rpi4_primary() -> Scenario {
             "CPUs off and on: {cpus:?}"
         );
         console.shell(1, "sync")?;
-        console.send("reboot -f\r")?;
+        console.send("reboot\r")?;
         console.expect("debian: stays stopped and keeps its memory")?;
         let answer = console.monitor("start 1")?;
         ensure!(answer.contains("a device of the guest"), "{answer}");
@@ -159,7 +159,7 @@ fn rpi4_primary_starts_again_alone() -> Scenario {
         console.shell(1, "watchdog -t 2 -T 10 /dev/watchdog; sleep 15")?;
         console.expect_never("watchdog has expired")?;
         for (command, then) in [
-            ("reboot -f", "debian: reset"),
+            ("reboot", "debian: reset"),
             ("killall -9 watchdog", "debian: its watchdog has expired"),
         ] {
             // The card is being read meanwhile.

@@ -28,7 +28,7 @@ fn boots(gic: u8, cores: u8) -> Scenario {
                 online.trim() == cores.to_string(),
                 "{cores} CPUs were given and Linux has {online:?}"
             );
-            console.send("poweroff -f\r")?;
+            console.send("poweroff\r")?;
             console.expect_power_off()
         },
     )
@@ -48,7 +48,7 @@ fn two_boot(gic: u8) -> Scenario {
         }
         for guest in [1, 2] {
             console.focus(guest)?;
-            console.send("poweroff -f\r")?;
+            console.send("poweroff\r")?;
         }
         console.expect_power_off()
     })

@@ -155,7 +155,7 @@ fn linux() -> Scenario {
         }
         console.shell(1, "md5sum /bin/busybox")?;
         console.focus(1)?;
-        console.send("poweroff -f\r")?;
+        console.send("poweroff\r")?;
         Ok(())
     })
     .guest(Guest::linux("linux").memory(512).cpus(3))

@@ -63,7 +63,7 @@ fn linux_with_its_root() -> Scenario {
         ensure!(said.contains("setpoints done count=20"), "{said}");
         // The neighbour is there, and stays there when Linux goes.
         console.focus(1)?;
-        console.send("poweroff -f\r")?;
+        console.send("poweroff\r")?;
         // Nobody but the firmware knows what its mailbox still writes to, so its memory stays its own.
         console.wait_for_status("Linux to be off", |s| {
             s.guest(1).get("state") == "quarantined"
