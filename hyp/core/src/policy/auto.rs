@@ -48,7 +48,12 @@ impl Supply {
 
 impl Policy {
     /// Decides and writes the members' changes.
-    pub(super) fn decide(&mut self, now_us: u64, observed: &[Observed], supply: Supply) -> Auto {
+    pub(super) fn decide(
+        &mut self,
+        now_us: u64,
+        observed: &[Observed],
+        mut supply: Supply,
+    ) -> Auto {
         let mut auto = Auto {
             next_us: None,
             competing: false,
@@ -58,22 +63,26 @@ impl Policy {
         let mut members = self.members.iter().zip(&self.claims);
         let is_urgent =
             members.any(|(member, claim)| member.is_urgent(now_us) && in_trouble(claim));
-        let supply = if is_urgent {
+        if is_urgent {
             // This is what the reserve is for.
-            Supply {
-                reserve: 0,
-                ..supply
-            }
-        } else {
-            supply
-        };
+            supply.reserve = 0;
+            supply.level = Level::Low;
+        }
         let reach = self.reach(now_us, is_urgent, wanting, &mut auto);
         if reach == Reach::Nobody {
             return auto;
         }
         self.narrow(reach, now_us);
+        self.refilling = match supply.level {
+            Level::High => false,
+            Level::Soft => self.refilling,
+            Level::Hard | Level::Low => !is_urgent,
+        };
         if wanting {
-            self.refilling = false;
+            if self.refilling {
+                // Where memory is taken anyway, the reserve has its part.
+                supply.debt += supply.reserve.saturating_sub(supply.spare);
+            }
             auto.competing = self.serve(supply, is_urgent) && reach != Reach::Free;
         } else {
             self.revoking = false;
@@ -277,11 +286,6 @@ impl Policy {
 
     /// Goals when nobody wants more. False if there is nothing to do.
     fn refill(&mut self, supply: Supply) -> bool {
-        self.refilling = match supply.level {
-            Level::High => false,
-            Level::Soft => self.refilling,
-            Level::Hard | Level::Low => true,
-        };
         if !self.refilling {
             return false;
         }
@@ -315,7 +319,10 @@ impl Policy {
             if goal >= held + BLOCK {
                 asked += goal - held;
             } else if goal + BLOCK <= held {
-                let step = (member.response.speed() * supply.level.haste()).next_multiple_of(BLOCK);
+                // Within a block of its target a guest counts as there: it is to have more to do until the next look.
+                let step = (member.response.speed() * supply.level.haste())
+                    .next_multiple_of(BLOCK)
+                    .max(2 * BLOCK);
                 let memory = seen.memory_pages.min(MAX_PAGES);
                 let target = goal.max(memory.saturating_sub(step));
                 if target + BLOCK <= held {

@@ -94,17 +94,12 @@ pub fn claims(random: &mut Random, worlds: u64) -> Outcome {
     ];
     let mut sums = [[0_u64; SECONDS + 1]; 3];
     let mut ends = [0_u64; 3];
-    let (mut dues, mut beyond) = (0, 0);
+    let mut dues = 0;
     for _ in 0..worlds {
         let guests = guests(random);
-        let due = due(&guests);
-        dues += due;
+        dues += due(&guests);
         for ((_, habit, samples), sums) in kinds.iter().zip(&mut sums) {
             let has = run(&guests, *habit, *samples);
-            let last = has.last().copied().unwrap_or(0);
-            if *habit == Habit::Lying && *samples {
-                beyond += u64::from(last > due + (due / 10).max(4 * MIB));
-            }
             for (sum, has) in sums.iter_mut().zip(has) {
                 *sum += has;
             }
@@ -146,7 +141,6 @@ pub fn claims(random: &mut Random, worlds: u64) -> Outcome {
             "lying_mib": lies,
             "lying_not_sampled_mib": believed,
             "due_to_an_honest_need_mib": mean(dues),
-            "lying_beyond_its_due": beyond,
         }),
     }
 }

@@ -11,9 +11,9 @@ pub fn wanted(load: u64) -> u64 {
     (load + load / 16 + 2048).next_multiple_of(BLOCK)
 }
 
-/// What each guest would have once no block can be taken from one guest for another one that wants it and
-/// pays more, from where they are now. What a guest wants is what it uses and the headroom that the policy
-/// leaves to everybody.
+/// The fixed point of min-funding revocation, from where memory lies: a guest that wants more has the next block, of
+/// what is free beyond the reserve or of whoever pays least and less than it, until nobody does. Memory that nobody
+/// wants stays where it is. What a guest wants is what it uses and the headroom that the policy leaves to everybody.
 pub fn fixed_point(world: &World, settings: &Settings) -> Vec<u64> {
     let tau = f64::from(settings.tax.percent()) / 100.0;
     let wants: Vec<u64> = world
@@ -23,9 +23,12 @@ pub fn fixed_point(world: &World, settings: &Settings) -> Vec<u64> {
         .collect();
     let mut pages: Vec<u64> = world.guests.iter().map(|guest| guest.memory).collect();
     let total = pages.iter().sum::<u64>() + world.free;
-    let mut usable = world
-        .free
-        .saturating_sub(total * settings.reserve_per_mille / 1000);
+    let reserve = total * settings.reserve_per_mille / 1000;
+    // Less than half of it is filled up on the way.
+    let (mut usable, mut missing) = match world.free {
+        free if free < reserve / 2 => (0, reserve - free),
+        free => (free.saturating_sub(reserve), 0),
+    };
     let rho = |guest: usize, pages: u64| {
         let p = pages.max(1) as f64;
         let f = wants[guest].min(pages) as f64 / p;
@@ -54,6 +57,10 @@ pub fn fixed_point(world: &World, settings: &Settings) -> Vec<u64> {
                 .min_by(|&a, &b| rho(a, pages[a]).total_cmp(&rho(b, pages[b])));
             let Some(giver) = giver else { break };
             pages[giver] -= BLOCK;
+            if missing >= BLOCK {
+                missing -= BLOCK;
+                continue;
+            }
         }
         pages[getter] += BLOCK;
     }

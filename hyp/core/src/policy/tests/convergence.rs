@@ -19,7 +19,11 @@ fn fixed_point(world: &World, settings: &Settings) -> Vec<u64> {
     let mut pages: Vec<u64> = guests.iter().map(|guest| guest.memory).collect();
     let total = pages.iter().sum::<u64>() + world.free;
     let reserve = total * settings.reserve_per_mille / 1000;
-    let mut usable = world.free.saturating_sub(reserve);
+    // Less than half of it is filled up on the way.
+    let (mut usable, mut missing) = match world.free {
+        free if free < reserve / 2 => (0, reserve - free),
+        free => (free.saturating_sub(reserve), 0),
+    };
     let rho = |guest: usize, pages: u64| {
         let active = wanted(guests[guest].load).min(pages);
         let cost = active as f64 + (pages - active) as f64 / (1.0 - tau);
@@ -42,6 +46,10 @@ fn fixed_point(world: &World, settings: &Settings) -> Vec<u64> {
                 .min_by(|&a, &b| rho(a, pages[a]).total_cmp(&rho(b, pages[b])));
             let Some(giver) = giver else { break };
             pages[giver] -= BLOCK;
+            if missing >= BLOCK {
+                missing -= BLOCK;
+                continue;
+            }
         }
         pages[getter] += BLOCK;
     }

@@ -142,7 +142,7 @@ fn a_slow_guest_is_not_an_unresponsive_one() {
     let mut slow = Guest::new(512, 128, 1024, 100).loaded(50);
     slow.speed = 2 * MIB;
     let mut world = world(vec![slow, Guest::new(512, 128, 1024, 100).loaded(900)], 0);
-    world.settle(600);
+    world.settle(200);
     assert!(world.given_up.is_empty());
     assert!(world.memory_mib()[0] < 300, "{:?}", world.memory_mib());
 }
