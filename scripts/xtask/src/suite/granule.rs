@@ -57,6 +57,7 @@ fn moves(gic: u8) -> Scenario {
                 "no {entries} at order {order}"
             );
         }
+        only_zeroes_came(console, 1)?;
         set_memory(console, 1, 208)?;
         console.shell(
             1,
@@ -91,13 +92,18 @@ fn moves(gic: u8) -> Scenario {
         same_total(&before, console)
     })
     .cpu(CPU)
-    .ram(544)
+    .ram(640)
     .guest(
         Guest::linux_16k("large")
             .memory(256)
             .memory_bounds(128, 384),
     )
-    .guest(Guest::linux("usual").memory(256).memory_bounds(128, 320))
+    .guest(
+        Guest::linux("usual")
+            .args("cma=0")
+            .memory(256)
+            .memory_bounds(128, 320),
+    )
 }
 
 fn largest_order(console: &mut Console, order: u8) -> Result<()> {
