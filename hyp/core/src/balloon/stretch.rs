@@ -23,6 +23,12 @@ const GROUP: u64 = 64;
 /// Pages released in one stretch.
 const RELEASE_MOST: u32 = GROUP as u32;
 
+/// Pages in an order-4 entry.
+const RUN: u32 = Order::Pages16.pages() as u32;
+
+/// Pages in an order-2 entry.
+const QUAD: u32 = Order::Pages4.pages() as u32;
+
 /// Where a stretch of pages lies.
 struct Group {
     /// IPA / 2 MiB.
@@ -43,30 +49,32 @@ struct Group {
 
 /// Entries of a stretch, by order below that of blocks.
 #[derive(Default)]
-struct Entries([usize; 3]);
+struct Entries {
+    pages: usize,
+    quads: usize,
+    runs: usize,
+}
 
 impl Group {
     /// The pages that a list word names, if it is a page or run of this group: offset of the first
     /// in bytes, their bits, and how many they are.
     #[inline]
     const fn pages(&self, word: u64) -> Option<(u64, u64, u32)> {
-        const PAGE_MASK: u64 = (GROUP - 1) << PAGE_SHIFT;
-        const MASK_4: u64 = PAGE_MASK & !(Order::Pages4.bytes() - 1);
-        const MASK_16: u64 = PAGE_MASK & !(Order::Pages16.bytes() - 1);
+        const MASK_1: u64 = (GROUP - 1) << PAGE_SHIFT;
+        const MASK_4: u64 = MASK_1 & !(Order::Pages4.bytes() - 1);
+        const MASK_16: u64 = MASK_1 & !(Order::Pages16.bytes() - 1);
         let offset = word.wrapping_sub(self.ipa);
-        let (offset, bits, pages) = if offset & !PAGE_MASK == 0 {
-            (offset, 1, 1)
-        } else if offset & !MASK_16 == Order::Pages16 as u64 {
-            (offset & MASK_16, 0xffff, 16)
-        } else if offset & !MASK_4 == Order::Pages4 as u64 {
-            (offset & MASK_4, 0xf, 4)
+        if offset & !MASK_1 == 0 && self.least == 1 {
+            Some((offset, 1 << (offset >> PAGE_SHIFT), 1))
+        } else if offset & !MASK_16 == Order::Pages16 as u64 && self.least <= RUN as u16 {
+            let offset = offset & MASK_16;
+            Some((offset, 0xffff << (offset >> PAGE_SHIFT), RUN))
+        } else if offset & !MASK_4 == Order::Pages4 as u64 && self.least <= QUAD as u16 {
+            let offset = offset & MASK_4;
+            Some((offset, 0xf << (offset >> PAGE_SHIFT), QUAD))
         } else {
-            return None;
-        };
-        if pages < self.least as u32 {
-            return None;
+            None
         }
-        Some((offset, bits << (offset >> PAGE_SHIFT), pages))
     }
 
     const fn index(&self, offset: u64) -> usize {
@@ -76,8 +84,7 @@ impl Group {
 
 impl Entries {
     const fn all(&self) -> usize {
-        let Self([by_4k, by_16k, by_64k]) = self;
-        *by_4k + *by_16k + *by_64k
+        self.pages + self.quads + self.runs
     }
 
     const fn cost(&self, pages: u32) -> u32 {
@@ -85,18 +92,17 @@ impl Entries {
     }
 
     const fn count(&mut self, pages: u32) {
-        let Self([by_4k, by_16k, by_64k]) = self;
         match pages {
-            1 => *by_4k += 1,
-            4 => *by_16k += 1,
-            _ => *by_64k += 1,
+            1 => self.pages += 1,
+            QUAD => self.quads += 1,
+            _ => self.runs += 1,
         }
     }
 
-    fn add_to(&self, counters: &[Counter]) {
-        for (counter, &done) in counters.iter().zip(&self.0) {
-            counter.add(done as u64);
-        }
+    fn add_to(&self, [pages, quads, runs, _]: &[Counter; 4]) {
+        pages.add(self.pages as u64);
+        quads.add(self.quads as u64);
+        runs.add(self.runs as u64);
     }
 }
 
@@ -293,26 +299,19 @@ impl<H: Hardware> Reserve<'_, H> {
             if pages > left {
                 break;
             }
-            if pages == 1 {
-                if self.hw.read(group.table, index) != group.entry + offset {
-                    break;
+            let home = group.entry + offset;
+            // Numbers that the compiler knows.
+            let is_out = match pages {
+                1 if self.hw.read(group.table, index) == home => {
+                    self.hw.write(group.table, index, Descriptor::NOT_OWNED.0);
+                    true
                 }
-                self.hw.write(group.table, index, Descriptor::NOT_OWNED.0);
-            } else {
-                let home = group.entry + offset;
-                if !self
-                    .hw
-                    .holds(group.table, index, pages as usize, home, PAGE_SIZE)
-                {
-                    break;
-                }
-                self.hw.fill(
-                    group.table,
-                    index,
-                    pages as usize,
-                    Descriptor::NOT_OWNED.0,
-                    0,
-                );
+                1 => false,
+                RUN => take_out(self.hw, group.table, index, RUN, home),
+                _ => take_out(self.hw, group.table, index, QUAD, home),
+            };
+            if !is_out {
+                break;
             }
             gone |= bits;
             left -= pages;
@@ -342,6 +341,17 @@ impl<H: Hardware> Reserve<'_, H> {
         entries.add_to(&self.memory.stats.reserved);
         entries.all()
     }
+}
+
+/// Takes a run out of a table, if all of it is at `home`.
+#[inline]
+fn take_out(hw: &mut impl Hardware, table: Pa, index: usize, pages: u32, home: u64) -> bool {
+    let pages = pages as usize;
+    let is_home = hw.holds(table, index, pages, home, PAGE_SIZE);
+    if is_home {
+        hw.fill(table, index, pages, Descriptor::NOT_OWNED.0, 0);
+    }
+    is_home
 }
 
 impl<H: Hardware> Release<'_, H> {
@@ -458,16 +468,11 @@ impl<H: Hardware> Release<'_, H> {
                 break;
             };
             let index = group.index(offset);
-            if pages == 1 {
-                self.hw.write(group.table, index, entry + offset);
-            } else {
-                self.hw.fill(
-                    group.table,
-                    index,
-                    pages as usize,
-                    entry + offset,
-                    PAGE_SIZE,
-                );
+            let (table, home) = (group.table, entry + offset);
+            match pages {
+                1 => self.hw.write(table, index, home),
+                RUN => self.hw.fill(table, index, RUN as usize, home, PAGE_SIZE),
+                _ => self.hw.fill(table, index, QUAD as usize, home, PAGE_SIZE),
             }
             *word = done(*word);
         }
