@@ -30,10 +30,11 @@ pub fn image(pa: Pa) -> PaRange {
     PaRange { start: pa, size }
 }
 
-/// Starts the early heap, in which the device tree is indexed: in RAM that neither firmware, the boot archive, the
-/// `image` nor the tree at `blob` has, as a first look at the tree without a heap says. A stack frame of its own: the look is some kilobytes.
+/// Starts the early heap and reads the device tree at `blob` into it. The heap is in RAM that neither firmware, the
+/// boot archive, the `image` nor the tree has, as a first look at the tree without a heap says; it is returned, too.
+/// A stack frame of its own: the look is some kilobytes.
 #[inline(never)]
-pub fn early_heap(blob: &[u8], image: PaRange) -> Result<PaRange, Refusal> {
+pub fn read_tree(blob: &[u8], image: PaRange) -> Result<(DeviceTree<'_>, PaRange), Refusal> {
     let look = FirstLook::new(blob)?;
     let size = look.heap_bytes();
     let tree = PaRange {
@@ -49,7 +50,7 @@ pub fn early_heap(blob: &[u8], image: PaRange) -> Result<PaRange, Refusal> {
     let start = mmu::map_early_heap(place.start, size);
     // SAFETY: just mapped; nothing that the loader has left lies there, and it is held from now on.
     unsafe { heap::init(start, size as usize, 0) };
-    Ok(place)
+    Ok((look.index(blob)?, place))
 }
 
 /// Maps the device tree read-only: its header first, to learn its size.

@@ -43,24 +43,19 @@ pub use smp::{counter, frequency};
 extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
     let image = memory::image(Pa(image));
     let blob = memory::map_device_tree(Pa(dtb));
-    let early = memory::early_heap(blob, image);
-    // Without a heap to read the tree in.
-    let tree = match &early {
-        Ok(_) => DeviceTree::new(blob).map_err(Refusal::from),
-        Err(refusal) => Err(refusal.clone()),
-    };
+    let tree = memory::read_tree(blob, image);
     let description = match &tree {
-        Ok(tree) => board::find_console(tree),
+        Ok((tree, _)) => board::find_console(tree),
         Err(_) => board::last_resort_console(blob),
     };
     if let Some(description) = description {
         console::init(&description);
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
-    let (tree, early) = match (tree, early) {
+    let (tree, early) = match tree {
         // A primary guest's device tree is made of it at each start.
-        (Ok(tree), Ok(early)) => (&*Box::leak(Box::new(tree)), early),
-        (Err(refusal), _) | (_, Err(refusal)) => refuse(&[refusal]),
+        Ok((tree, early)) => (&*Box::leak(Box::new(tree)), early),
+        Err(refusal) => refuse(&[refusal]),
     };
     if let Some(power) = board::find_power(tree) {
         power::init(power);

@@ -156,16 +156,8 @@ pub(super) fn reservation(entry: &[u8; 16]) -> PaRange {
     }
 }
 
-/// As many nodes as `structure` can have, and not many more than it has: few values are 1. For the index, which so
-/// never grows.
-pub(super) fn most_nodes(structure: &[u8]) -> usize {
-    let words = structure.as_chunks::<4>().0.iter();
-    let begins = words.filter(|word| **word == BEGIN_NODE.to_be_bytes());
-    begins.count().min(MAX_NODES)
-}
-
-/// Checks `blob` and indexes its nodes.
-pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
+/// Checks `blob` and indexes its nodes, for `room` of which there is memory at once.
+pub(super) fn index(blob: &[u8], room: usize) -> Result<DeviceTree<'_>, BlobError> {
     let sections = sections(blob)?;
     let Sections {
         strings, structure, ..
@@ -181,7 +173,8 @@ pub(super) fn index(blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
         strings,
         ..DeviceTree::default()
     };
-    tree.nodes.reserve_exact(most_nodes(structure));
+    tree.nodes.reserve_exact(room);
+    tree.phandles.reserve_exact(room);
     for entry in sections.reservations.as_chunks::<16>().0 {
         tree.reservations.push(reservation(entry));
     }

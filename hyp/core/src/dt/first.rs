@@ -4,7 +4,7 @@
 //! malformed it sees a part, and what the full check says of it comes after.
 
 use super::check::{self, BEGIN_NODE, END_NODE, NOP, PROP};
-use super::{BlobError, Entry};
+use super::{BlobError, DeviceTree, Entry};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 
 /// Most ranges of RAM, and of what is taken of it. A board that has more is refused.
@@ -18,9 +18,7 @@ pub struct FirstLook {
     taken: heapless::Vec<PaRange, MAX_TAKEN>,
     /// Something could not be read or kept.
     has_failed: bool,
-    /// At most.
     nodes: usize,
-    phandles: usize,
 }
 
 /// The children of the root that matter.
@@ -59,19 +57,42 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// Takes the property whose name `name` begins with.
     fn read(&mut self, name: &[u8], value: &'a [u8]) {
-        let property = match name {
-            b"reg" => &mut self.reg,
-            b"device_type" => &mut self.device_type,
-            b"status" => &mut self.status,
-            b"cpu-release-addr" => &mut self.release,
-            b"linux,initrd-start" => &mut self.initrd_start,
-            b"linux,initrd-end" => &mut self.initrd_end,
-            b"#address-cells" => &mut self.address_cells,
-            b"#size-cells" => &mut self.size_cells,
+        // By the first letter first: most properties are none of these.
+        let (is_it, property) = match name.first() {
+            Some(b'r') => (name.first_chunk() == Some(b"reg\0"), &mut self.reg),
+            Some(b'd') => {
+                let is_it = name.first_chunk() == Some(b"device_type\0");
+                (is_it, &mut self.device_type)
+            }
+            Some(b's') => {
+                let is_it = name.first_chunk() == Some(b"status\0");
+                (is_it, &mut self.status)
+            }
+            Some(b'c') => {
+                let is_it = name.first_chunk() == Some(b"cpu-release-addr\0");
+                (is_it, &mut self.release)
+            }
+            Some(b'l') if name.first_chunk() == Some(b"linux,initrd-start\0") => {
+                (true, &mut self.initrd_start)
+            }
+            Some(b'l') => {
+                let is_it = name.first_chunk() == Some(b"linux,initrd-end\0");
+                (is_it, &mut self.initrd_end)
+            }
+            Some(b'#') if name.first_chunk() == Some(b"#address-cells\0") => {
+                (true, &mut self.address_cells)
+            }
+            Some(b'#') => {
+                let is_it = name.first_chunk() == Some(b"#size-cells\0");
+                (is_it, &mut self.size_cells)
+            }
             _ => return,
         };
-        property.get_or_insert(value);
+        if is_it {
+            property.get_or_insert(value);
+        }
     }
 
     fn is_memory(&self) -> bool {
@@ -124,9 +145,7 @@ impl FirstLook {
         for entry in sections.reservations.as_chunks::<16>().0 {
             look.take(check::reservation(entry));
         }
-        look.nodes = check::most_nodes(sections.structure);
         look.walk(sections.structure, sections.strings);
-        look.has_failed |= look.phandles > check::MAX_NODES;
         Ok(look)
     }
 
@@ -143,6 +162,7 @@ impl FirstLook {
                 BEGIN_NODE => {
                     self.note(depth, section, node, root, bus);
                     node = Node::default();
+                    self.nodes = self.nodes.saturating_add(1);
                     depth = depth.checked_add(1)?;
                     let name = text(structure, at.checked_add(4)?)?;
                     if depth == 2 {
@@ -162,19 +182,17 @@ impl FirstLook {
                     let [_, length, name] = check::words(head).map(super::index);
                     let value = rest.get(..length)?;
                     at = at.checked_add(length)?.checked_add(15)? & !3;
-                    let name = text(strings, name)?;
+                    let name = strings.get(name..)?;
                     node.read(name, value);
                     match depth {
                         1 => root = node.cells(),
-                        2 => bus = node.cells(),
+                        2 if section == Section::Reserved => {
+                            bus = node.cells();
+                            // What lies there is not where `reg` says.
+                            self.has_failed |=
+                                !value.is_empty() && name.first_chunk() == Some(b"ranges\0");
+                        }
                         _ => {}
-                    }
-                    if name == b"phandle" {
-                        self.phandles = self.phandles.saturating_add(1);
-                    }
-                    // What lies there is not where `reg` says.
-                    if section == Section::Reserved && depth == 2 && name == b"ranges" {
-                        self.has_failed |= !value.is_empty();
                     }
                 }
                 NOP => at = at.checked_add(4)?,
@@ -240,14 +258,21 @@ impl FirstLook {
     pub fn heap_bytes(&self) -> u64 {
         /// What is read of the board, and refusals.
         const BASE: usize = 32 << 10;
-        let allocation = |count: usize, size: usize| count.saturating_mul(size).next_power_of_two();
-        let grown = allocation(self.phandles, size_of::<(u32, u32)>());
-        let bytes = allocation(self.nodes, size_of::<Entry<'_>>())
-            .saturating_add(grown.saturating_mul(2))
+        let allocation = |size: usize| self.nodes.saturating_mul(size).next_power_of_two();
+        let bytes = allocation(size_of::<Entry<'_>>())
+            .saturating_add(allocation(size_of::<(u32, u32)>()))
             .saturating_add(BASE);
         u64::try_from(bytes)
             .unwrap_or(u64::MAX)
             .next_multiple_of(PAGE_SIZE)
+    }
+
+    /// Checks and indexes `blob`, at which this was a look, as [`DeviceTree::new`], in memory of its size.
+    ///
+    /// # Errors
+    /// What is wrong with the blob.
+    pub fn index(self, blob: &[u8]) -> Result<DeviceTree<'_>, BlobError> {
+        check::index(blob, self.nodes.min(check::MAX_NODES))
     }
 
     /// The place nearest behind or before `image` for `size` bytes, whole pages, that nothing in the tree and none of

@@ -105,6 +105,18 @@ struct Entry<'a> {
     end: u32,
 }
 
+impl Entry<'_> {
+    const MISSING: Self = Self {
+        name: "",
+        properties: 0,
+        compatible: 0,
+        lengths: 0,
+        status: Status::None,
+        parent: 0,
+        end: 0,
+    };
+}
+
 /// A checked and indexed device tree.
 #[derive(Default)]
 pub struct DeviceTree<'a> {
@@ -127,7 +139,7 @@ impl<'a> DeviceTree<'a> {
     /// # Errors
     /// What is wrong with the blob. No blob makes this panic.
     pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
-        check::index(blob)
+        check::index(blob, 0)
     }
 
     /// The root node.
@@ -187,18 +199,9 @@ impl<'a> DeviceTree<'a> {
         (0..count).map(|number| Node { tree: self, number })
     }
 
-    fn entry(&self, number: u32) -> Entry<'_> {
+    fn entry(&self, number: u32) -> &Entry<'a> {
         // Numbers come from this tree alone, so the default is never seen.
-        let missing = Entry {
-            name: "",
-            properties: 0,
-            compatible: 0,
-            lengths: 0,
-            status: Status::None,
-            parent: 0,
-            end: 0,
-        };
-        self.nodes.get(index(number)).copied().unwrap_or(missing)
+        self.nodes.get(index(number)).unwrap_or(&Entry::MISSING)
     }
 }
 
@@ -252,7 +255,7 @@ impl fmt::Debug for Node<'_> {
 }
 
 impl<'t> Node<'t> {
-    fn entry(self) -> Entry<'t> {
+    fn entry(self) -> &'t Entry<'t> {
         self.tree.entry(self.number)
     }
 
