@@ -100,14 +100,14 @@ fn a_board_too_small_for_it_is_refused() {
     let board = Board {
         ram: vec![PaRange {
             start: Pa(0x4000_0000),
-            size: MIB / 2,
+            size: MIB / 4,
         }],
         ..Board::from_dt(&tree).unwrap()
     };
     let refusal = OwnMemory::plan(&board, &tree, PaRange::default(), &[]).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "/memory: has no 580 KiB in one piece for Ballast itself; \
+        "/memory: has no 380 KiB in one piece for Ballast itself; \
          use a board with more memory, or lower the guests' memory-max-mib"
     );
 }
