@@ -48,8 +48,8 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
         Ok((tree, _)) => board::find_console(tree),
         Err(_) => board::last_resort_console(blob),
     };
-    if let Some(description) = description {
-        console::init(&description);
+    if let Some(description) = &description {
+        console::init(description);
     }
     say!("Ballast {}", env!("CARGO_PKG_VERSION"));
     let (tree, early) = match tree {
@@ -57,10 +57,15 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
         Ok((tree, early)) => (&*Box::leak(Box::new(tree)), early),
         Err(refusal) => refuse(&[refusal]),
     };
-    if let Some(power) = board::find_power(tree) {
+    let power = board::find_power(tree);
+    if let Some(power) = power {
         power::init(power);
     }
-    match bring_up(tree, blob, image, early) {
+    let board = Board::with(tree, description, power);
+    match board
+        .map_err(|refusal| alloc::vec![refusal])
+        .and_then(|board| bring_up(board, tree, blob, [image, early]))
+    {
         // Core 0 becomes a core like any other.
         Ok(core) => crate::run::start_core(core),
         Err(refusals) => refuse(&refusals),
@@ -69,13 +74,12 @@ extern "C" fn rust_boot(dtb: u64, image: u64) -> ! {
 
 /// Everything up to the guests' start. Returns this core's number.
 fn bring_up(
+    board: Board,
     tree: &'static DeviceTree<'static>,
     blob: &'static [u8],
-    image: PaRange,
-    early: PaRange,
+    [image, early]: [PaRange; 2],
 ) -> Result<usize, Vec<Refusal>> {
     let one = |refusal| alloc::vec![refusal];
-    let board = Board::from_dt(tree).map_err(one)?;
     let map = memory::plan(&board, tree, image, early, blob).map_err(one)?;
     say!(
         "{}: {} cores, GICv{}, {} MiB RAM, {} KiB of it for Ballast",

@@ -159,6 +159,18 @@ impl Board {
     /// # Errors
     /// The first thing without which Ballast cannot run there.
     pub fn from_dt(tree: &DeviceTree<'_>) -> Result<Self, Refusal> {
+        Self::with(tree, find_console(tree), find_power(tree))
+    }
+
+    /// The same where console and power have been found already.
+    ///
+    /// # Errors
+    /// As [`Board::from_dt`].
+    pub fn with(
+        tree: &DeviceTree<'_>,
+        console: Option<Console>,
+        power: Option<Power>,
+    ) -> Result<Self, Refusal> {
         let root = tree.root();
         let gic_node = gic_node(tree)?;
         let (cores, unused_cores) = read_cores(tree)?;
@@ -175,8 +187,8 @@ impl Board {
             unused_cores,
             psci: read_psci(tree)?,
             gic: gic::read_gic(gic_node)?,
-            console: find_console(tree),
-            power: find_power(tree),
+            console,
+            power,
             timer: gic::read_timer(tree, gic_node)?,
             initrd: memory::initrd(tree)?,
         })
