@@ -2,7 +2,7 @@ mod rpi4;
 
 use super::*;
 use crate::addr::{MIB, Pa};
-use crate::dt::FirstLook;
+use crate::dt::{BlobError, FirstLook};
 use crate::testing::{
     Branch, Mutator, TWO_LINUX, VIRT_V2, VIRT_V3, blob, cells, flag, rounds, text,
 };
@@ -130,6 +130,16 @@ fn a_first_look_finds_room() {
     root.2[2].1[1].1 = cells(&[0, 0, 0x10_0000]);
     root.2.retain(|node| node.0 != "memory@100000000");
     assert_eq!(room(&blob(&root, &[]), image).unwrap().start, Pa(0x1000));
+}
+
+#[test]
+fn a_first_look_says_where_a_tree_is_malformed() {
+    // The token behind the root's name.
+    let structure = usize::from(VIRT_V3[11]) | usize::from(VIRT_V3[10]) << 8;
+    let mut tree = VIRT_V3.to_vec();
+    tree[structure + 11] = 7;
+    let error = FirstLook::new(&tree).err();
+    assert_eq!(error, Some(BlobError::BadStructure { offset: 8 }));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A first look at a blob, before there is memory to index it in: which RAM is nobody's.
 //!
-//! Reads what `board` reads of memory later, in one pass and without a heap. It judges nothing: of a blob that is
-//! malformed it sees a part, and what the full check says of it comes after.
+//! Reads what `board` reads of memory later, in one pass and without a heap. Of what else may be wrong with a blob than
+//! that it cannot be gone through to its end, the full check speaks afterwards.
 
-use super::check::{self, BEGIN_NODE, END_NODE, NOP, PROP};
+use super::check::{self, BEGIN_NODE, END, END_NODE, NOP, PROP};
 use super::{BlobError, DeviceTree, Entry};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 
@@ -138,25 +138,28 @@ impl FirstLook {
     /// Looks at `blob`.
     ///
     /// # Errors
-    /// Its header is none, or its reservations do not end.
+    /// Its header is none, its reservations do not end, or its structure is malformed.
     pub fn new(blob: &[u8]) -> Result<Self, BlobError> {
         let sections = check::sections(blob)?;
         let mut look = Self::default();
         for entry in sections.reservations.as_chunks::<16>().0 {
             look.take(check::reservation(entry));
         }
-        look.walk(sections.structure, sections.strings);
+        let mut offset = 0;
+        look.walk(sections.structure, sections.strings, &mut offset)
+            .ok_or(BlobError::BadStructure { offset })?;
         Ok(look)
     }
 
-    fn walk(&mut self, structure: &[u8], strings: &[u8]) -> Option<()> {
-        let mut at = 0_usize;
+    /// Goes through the structure from `offset` on, where it is left: at the end, or at what is malformed (`None`).
+    fn walk(&mut self, structure: &[u8], strings: &[u8], offset: &mut usize) -> Option<()> {
         let mut depth = 0_usize;
         let mut section = Section::Other;
         // Of the root, and of the child of it that is open.
         let (mut root, mut bus) = (Cells(2, 1), Cells(2, 1));
         let mut node = Node::default();
         loop {
+            let at = *offset;
             let token = check::word(structure, at)?;
             match token {
                 BEGIN_NODE => {
@@ -169,19 +172,19 @@ impl FirstLook {
                         section = Section::of(name);
                         bus = Cells(2, 1);
                     }
-                    at = at.checked_add(name.len())?.checked_add(8)? & !3;
+                    *offset = at.checked_add(name.len())?.checked_add(8)? & !3;
                 }
                 END_NODE => {
                     self.note(depth, section, node, root, bus);
                     node = Node::default();
                     depth = depth.checked_sub(1)?;
-                    at = at.checked_add(4)?;
+                    *offset = at.checked_add(4)?;
                 }
                 PROP => {
                     let (head, rest) = structure.get(at..)?.split_first_chunk()?;
                     let [_, length, name] = check::words(head).map(super::index);
                     let value = rest.get(..length)?;
-                    at = at.checked_add(length)?.checked_add(15)? & !3;
+                    *offset = at.checked_add(length)?.checked_add(15)? & !3;
                     let name = strings.get(name..)?;
                     node.read(name, value);
                     match depth {
@@ -195,7 +198,8 @@ impl FirstLook {
                         _ => {}
                     }
                 }
-                NOP => at = at.checked_add(4)?,
+                NOP => *offset = at.checked_add(4)?,
+                END => return Some(()),
                 _ => return None,
             }
         }
