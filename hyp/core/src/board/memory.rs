@@ -83,10 +83,7 @@ pub fn subtract(from: &[PaRange], without: &[PaRange]) -> Vec<PaRange> {
 }
 
 fn is_memory(node: &Node<'_>) -> bool {
-    let named = node
-        .property("device_type")
-        .is_some_and(|kind| kind.value == b"memory\0");
-    (named || node.base_name() == "memory") && node.is_enabled()
+    (node.is_memory() || node.base_name() == "memory") && node.is_enabled()
 }
 
 /// RAM: every range of every memory node below the root.

@@ -234,6 +234,12 @@ impl<'t> Node<'t> {
         }
     }
 
+    /// Whether its `device_type` says that it is memory.
+    #[must_use]
+    pub fn is_memory(self) -> bool {
+        self.entry().is_memory
+    }
+
     /// Whether the node is in use: no `status`, or "okay" (DT specification 2.3.4).
     #[must_use]
     pub fn is_enabled(self) -> bool {

@@ -70,6 +70,21 @@ fn is_text(text: &[u8]) -> bool {
         .all(|byte| byte.is_ascii_graphic() || *byte == 0)
 }
 
+/// The node's name that `rest` begins with, which stands on a word. A word at a time.
+pub(super) fn name(rest: &[u8]) -> Option<&[u8]> {
+    const ONES: u32 = u32::MAX / 0xff;
+    let words = rest.as_chunks::<4>().0;
+    // Whether one of its bytes is zero: the lowest such bit is right.
+    let ends = |word: &[u8; 4]| {
+        let word = u32::from_le_bytes(*word);
+        word.wrapping_sub(ONES) & !word & (ONES << 7) != 0
+    };
+    let last = words.iter().position(ends)?;
+    let start = last.checked_mul(4)?;
+    let bytes = words.get(last)?.iter().position(|byte| *byte == 0)?;
+    rest.get(..start.checked_add(bytes)?)
+}
+
 fn field(bytes: &[u8], at: usize) -> Result<usize, BlobError> {
     word(bytes, at)
         .and_then(|value| usize::try_from(value).ok())
@@ -241,25 +256,17 @@ impl<'a> Walk<'a> {
         Some(value)
     }
 
-    /// Takes `length` bytes and the padding behind them.
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let value = self.structure.get(self.at..)?.get(..length)?;
-        let next = self.at.checked_add(length)?.checked_next_multiple_of(4)?;
-        self.at = next;
-        Some(value)
-    }
-
     fn begin_node(&mut self, parent: u32, is_root: bool) -> Result<u32, BlobError> {
         let rest = self.structure.get(self.at..).ok_or(BlobError::BadName)?;
-        let length = rest
-            .iter()
-            .take(MAX_NAME.saturating_add(1))
-            .position(|byte| !byte.is_ascii_graphic() || *byte == b'/');
-        let name = length
-            .filter(|length| rest.get(*length) == Some(&0))
-            .and_then(|length| self.take(length.saturating_add(1))?.get(..length))
+        let name = name(rest).ok_or(BlobError::BadName)?;
+        self.at = self
+            .at
+            .checked_add(name.len())
+            .and_then(|end| end.checked_add(4))
+            .map(|end| end & !3)
             .ok_or(BlobError::BadName)?;
-        if name.is_empty() != is_root {
+        let is_plain = is_text(name) && !name.contains(&b'/') && name.len() <= MAX_NAME;
+        if !is_plain || name.is_empty() != is_root {
             return Err(BlobError::BadName);
         }
         let name = core::str::from_utf8(name).map_err(|_| BlobError::BadName)?;
@@ -273,6 +280,7 @@ impl<'a> Walk<'a> {
             compatible: 0,
             lengths: 0,
             status: Status::None,
+            is_memory: false,
             parent,
             end: 0,
         });
@@ -291,22 +299,30 @@ impl<'a> Walk<'a> {
         let name = self.strings.as_bytes().get(name_at..);
         let name = name.filter(|name| !matches!(name.first(), None | Some(0)));
         let name = name.ok_or(BlobError::BadName)?;
-        if name.first_chunk() == Some(b"phandle\0")
-            && let Ok(phandle) = value.try_into()
-        {
-            self.tree.phandles.push((u32::from_be_bytes(phandle), node));
-        }
         let Some(entry) = self.tree.nodes.get_mut(super::index(node)) else {
             return Err(bad);
         };
-        if name.first_chunk() == Some(b"compatible\0") && entry.compatible == 0 {
-            entry.compatible = count(token)?;
-            entry.lengths = lengths(value);
-        }
-        // Of several of one name the first counts.
-        if name.first_chunk() == Some(b"status\0") && entry.status == Status::None {
-            let is_okay = matches!(value, b"okay\0" | b"ok\0");
-            entry.status = if is_okay { Status::Okay } else { Status::Other };
+        // By the first letter first: most properties are none of these. Of several of one name the first counts.
+        match name.first() {
+            Some(b'c') if name.first_chunk() == Some(b"compatible\0") && entry.compatible == 0 => {
+                entry.compatible = count(token)?;
+                entry.lengths = lengths(value);
+            }
+            Some(b'd') if name.first_chunk() == Some(b"device_type\0") => {
+                entry.is_memory |= value == b"memory\0";
+            }
+            Some(b'p') if name.first_chunk() == Some(b"phandle\0") => {
+                if let Ok(phandle) = value.try_into() {
+                    self.tree.phandles.push((u32::from_be_bytes(phandle), node));
+                }
+            }
+            Some(b's')
+                if name.first_chunk() == Some(b"status\0") && entry.status == Status::None =>
+            {
+                let is_okay = matches!(value, b"okay\0" | b"ok\0");
+                entry.status = if is_okay { Status::Okay } else { Status::Other };
+            }
+            _ => {}
         }
         Ok(())
     }

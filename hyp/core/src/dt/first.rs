@@ -128,12 +128,6 @@ fn number(value: &[u8]) -> Option<u64> {
 #[derive(Clone, Copy)]
 struct Cells(usize, usize);
 
-/// The name that begins at `at`.
-fn text(bytes: &[u8], at: usize) -> Option<&[u8]> {
-    let rest = bytes.get(at..)?;
-    rest.get(..rest.iter().position(|byte| *byte == 0)?)
-}
-
 impl FirstLook {
     /// Looks at `blob`.
     ///
@@ -167,7 +161,7 @@ impl FirstLook {
                     node = Node::default();
                     self.nodes = self.nodes.saturating_add(1);
                     depth = depth.checked_add(1)?;
-                    let name = text(structure, at.checked_add(4)?)?;
+                    let name = check::name(structure.get(at.checked_add(4)?..)?)?;
                     if depth == 2 {
                         section = Section::of(name);
                         bus = Cells(2, 1);

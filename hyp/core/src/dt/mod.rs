@@ -100,6 +100,8 @@ struct Entry<'a> {
     /// Lengths of the strings in it: bit n modulo 32 for one of n bytes. Most searches need no more.
     lengths: u32,
     status: Status,
+    /// Its `device_type` is "memory".
+    is_memory: bool,
     parent: u32,
     /// Number of the first node that is not below it.
     end: u32,
@@ -112,6 +114,7 @@ impl Entry<'_> {
         compatible: 0,
         lengths: 0,
         status: Status::None,
+        is_memory: false,
         parent: 0,
         end: 0,
     };
@@ -274,7 +277,9 @@ impl<'t> Node<'t> {
     /// Name without the unit address.
     #[must_use]
     pub fn base_name(self) -> &'t str {
-        self.name().split('@').next().unwrap_or_default()
+        let name = self.name();
+        let end = name.bytes().position(|byte| byte == b'@');
+        end.and_then(|end| name.get(..end)).unwrap_or(name)
     }
 
     /// Absolute path.
