@@ -81,9 +81,9 @@ struct Need {
 
 impl Need {
     fn of(board: &Board, tree: &DeviceTree<'_>) -> Self {
-        /// Boot-time work, and what depends on nothing: twice the 59 KiB that a board without devices takes, beside
-        /// the early heap.
-        const BASE: u64 = 128 << 10;
+        /// Boot-time work, and what depends on nothing: 59 KiB, of which some is in the early heap, and half as much
+        /// again.
+        const BASE: u64 = 96 << 10;
         /// Stacks, window table and per-core data: 37 KiB.
         const PER_CORE: u64 = 40 << 10;
         let mut need = Self {
