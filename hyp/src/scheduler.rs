@@ -144,14 +144,14 @@ impl Scheduler {
         self.step(system, cpu);
     }
 
-    /// For a target by hand: the guest is in no move, and what an earlier one still kept for it is written off.
+    /// For a target by hand: the guest is in no move. What an earlier one still keeps for it is to be written off
+    /// once the target is accepted.
     fn outside_moves(&self, guest: &Guest) -> Result<TicketMutexGuard<'_, State>, Refused> {
-        let mut state = self.state.lock();
-        if let Some(open) = state.transfers.of(guest.index) {
-            return Err(Refused::InMove(open.id));
+        let state = self.state.lock();
+        match state.transfers.of(guest.index) {
+            Some(open) => Err(Refused::InMove(open.id)),
+            None => Ok(state),
         }
-        state.transfers.write_off(guest.index);
-        Ok(state)
     }
 
     /// A guest shall have `pages` of memory; `by` a control guest or the operator.
@@ -167,6 +167,7 @@ impl Scheduler {
         by: Origin,
     ) -> Result<(), Refused> {
         let mut state = self.outside_moves(guest)?;
+        state.transfers.write_off(guest.index);
         state.tracks.aim(system, guest, pages, 0, by, 0);
         drop(state);
         guest.update_balloon(cpu);
@@ -186,10 +187,11 @@ impl Scheduler {
         cpus: u32,
         by: Origin,
     ) -> Result<(), Refused> {
-        let state = self.outside_moves(guest)?;
+        let mut state = self.outside_moves(guest)?;
         system
             .set_cpus(cpu, guest, cpus, by)
             .map_err(Refused::Cores)?;
+        state.transfers.write_off(guest.index);
         drop(state);
         self.requested(system, cpu, by);
         Ok(())
