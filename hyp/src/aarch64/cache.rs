@@ -67,26 +67,25 @@ pub unsafe fn scrub_page(page: u64) {
     let dczid: u64;
     // SAFETY: reads a constant.
     unsafe { asm!("mrs {}, DCZID_EL0", out(reg) dczid, options(nomem, nostack, preserves_flags)) };
-    let end = page + PAGE_SIZE;
     if dczid & 0x1f == 4 && line() == 64 {
-        // 64-byte DC ZVA blocks and lines, the case on every Cortex-A of interest: sixteen per turn.
-        let mut at = page;
-        while at < end {
-            // SAFETY: `at..at + 1024` lies in the page, by contract ours to write.
-            unsafe {
-                asm!(
-                    ".rept 16",
-                    "dc zva, {at}",
-                    "dc civac, {at}",
-                    "add {at}, {at}, #64",
-                    ".endr",
-                    at = inout(reg) at,
-                    options(nostack, preserves_flags)
-                );
-            }
+        // 64-byte DC ZVA blocks and lines, the case on every Cortex-A of interest: all of the page's.
+        // SAFETY: the page is by contract ours to write.
+        unsafe {
+            asm!(
+                ".rept 63",
+                "dc zva, {at}",
+                "dc civac, {at}",
+                "add {at}, {at}, #64",
+                ".endr",
+                "dc zva, {at}",
+                "dc civac, {at}",
+                at = inout(reg) page => _,
+                options(nostack, preserves_flags)
+            );
         }
         return;
     }
+    let end = page + PAGE_SIZE;
     let line = line();
     let mut at = page;
     while at < end {
