@@ -119,6 +119,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     /// EL1h, DAIF masked (Linux `booting.rst`; PSCI DEN0022, 6.4).
     const SPSR: u64 = 0x3c5;
     if !guest.may_enter() {
+        guest.leaving(cpu);
         system.put_back(cpu, guest);
         guest.psci.set_off(vcpu);
         guest.left(system, cpu);
@@ -172,6 +173,8 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
             cpu.gic.clear_active(cpu.index, u32::from(timer.0));
         }
         guest.core_of.set(vcpu, None);
+        // Before another guest may have this core, which would wait for it.
+        guest.leaving(cpu);
         // In this order: whoever sees the vCPU off finds a core for it, if the guest keeps this one.
         system.put_back(cpu, guest);
         guest.psci.set_off(vcpu);

@@ -115,18 +115,19 @@ impl System {
         }
     }
 
-    /// A guest's last core has left it.
-    pub fn guest_stopped(&self, guest: &Guest, cpu: &PerCpu) {
+    /// A guest's last core has left it, which still counts as one that is stopping.
+    pub fn guest_stopping(&self, guest: &Guest, cpu: &PerCpu) {
         self.tell_stopped(cpu, guest);
         self.scheduler.stopped(self, cpu, guest);
+    }
+
+    /// A guest has stopped, because of `after` that `by` asked for.
+    pub fn guest_stopped(&self, guest: &Guest, cpu: &PerCpu, after: After, by: Origin) {
         let index = guest.index as u8;
         let name = &guest.plan.config.name;
-        match guest.after_stop() {
+        match after {
             After::Reset => {
-                self.record(Event::Reset {
-                    guest: index,
-                    by: guest.asked_by(),
-                });
+                self.record(Event::Reset { guest: index, by });
                 self.terminal.say(format_args!("{name}: reset"));
             }
             After::PoweredOff => {
@@ -148,7 +149,7 @@ impl System {
                 by: Origin::Ballast,
             }),
         }
-        match guest.quiesce(cpu) {
+        match guest.loud() {
             None => {}
             Some((device, None)) => self.terminal.say(format_args!(
                 "{name}: stays stopped and keeps its memory: {device} may still write to it, and nobody knows \
@@ -159,8 +160,8 @@ impl System {
                  stop ({tried})"
             )),
         }
-        if guest.plan.config.on_reset == OnReset::Board && guest.asked_by() == Origin::Guest {
-            match guest.after_stop() {
+        if guest.plan.config.on_reset == OnReset::Board && by == Origin::Guest {
+            match after {
                 After::Reset => self.end(power::Action::Reset, "on-reset: the board is reset"),
                 After::PoweredOff => {
                     self.end(power::Action::Off, "on-reset: the board is turned off")

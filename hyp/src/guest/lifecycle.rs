@@ -1,10 +1,11 @@
 //! Starting, stopping and resetting a guest, whatever its vCPUs are doing.
 //!
-//! A guest stops when its last core has left it. Each core counts from when it is chosen (at the
-//! guest's start, or by CPU_ON) until it is clean, so nothing of one life is under way when the next
-//! begins. Whoever asks for a stop sets the phase and asks each core; the core that takes the last
-//! count away completes the stop, exactly once, and hands the rest (building the guest anew) to the
-//! core of vCPU 0. Nobody waits for anybody.
+//! A guest stops when its last core has left it. Each core counts twice: as one that may run the guest, from
+//! when it is chosen (at the guest's start, or by CPU_ON) until it runs it no more, and as one of the guest's
+//! until it is clean and given back, so nothing of one life is under way when the next begins. Whoever asks for a
+//! stop sets the phase and asks each core. The core that takes the last of the first counts away makes the guest's
+//! devices quiet, while the core is still nobody else's; the one that takes the last of the second completes the
+//! stop, exactly once, and hands the rest (building the guest anew) to the core of vCPU 0. Nobody waits for anybody.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -84,9 +85,15 @@ impl Life {
 /// How far a guest's life is, and on how many cores.
 pub struct State {
     life: AtomicU8,
-    /// Cores that run one of its vCPUs, were chosen to, or are still leaving.
+    /// Cores that run one of its vCPUs, were chosen to, or are still leaving, in 15:0; those of them that may still
+    /// run it, in 31:16.
     cores: AtomicU32,
 }
+
+/// In [`State::cores`].
+const ONE_CORE: u32 = 1;
+const ONE_INSIDE: u32 = 1 << 16;
+const CORES: u32 = ONE_INSIDE - 1;
 
 impl Default for State {
     fn default() -> Self {
@@ -103,15 +110,15 @@ impl State {
         Life(self.life.load(Ordering::SeqCst))
     }
 
-    /// To what `next` makes of the life now, if that is in phase `from`.
-    fn change(&self, from: Phase, next: impl Fn(Life) -> Life) -> bool {
+    /// To what `next` makes of the life now, if that is in phase `from`. What it was before.
+    fn change(&self, from: Phase, next: impl Fn(Life) -> Life) -> Option<Life> {
         let changed = self
             .life
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
                 let now = Life(now);
                 (now.phase() == from).then(|| next(now).0)
             });
-        changed.is_ok()
+        changed.ok().map(Life)
     }
 }
 
@@ -133,7 +140,7 @@ impl Guest {
 
     /// How many vCPUs are on, those included that are just coming or going.
     pub fn vcpus_on(&self) -> u32 {
-        self.state.cores.load(Ordering::Relaxed)
+        self.state.cores.load(Ordering::Relaxed) & CORES
     }
 
     /// Whether its cores were asked to leave.
@@ -148,7 +155,7 @@ impl Guest {
             return false;
         }
         let loading = |now: Life| Life::new(Phase::Loading, now.after(), by);
-        if !self.state.change(Phase::Stopped, loading) {
+        if self.state.change(Phase::Stopped, loading).is_none() {
             return false;
         }
         // A guest that is stopped uses none of its cores, and it has at least one.
@@ -165,19 +172,19 @@ impl Guest {
     pub fn loaded(&self) {
         self.core_chosen();
         let running = |now: Life| Life::new(Phase::Running, now.after(), now.by());
-        self.state.change(Phase::Loading, running);
+        let _ = self.state.change(Phase::Loading, running);
     }
 
     /// Loading failed: stopped, with the reason in the log.
     pub fn load_failed(&self) {
         let stopped = |now: Life| Life::new(Phase::Stopped, After::Fault, now.by());
-        self.state.change(Phase::Loading, stopped);
+        let _ = self.state.change(Phase::Loading, stopped);
     }
 
     /// Asks all its cores to leave. False if it is not running (a stop that is under way stands).
     pub fn stop(&self, system: &System, cpu: &PerCpu, after: After, by: Origin) -> bool {
         let stopping = |_| Life::new(Phase::Stopping, after, by);
-        if !self.state.change(Phase::Running, stopping) {
+        if self.state.change(Phase::Running, stopping).is_none() {
             return false;
         }
         for core in system.cores.granted(self.index).iter() {
@@ -189,35 +196,49 @@ impl Guest {
     /// A core is about to be asked to enter. Called before it is asked, by a core that counts itself
     /// (or by [`Guest::loaded`]): so the guest cannot stop in between.
     pub fn core_chosen(&self) {
-        self.state.cores.fetch_add(1, Ordering::SeqCst);
+        self.state
+            .cores
+            .fetch_add(ONE_CORE | ONE_INSIDE, Ordering::SeqCst);
     }
 
-    /// Whether a core that was chosen may enter. If not, the guest is being stopped: the core has
-    /// [`left`](Guest::left). A stop that comes later finds it by its request.
+    /// Whether a core that was chosen may enter. If not, the guest is being stopped: the core
+    /// [leaves](Guest::leaving). A stop that comes later finds it by its request.
     pub fn may_enter(&self) -> bool {
         self.phase() == Phase::Running
     }
 
-    /// The calling core is clean and has left the guest, whose vCPU is off and has given the core back.
-    pub fn left(&self, system: &System, cpu: &PerCpu) {
-        if self.state.cores.fetch_sub(1, Ordering::SeqCst) != 1 {
+    /// The calling core will not run the guest any more, and is still the guest's: to be called before it is given
+    /// back. If it is the last, nobody is there to turn a vCPU on, and the guest's devices are made quiet, which may take
+    /// as long as their procedures' limits say.
+    pub fn leaving(&self, cpu: &PerCpu) {
+        let before = self.state.cores.fetch_sub(ONE_INSIDE, Ordering::SeqCst);
+        if before / ONE_INSIDE != 1 {
             return;
         }
-        // The last: nobody is there to turn a vCPU on. If nobody has asked for it, the guest itself has
-        // turned off its last vCPU.
+        // If nobody has asked for it, the guest itself has turned off its last vCPU.
         let off = |_| Life::new(Phase::Stopping, After::PoweredOff, Origin::Guest);
-        self.state.change(Phase::Running, off);
+        let _ = self.state.change(Phase::Running, off);
         if let Some(dog) = &self.watchdog {
             dog.reset();
         }
-        self.begin_quiesce();
-        let stopped = |now: Life| Life::new(Phase::Stopped, now.after(), now.by());
-        if !self.state.change(Phase::Stopping, stopped) {
+        self.quiesce(cpu);
+    }
+
+    /// The calling core is clean and has left the guest, whose vCPU is off and has given the core back.
+    pub fn left(&self, system: &System, cpu: &PerCpu) {
+        if self.state.cores.fetch_sub(ONE_CORE, Ordering::SeqCst) & CORES != 1 {
             return;
         }
-        system.guest_stopped(self, cpu);
-        if self.after_stop() == After::Reset {
-            self.start(system, cpu, self.asked_by());
+        // What others are told and keep of this life, before the next can begin.
+        system.guest_stopping(self, cpu);
+        let stopped = |now: Life| Life::new(Phase::Stopped, now.after(), now.by());
+        let Some(life) = self.state.change(Phase::Stopping, stopped) else {
+            return;
+        };
+        // From here on an operator's start may have begun the next: `life` is the one that ended.
+        system.guest_stopped(self, cpu, life.after(), life.by());
+        if life.after() == After::Reset {
+            self.start(system, cpu, life.by());
         }
     }
 }

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use ballast_core::addr::{GIB, PAGE_SIZE, Pa};
 use ballast_core::config::GuestConfig;
@@ -19,9 +19,13 @@ use crate::percpu::PerCpu;
 pub struct Masters {
     /// Those that must be told to stop, by the index in the configuration.
     told: Box<[Told]>,
+    /// The first of them that did not become quiet when the guest last stopped, else [`NONE`].
+    loud: AtomicUsize,
     /// None of them does DMA now.
     are_quiet: AtomicBool,
 }
+
+const NONE: usize = usize::MAX;
 
 struct Told {
     /// Of the device in the configuration.
@@ -74,6 +78,7 @@ impl Masters {
         }
         Self {
             told: told.into_boxed_slice(),
+            loud: AtomicUsize::new(NONE),
             are_quiet: AtomicBool::new(true),
         }
     }
@@ -134,33 +139,42 @@ impl Guest {
         self.masters.are_quiet.load(Ordering::Acquire)
     }
 
-    /// The guest is about to be stopped: whoever sees it so finds its devices as they are.
-    pub fn begin_quiesce(&self) {
-        let is_quiet = self.masters.told.is_empty() && self.plan.config.unstoppable().is_none();
-        self.masters.are_quiet.store(is_quiet, Ordering::Release);
-    }
-
-    /// Makes the devices of the guest, which has just stopped, stop too. The first that does not, and the
-    /// procedure that has failed, if it has one.
-    pub fn quiesce(&self, cpu: &PerCpu) -> Option<(&str, Option<&'static str>)> {
-        let config = &self.plan.config;
+    /// Makes the devices of the guest, which runs no more, stop too: before it counts as stopped, so that whoever
+    /// sees it so finds its devices as they are.
+    pub fn quiesce(&self, cpu: &PerCpu) {
         let mut loud = None;
         // All of them, so that as few as can be go on.
-        for told in &self.masters.told {
+        for (number, told) in self.masters.told.iter().enumerate() {
             let mut registers = Lent {
                 told,
                 cpu,
                 started: crate::boot::counter(),
             };
             if !told.quiesce.run(&mut registers) && loud.is_none() {
-                let device = config.devices.get(told.index);
-                loud = device.map(|device| (device, Some(told.quiesce.procedure.name)));
+                loud = Some(number);
             }
         }
-        let loud = loud.or_else(|| Some((config.unstoppable()?, None)));
         self.masters
-            .are_quiet
-            .store(loud.is_none(), Ordering::Release);
-        loud.map(|(device, tried)| (device.path.as_str(), tried))
+            .loud
+            .store(loud.unwrap_or(NONE), Ordering::Relaxed);
+        let is_quiet = loud.is_none() && self.plan.config.unstoppable().is_none();
+        self.masters.are_quiet.store(is_quiet, Ordering::Release);
+    }
+
+    /// The first device that did not become quiet, and the procedure that has failed, if it has one.
+    pub fn loud(&self) -> Option<(&str, Option<&'static str>)> {
+        let config = &self.plan.config;
+        let told = self
+            .masters
+            .told
+            .get(self.masters.loud.load(Ordering::Relaxed));
+        let (device, tried) = match told {
+            Some(told) => (
+                config.devices.get(told.index)?,
+                Some(told.quiesce.procedure.name),
+            ),
+            None => (config.unstoppable()?, None),
+        };
+        Some((device.path.as_str(), tried))
     }
 }
