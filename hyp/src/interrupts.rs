@@ -4,10 +4,11 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::asm::barrier;
 use ballast_core::monitor::ExitCause;
-use ballast_core::vgic::IntId;
+use ballast_core::vgic::{IntId, Vgic};
+use spin::mutex::TicketMutexGuard;
 
 use crate::aarch64::{registers, timer};
-use crate::gic::{Gic, Host, KICK, SharedSpi, TIMER};
+use crate::gic::{DELIVER, Gic, Host, KICK, SharedSpi, TIMER};
 use crate::guest::{Guest, messages, relocate};
 use crate::percpu::{self, Current, PerCpu, request};
 use crate::report;
@@ -32,7 +33,7 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
         // Stays active until the guest ends it: the list register is linked to it.
         cpu.gic.drop_priority(acknowledged);
         let id = IntId(intid as u8);
-        if !cpu.shortcut.get().offer(
+        if !cpu.timer_shortcut.get().offer(
             id,
             &mut Host::new(
                 cpu.gic,
@@ -46,9 +47,37 @@ extern "C" fn rust_interrupt(_frame: &mut Frame) {
         }
         return;
     }
-    if intid < SPECIAL {
+    if intid == DELIVER {
+        deliver(cpu, guest, vcpu, acknowledged);
+    } else if intid < SPECIAL {
         other(cpu, acknowledged, intid);
     }
+}
+
+/// Another core made something pending for `vcpu`.
+#[inline(never)]
+fn deliver(cpu: &PerCpu, guest: &Guest, vcpu: usize, acknowledged: u32) {
+    end_sgi(cpu, acknowledged);
+    let mut vgic = guest.vgic.lock();
+    if !vgic.take_sgi(vcpu, &mut guest.host(cpu)) {
+        flush(cpu, guest, vcpu, vgic);
+    }
+}
+
+/// Apart, so that the short way needs no stack.
+#[inline(never)]
+fn flush(cpu: &PerCpu, guest: &Guest, vcpu: usize, mut vgic: TicketMutexGuard<'_, Vgic>) {
+    let kicks = vgic.flush(vcpu, &mut guest.host(cpu));
+    drop(vgic);
+    guest.kick(cpu, kicks);
+}
+
+/// Ends an SGI of EL2's own. What its sender left is read after this.
+#[inline]
+fn end_sgi(cpu: &PerCpu, acknowledged: u32) {
+    cpu.gic.end(acknowledged);
+    // Not before the acknowledgement: pairs with the barrier before the SGI (DDI 0487, B2.3.12).
+    barrier::dsb(barrier::SY);
 }
 
 /// A timer's interrupt that finds something changed since the last.
@@ -57,7 +86,7 @@ fn inject_timer(cpu: &PerCpu, guest: &Guest, vcpu: usize, id: IntId) {
     let mut host = guest.host(cpu);
     let mut vgic = guest.vgic.lock();
     let kicks = vgic.inject_private(vcpu, id, &mut host);
-    cpu.shortcut.set(vgic.shortcut(vcpu, id));
+    cpu.timer_shortcut.set(vgic.shortcut(vcpu, id));
     drop(vgic);
     guest.kick(cpu, kicks);
 }
@@ -66,15 +95,10 @@ fn inject_timer(cpu: &PerCpu, guest: &Guest, vcpu: usize, id: IntId) {
 fn other(cpu: &'static PerCpu, acknowledged: u32, intid: u32) {
     let Some(system) = system::get() else { return };
     serve(system, cpu, acknowledged, intid);
-    let Some(Current { guest, vcpu }) = cpu.current.get() else {
+    let Some(Current { guest, .. }) = cpu.current.get() else {
         return;
     };
     let requests = percpu::take_requests(cpu.index);
-    if requests & request::DELIVER != 0 {
-        let mut host = guest.host(cpu);
-        let kicks = guest.vgic.lock().flush(vcpu, &mut host);
-        guest.kick(cpu, kicks);
-    }
     if requests & request::RELOCATE != 0 {
         // One piece of either in an exit, and each in its turn: a relocation that is stuck may wait for the very memory
         // that a message gives.
@@ -112,11 +136,9 @@ pub fn drain(system: &'static System, cpu: &PerCpu) {
 }
 
 fn serve(system: &'static System, cpu: &PerCpu, acknowledged: u32, intid: u32) {
-    if intid == KICK {
-        cpu.gic.end(acknowledged);
-        // What was left for this core before it was kicked is read after the acknowledgement: pairs with
-        // the barrier before the SGI (DDI 0487, B2.3.12).
-        barrier::dsb(barrier::SY);
+    if intid == KICK || intid == DELIVER {
+        // The vCPU that it was delivered for has left, if this core is in none: it is looked after when it comes.
+        end_sgi(cpu, acknowledged);
     } else if intid == cpu.gic.maintenance {
         if let Some(Current { guest, vcpu }) = cpu.current.get()
             && !cpu.gic.was_only_timers()

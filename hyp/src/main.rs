@@ -35,5 +35,6 @@ mod run;
 mod scheduler;
 mod scrub;
 mod self_test;
+mod sgi;
 mod system;
 mod traps;

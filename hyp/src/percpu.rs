@@ -10,7 +10,7 @@ use ballast_core::vgic::Shortcut;
 
 use crate::aarch64::registers::read;
 use crate::aarch64::window::Window;
-use crate::gic::Gic;
+use crate::gic::{Gic, KICK};
 use crate::guest::Guest;
 
 /// Per-core data; TPIDR_EL2 points to it. Only its own core has a reference, so it is not `Sync`.
@@ -29,7 +29,9 @@ pub struct PerCpu {
     /// The vCPU this core is in; `None` while it waits in EL2.
     pub current: Cell<Option<Current>>,
     /// The last timer's way to the guest without its lock; see [`Guest::host`].
-    pub shortcut: Cell<Shortcut>,
+    pub timer_shortcut: Cell<Shortcut>,
+    /// The same of the last SGI that the vCPU sent to itself.
+    pub sgi_shortcut: Cell<Shortcut>,
 }
 
 /// A vCPU on its core.
@@ -52,7 +54,8 @@ impl PerCpu {
             gic,
             window,
             current: Cell::new(None),
-            shortcut: Cell::new(Shortcut::NONE),
+            timer_shortcut: Cell::new(Shortcut::NONE),
+            sgi_shortcut: Cell::new(Shortcut::NONE),
         }
     }
 }
@@ -87,8 +90,6 @@ pub mod request {
     pub const START: u32 = 1 << 0;
     /// Leave the guest and park: it is being stopped.
     pub const STOP: u32 = 1 << 1;
-    /// Fill the list registers: another core made something pending.
-    pub const DELIVER: u32 = 1 << 2;
     /// Build the guest anew (on the core of its vCPU 0, with no vCPU running).
     pub const LOAD: u32 = 1 << 3;
     /// There are frames to scrub: a core without a vCPU looks, another traps its guest's WFI.
@@ -147,7 +148,7 @@ impl CoreSet {
 pub fn post(gic: &Gic, core: usize, bits: u32) {
     if let Some(requests) = REQUESTS.get(core) {
         requests.fetch_or(bits, Ordering::Release);
-        gic.kick(core);
+        gic.send(core, KICK);
     }
 }
 

@@ -135,7 +135,7 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     if guest.plan.config.self_test {
         registers::give_pmu(true);
     }
-    cpu.gic.reset_virtual_interface(true);
+    cpu.gic.start_virtual_interface();
     cpu.current.set(Some(Current { guest, vcpu }));
     let kicks = {
         let mut host = guest.host(cpu);
@@ -168,7 +168,7 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
             guest.vgic.lock().vcpu_off(vcpu, &mut host)
         };
         guest.kick(cpu, kicks);
-        cpu.gic.reset_virtual_interface(false);
+        cpu.gic.reset_virtual_interface();
         for timer in [IntId::VIRTUAL_TIMER, IntId::PHYSICAL_TIMER] {
             cpu.gic.clear_active(cpu.index, u32::from(timer.0));
         }

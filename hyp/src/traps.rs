@@ -11,7 +11,7 @@ use ballast_core::mediate;
 use ballast_core::monitor::ExitCause;
 use ballast_core::stage2;
 use ballast_core::sysreg::{self, Verdict};
-use ballast_core::vgic;
+use ballast_core::vgic::{self, Vgic};
 
 use crate::aarch64::registers::{self, read};
 use crate::guest::Guest;
@@ -22,6 +22,7 @@ use crate::percpu::{self, Current, PerCpu};
 use crate::report;
 use crate::run;
 use crate::scrub;
+use crate::sgi::{self, SgiWrite};
 use crate::system;
 
 /// The guest's general registers while EL2 works; `vectors.S` knows the layout.
@@ -92,7 +93,16 @@ extern "C" fn rust_system_register(frame: &mut Frame, esr: u64) {
         .guest
         .counts_of(current.vcpu)
         .count(ExitCause::Sysreg);
-    system_register(cpu, current, frame, SystemAccess(esr), esr);
+    let access = SystemAccess(esr);
+    if current.guest.gic_version == vgic::Version::V3 && sysreg::is_sgi1r_write(access) {
+        let value = frame.get(access.register());
+        registers::step(4);
+        if !sgi::sent_to_self(cpu, current.guest, value) {
+            sgi::send(cpu, current, value, SgiWrite::Sgi1r);
+        }
+        return;
+    }
+    system_register(cpu, current, frame, access, esr);
 }
 
 /// Any other synchronous exit, and those above that concern a register of x19 to x29.
@@ -145,7 +155,14 @@ fn data_abort(cpu: &'static PerCpu, current: Current, frame: &mut Frame, abort: 
     let Current { guest, vcpu } = current;
     let offset = offset as u32;
     if access.is_write() {
-        return if vgic::may_poke(offset) {
+        return if Vgic::is_sgir(guest.gic_version, block, offset) && access.width() == Width::Word {
+            guest.counts_of(vcpu).count(ExitCause::MmioGic);
+            registers::step(exit::instruction_bytes(abort.0));
+            let value = access.stored(frame.get(access.register()));
+            if !sgi::sent_to_self(cpu, guest, value) {
+                sgi::send(cpu, current, value, SgiWrite::Sgir);
+            }
+        } else if vgic::may_poke(offset) {
             poke_gic(cpu, current, frame, block, offset, access)
         } else {
             write_gic(cpu, current, frame, block, offset, access)
@@ -407,6 +424,7 @@ fn undefined(esr: u64) {
 }
 
 /// An access to a system register that traps.
+#[inline(never)]
 fn system_register(
     cpu: &'static PerCpu,
     current: Current,
@@ -423,13 +441,10 @@ fn system_register(
         guest.gic_version,
     ) {
         Verdict::SendSgi(register) => {
-            let mut host = guest.host(cpu);
-            let kicks = guest.vgic.lock().write_sgi_register(
-                vcpu,
-                register,
-                frame.get(access.register()),
-                &mut host,
-            );
+            let mut vgic = guest.vgic.lock();
+            let sgi = vgic.sgi_of_register(vcpu, register, frame.get(access.register()));
+            let kicks = vgic.send_sgi(vcpu, sgi, || guest.host(cpu));
+            drop(vgic);
             guest.kick(cpu, kicks);
         }
         Verdict::Value(value) => frame.set(access.register(), value),

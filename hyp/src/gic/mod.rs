@@ -5,7 +5,7 @@ mod lines;
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ballast_core::board::{Board, Gic as GicBlocks};
 use ballast_core::limits::MAX_CORES;
@@ -22,6 +22,8 @@ pub use lines::SharedSpi;
 
 /// The SGI with which one core asks another to look at its requests.
 pub const KICK: u32 = 0;
+/// The SGI with which one core tells another that something is pending for the vCPU there.
+pub const DELIVER: u32 = 1;
 /// EL2's own timer (PPI 26, as Arm's base system architecture gives it).
 pub const TIMER: u32 = 26;
 
@@ -35,7 +37,9 @@ pub struct Gic {
     /// Timers are ended by EL2 and not through the HW bit: see [`GicV2::loses_linked_levels`].
     pub ends_timers: bool,
     mpidr: [u64; MAX_CORES],
-    mask: [AtomicU8; MAX_CORES],
+    /// What names each core as an SGI's target: GICD_SGIR without its INTID, or ICC_SGI1R_EL1 without. Known
+    /// once the core's interface is up.
+    sgi: [AtomicU64; MAX_CORES],
     /// Held while a configuration register, which interrupts of several guests share, is rewritten.
     configuration: TicketMutex<()>,
     /// Interrupts with several holders.
@@ -131,7 +135,7 @@ impl Gic {
             list_registers,
             maintenance,
             mpidr,
-            mask: [const { AtomicU8::new(0) }; MAX_CORES],
+            sgi: [const { AtomicU64::new(0) }; MAX_CORES],
             configuration: TicketMutex::new(()),
             lines: Once::new(),
         })
@@ -145,38 +149,42 @@ impl Gic {
 
     /// Brings up the calling core's interface.
     pub fn init_core(&self, core: usize) {
-        match &self.version {
-            Version::V2(gic) => {
-                let mask = gic.init_core();
-                if let Some(slot) = self.mask.get(core) {
-                    slot.store(mask, Ordering::Relaxed);
-                }
+        let sgi = match &self.version {
+            Version::V2(gic) => u64::from(gic.init_core()) << gicv2::SGI_TARGET_SHIFT,
+            Version::V3(gic) => {
+                gic.init_core(core);
+                gicv3::sgi_target(self.mpidr_of(core))
             }
-            Version::V3(gic) => gic.init_core(core),
+        };
+        if let Some(slot) = self.sgi.get(core) {
+            slot.store(sgi, Ordering::Relaxed);
         }
+        self.reset_virtual_interface();
         self.enable(core, KICK);
+        self.enable(core, DELIVER);
         self.enable(core, TIMER);
         self.enable(core, self.maintenance);
     }
 
-    /// GICv2: the bit by which SGIs and routes name core `core`; none for one that is not there.
-    fn mask_of(&self, core: usize) -> u8 {
-        self.mask
+    /// What names core `core` as an SGI's target; nobody for one that is not there.
+    #[inline]
+    fn sgi_of(&self, core: usize) -> u64 {
+        self.sgi
             .get(core)
-            .map_or(0, |mask| mask.load(Ordering::Relaxed))
+            .map_or(0, |sgi| sgi.load(Ordering::Relaxed))
     }
 
     fn mpidr_of(&self, core: usize) -> u64 {
         self.mpidr.get(core).copied().unwrap_or(0)
     }
 
-    /// Makes core `core` look at its requests.
-    pub fn kick(&self, core: usize) {
+    /// Sends `sgi`, [`KICK`] or [`DELIVER`], to core `core`.
+    #[inline]
+    pub fn send(&self, core: usize, sgi: u32) {
+        let target = self.sgi_of(core);
         match &self.version {
-            Version::V2(gic) => {
-                gic.send_sgi(self.mask_of(core), KICK);
-            }
-            Version::V3(_) => gicv3::send_sgi(self.mpidr_of(core), KICK),
+            Version::V2(gic) => gic.send_sgi(target as u32, sgi),
+            Version::V3(_) => gicv3::send_sgi(target, sgi),
         }
     }
 
@@ -270,8 +278,9 @@ impl Gic {
         empty & all == all
     }
 
-    /// Turns the calling core's virtual interface on or off, with nothing in it.
-    pub fn reset_virtual_interface(&self, on: bool) {
+    /// Turns the calling core's virtual interface off, with nothing in it: as a guest finds it that is entered
+    /// here after [`start_virtual_interface`](Self::start_virtual_interface).
+    pub fn reset_virtual_interface(&self) {
         match &self.version {
             Version::V2(gic) => {
                 let gich = gic.interface();
@@ -281,16 +290,25 @@ impl Gic {
                 }
                 gich.apr.set(0);
                 gich.vmcr.set(0);
-                gich.hcr.set(u32::from(on));
             }
-            Version::V3(_) => gicv3::reset_virtual_interface(self.list_registers as usize, on),
+            Version::V3(_) => gicv3::reset_virtual_interface(self.list_registers as usize),
+        }
+    }
+
+    /// Turns it on.
+    pub fn start_virtual_interface(&self) {
+        match &self.version {
+            Version::V2(gic) => gic.interface().hcr.set(1),
+            Version::V3(_) => gicv3::interface::set_hcr(1),
         }
     }
 
     /// Routes an SPI to `core`.
     pub fn route(&self, intid: u32, core: usize) {
         match &self.version {
-            Version::V2(gic) => gic.route(intid, self.mask_of(core)),
+            Version::V2(gic) => {
+                gic.route(intid, (self.sgi_of(core) >> gicv2::SGI_TARGET_SHIFT) as u8)
+            }
             Version::V3(gic) => gic.route(intid, self.mpidr_of(core)),
         }
     }

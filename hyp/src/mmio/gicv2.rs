@@ -66,6 +66,8 @@ register_structs! {
     }
 }
 
+/// CPUTargetList of GICD_SGIR (4.3.15).
+pub const SGI_TARGET_SHIFT: u32 = 16;
 /// Bytes of the distributor's registers.
 pub const DISTRIBUTOR_SIZE: u64 = 0x1000;
 /// Bytes of a CPU interface's registers.
@@ -254,10 +256,11 @@ impl GicV2 {
         }
     }
 
-    /// Sends SGI `id` to the cores in `mask`.
-    pub fn send_sgi(&self, mask: u8, id: u32) {
+    /// Sends SGI `id` to `targets`, a mask of cores from [`SGI_TARGET_SHIFT`] on.
+    #[inline]
+    pub fn send_sgi(&self, targets: u32, id: u32) {
         // What the other core is to find must be visible before the interrupt is (DDI 0487, B2.3.12).
         barrier::dsb(barrier::ISHST);
-        self.distributor().sgir.set((u32::from(mask) << 16) | id);
+        self.distributor().sgir.set(targets | id);
     }
 }

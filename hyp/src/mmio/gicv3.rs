@@ -298,20 +298,21 @@ pub fn deactivate(intid: u32) {
     };
 }
 
-/// Sends SGI `id` to the core with MPIDR `mpidr` (ICC_SGI1R_EL1, 12.2.x).
-pub fn send_sgi(mpidr: u64, id: u32) {
+/// The core with MPIDR `mpidr` as the target of an SGI: ICC_SGI1R_EL1 without an INTID (12.2.14).
+pub const fn sgi_target(mpidr: u64) -> u64 {
     let (aff0, aff1, aff2, aff3) = (
         mpidr & 0xff,
         (mpidr >> 8) & 0xff,
         (mpidr >> 16) & 0xff,
         (mpidr >> 32) & 0xff,
     );
-    let value = (aff3 << 48)
-        | ((aff0 >> 4) << 44)
-        | (aff2 << 32)
-        | (u64::from(id) << 24)
-        | (aff1 << 16)
-        | (1 << (aff0 & 0xf));
+    (aff3 << 48) | ((aff0 >> 4) << 44) | (aff2 << 32) | (aff1 << 16) | (1 << (aff0 & 0xf))
+}
+
+/// Sends SGI `id` to `target`.
+#[inline]
+pub fn send_sgi(target: u64, id: u32) {
+    let value = target | u64::from(id) << 24;
     // What the other core is to find must be visible before the interrupt is (DDI 0487, B2.3.12).
     barrier::dsb(barrier::ISHST);
     // SAFETY: an SGI to a core of ours.
@@ -320,15 +321,14 @@ pub fn send_sgi(mpidr: u64, id: u32) {
     };
 }
 
-/// Empties this core's virtual interface and turns it on or off.
-pub fn reset_virtual_interface(list_registers: usize, on: bool) {
+/// Empties this core's virtual interface and turns it off.
+pub fn reset_virtual_interface(list_registers: usize) {
     interface::set_hcr(0);
     for index in 0..list_registers {
         interface::set_list_register(index, 0);
     }
     interface::reset_active_priorities();
     interface::set_vmcr(0);
-    interface::set_hcr(u64::from(on));
     // A guest may have turned its system registers off where that is possible: ICC_SRE_EL1.
     // SAFETY: SRE, DFB and DIB of EL1, which EL2's own, on since `init_core`, does not depend on.
     unsafe {

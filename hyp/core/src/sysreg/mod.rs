@@ -14,13 +14,13 @@ mod tests;
 pub use controls::Controls;
 pub use id::IdRegisters;
 
-use crate::exit::{Direction, SystemRegister};
+use crate::exit::{Direction, SystemAccess, SystemRegister};
 use crate::vgic::{SgiRegister, Version};
 
 /// What becomes of a trapped access to a system register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// A write that sends an SGI: [`Vgic::write_sgi_register`](crate::vgic::Vgic::write_sgi_register),
+    /// A write that sends an SGI: [`Vgic::send_sgi`](crate::vgic::Vgic::send_sgi),
     /// then step.
     SendSgi(SgiRegister),
     /// A read gives this, then step.
@@ -53,6 +53,13 @@ mod register {
 /// `OSLSR_EL1`: an OS lock exists (OSLM = 0b10, in bits 3 and 0) and is not locked. The real one is
 /// unlocked by the shell and stays so.
 const OS_LOCK_OPEN: u64 = 1 << 3;
+
+/// Whether this is a write of `ICC_SGI1R_EL1`, which a GICv3's guests do all the time: [`judge`] says the same.
+#[inline(always)]
+#[must_use]
+pub fn is_sgi1r_write(access: SystemAccess) -> bool {
+    access.system_register() == register::SGI1R && access.direction() == Direction::Write
+}
 
 /// What becomes of a trapped access, given the ID registers and interrupt controller that the guest
 /// sees. What is in no list is UNDEFINED: the PMU, tracing, RAS, LORegions, and the

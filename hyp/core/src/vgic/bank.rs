@@ -45,6 +45,8 @@ pub struct Cold {
     pub cancel_pending: u32,
     /// In a list register whose active bit has been cleared by another vCPU.
     pub cancel_active: u32,
+    /// To be offered when pending, if enabled: its group is forwarded, and it is not active in `active`.
+    pub passes: u32,
 }
 
 impl Cold {
@@ -53,6 +55,7 @@ impl Cold {
         active: 0,
         cancel_pending: 0,
         cancel_active: 0,
+        passes: 0,
     };
 }
 

@@ -3,7 +3,7 @@
 use super::bank::{Bits, bit};
 use super::host::{HostGic, SHARED};
 use super::list_register::{Link, ListRegister};
-use super::state::vcpu_bit;
+use super::state::{Due, vcpu_bit};
 use super::{IntId, Kicks, MAX_LIST_REGISTERS, Version, Vgic};
 
 /// Level of an emulated interrupt line.
@@ -13,39 +13,6 @@ pub enum Line {
     Low,
     /// Asserted.
     High,
-}
-
-/// A linked PPI's way back into the list register it had, without the guest's lock: a timer then
-/// waits for no other vCPU.
-///
-/// It is the core's own, and good until that core next uses the [`Vgic`] for any purpose. What other
-/// vCPUs change in the meantime, they kick this one for, which is such a use: an interrupt that
-/// slips in before is one that came before the change.
-#[derive(Clone, Copy, Debug)]
-pub struct Shortcut {
-    lr: ListRegister,
-    n: u32,
-}
-
-impl Shortcut {
-    /// No way.
-    pub const NONE: Self = Self {
-        lr: ListRegister::EMPTY,
-        n: 0,
-    };
-
-    /// `id` fired: offers it if this is its way and the guest has ended it since the last time.
-    #[inline]
-    #[must_use]
-    pub fn offer<H: HostGic>(self, id: IntId, host: &mut H) -> bool {
-        // An empty one names INTID 0, which is no PPI.
-        let is_free = host.empty().wrapping_shr(self.n) & 1 != 0;
-        let is_good = self.lr.intid() == id.0 && is_free;
-        if is_good {
-            host.write_lr(self.n, self.lr);
-        }
-        is_good
-    }
 }
 
 /// In place of the own vCPU on a core that runs none of the guest's.
@@ -86,8 +53,21 @@ impl Vgic {
     /// [`inject_spi`](Self::inject_spi) from a core that runs none of this guest's vCPUs.
     pub fn inject_spi_remote(&mut self, id: IntId) -> Kicks {
         self.bank_mut(0, id.word()).pending |= id.mask();
-        self.kicks |= self.concerned(0, id.word(), id.mask());
+        self.kicks |= self.waits_for(id);
         self.take_kicks(NOBODY)
+    }
+
+    /// The vCPUs that have to look after SPI `id`, of which nothing has changed but that it came: the one in whose list
+    /// register it is, or may be offered again, else those that it is routed to.
+    fn waits_for(&self, id: IntId) -> u32 {
+        let bank = self.bank(0, id.word());
+        if bank.in_lr & id.mask() != 0 {
+            return vcpu_bit(self.holder_of(0, id));
+        }
+        let is_ready = bank.ready() & id.mask() != 0;
+        let routed = |vcpu: &u32| self.routed(*vcpu as usize, id.word()) & id.mask() != 0;
+        let targets = Bits(if is_ready { self.present } else { 0 }).filter(routed);
+        targets.fold(0, |mask, vcpu| mask | bit(vcpu))
     }
 
     /// The line of SPI `id`, which is not linked in hardware, is driven high or low by a device that is
@@ -141,33 +121,11 @@ impl Vgic {
         if self.on & vcpu_bit(vcpu) == 0 {
             return Kicks::NONE;
         }
-        if !self.take_posted(vcpu, host) {
+        if !self.take_again(vcpu, host) {
             self.refresh_ppis(vcpu, host);
             self.flush_own(vcpu, host);
         }
         self.take_kicks(vcpu)
-    }
-
-    /// The short way of a flush, for a kick that was only about SGIs. Whether all is done.
-    #[inline]
-    fn take_posted<H: HostGic>(&mut self, vcpu: usize, host: &mut H) -> bool {
-        let own = self.vcpu(vcpu);
-        if own.reconcile | own.backlog | own.ppis_stale || host.ended() != 0 {
-            return false;
-        }
-        let posted = self.bank(vcpu, 0).pending & self.bank(vcpu, 0).open;
-        for n in Bits(posted) {
-            let id = IntId::new(0, n);
-            let sources = *self.sources_mut(vcpu, id);
-            let one_sender = sources & sources.wrapping_sub(1) == 0;
-            let [sender, ..] = sources.trailing_zeros().to_le_bytes();
-            if !id.is_sgi() || !one_sender || !self.offer_again(vcpu, id, sender & 7, host) {
-                return false;
-            }
-            *self.sources_mut(vcpu, id) = 0;
-            self.bank_mut(vcpu, 0).pending &= !id.mask();
-        }
-        Bits(self.open_words).all(|word| self.ready(vcpu, word) == 0)
     }
 
     /// Makes the SGI or PPI `id` pending for `vcpu`, on this core; an SGI comes from `sender`.
@@ -181,57 +139,6 @@ impl Vgic {
     ) {
         if !self.redeliver(vcpu, sender, id, host) {
             self.deliver_anew(vcpu, sender, id, host);
-        }
-    }
-
-    /// The shortest way, for what comes again and again: nothing of `id` waits in software, and its
-    /// list register is still there for it. Whether it was so.
-    #[inline(always)]
-    fn redeliver<H: HostGic>(&self, vcpu: usize, sender: usize, id: IntId, host: &mut H) -> bool {
-        if self.bank(vcpu, id.word()).pending & id.mask() != 0 {
-            return false;
-        }
-        let source = if id.is_sgi() && self.version == Version::V2 {
-            sender
-        } else {
-            0
-        };
-        self.offer_again(vcpu, id, source.to_le_bytes()[0], host)
-    }
-
-    /// If the list register that had `id` last is empty and has not been given to another since, it
-    /// has it once more, and all that is remembered of it is true already. Whether it was so.
-    #[inline(always)]
-    fn offer_again<H: HostGic>(&self, vcpu: usize, id: IntId, source: u8, host: &mut H) -> bool {
-        let bank = self.bank(vcpu, id.word());
-        let own = self.vcpu(vcpu);
-        let n = self.lr_number(vcpu, id);
-        if bank.in_lr & bank.open & id.mask() == 0
-            || own.reconcile | own.backlog
-            || host.empty().wrapping_shr(n) & 1 == 0
-        {
-            return false;
-        }
-        let link = self.link(vcpu, id, source, false);
-        host.write_lr(n, self.offer(vcpu, id, link));
-        true
-    }
-
-    /// What the core of `vcpu` may keep to offer the linked PPI `id`, which it has just injected,
-    /// the next time without the lock.
-    #[inline]
-    #[must_use]
-    pub fn shortcut(&self, vcpu: usize, id: IntId) -> Shortcut {
-        let bank = self.bank(vcpu, 0);
-        let own = self.vcpu(vcpu);
-        let is_settled = bank.in_lr & bank.open & bank.linked & !bank.pending & id.mask() != 0;
-        if !is_settled || own.reconcile | own.backlog {
-            return Shortcut::NONE;
-        }
-        let lr = self.offer(vcpu, id, self.link(vcpu, id, 0, false));
-        Shortcut {
-            lr,
-            n: self.lr_number(vcpu, id),
         }
     }
 
@@ -261,7 +168,7 @@ impl Vgic {
         }
         let bank = self.bank_mut(vcpu, id.word());
         bank.pending |= id.mask();
-        if bank.in_lr & id.mask() != 0 || unused == 0 || self.vcpu(vcpu).backlog {
+        if bank.in_lr & id.mask() != 0 || unused == 0 || self.vcpu(vcpu).due.has(Due::BACKLOG) {
             self.flush_own(vcpu, host);
         } else if self.bank(vcpu, id.word()).open & id.mask() != 0 {
             self.place(vcpu, id, unused.trailing_zeros(), host);
@@ -288,14 +195,14 @@ impl Vgic {
         let bank = self.bank_mut(vcpu, id.word());
         bank.in_lr &= !id.mask();
         if bank.asserted() & id.mask() != 0 {
-            self.vcpu_mut(vcpu).backlog = true;
+            self.vcpu_mut(vcpu).due.add(Due::BACKLOG);
             self.kicks |= self.concerned(vcpu, id.word(), id.mask());
         }
     }
 
     /// What the end of `id` does.
     #[inline]
-    fn link(&self, vcpu: usize, id: IntId, source: u8, eoi: bool) -> Link {
+    pub(super) fn link(&self, vcpu: usize, id: IntId, source: u8, eoi: bool) -> Link {
         if self.bank(vcpu, id.word()).linked & id.mask() == 0 {
             return Link::Software { source, eoi };
         }
@@ -310,7 +217,7 @@ impl Vgic {
 
     /// The list register that offers `id`.
     #[inline]
-    fn offer(&self, vcpu: usize, id: IntId, link: Link) -> ListRegister {
+    pub(super) fn offer(&self, vcpu: usize, id: IntId, link: Link) -> ListRegister {
         let bank = self.bank(vcpu, id.word());
         let priority = bank.priority_of(u32::from(id.0));
         ListRegister::pending(id.0, priority, bank.group_of(id.mask()), link)
@@ -364,7 +271,7 @@ impl Vgic {
         let mut concerned = 0;
         if word == 0 {
             if held != 0 {
-                self.vcpu_mut(vcpu).reconcile = true;
+                self.vcpu_mut(vcpu).due.add(Due::RECONCILE);
             }
             return if held | waiting != 0 {
                 vcpu_bit(vcpu)
@@ -374,7 +281,7 @@ impl Vgic {
         }
         for n in Bits(held) {
             let holder = self.holder_of(vcpu, IntId::new(word, n));
-            self.vcpu_mut(holder).reconcile = true;
+            self.vcpu_mut(holder).due.add(Due::RECONCILE);
             concerned |= vcpu_bit(holder);
         }
         if waiting != 0 {

@@ -3,7 +3,7 @@
 
 use super::bank::{Bits, bit};
 use super::host::{HostGic, Trigger};
-use super::state::vcpu_bit;
+use super::state::{Due, vcpu_bit};
 use super::{IntId, Version, Vgic};
 
 /// Who accesses which banks. Registers of banks outside are RAZ/WI.
@@ -82,7 +82,7 @@ impl Vgic {
                     return false;
                 }
                 bank.enabled ^= change;
-                self.reopen(of, index);
+                self.reopen_enabled(of, index);
                 true
             }
             8..=15 if view.shows(offset >> 5 & 31) => {
@@ -211,7 +211,7 @@ impl Vgic {
         if linked != 0 {
             self.follow(own, vcpu, word, linked, host);
         }
-        self.reopen(vcpu, word);
+        self.reopen_enabled(vcpu, word);
         self.settle(own, vcpu, word, new, host);
     }
 
@@ -229,7 +229,7 @@ impl Vgic {
         let old = value & bank.enabled & !always;
         bank.enabled &= !old;
         let linked = old & bank.linked;
-        self.reopen(vcpu, word);
+        self.reopen_enabled(vcpu, word);
         if linked != 0 {
             self.follow(own, vcpu, word, linked, host);
         }
@@ -265,7 +265,7 @@ impl Vgic {
             bank.enabled & self.reachable(word)
         };
         if linked != 0 && word == 0 && vcpu != own {
-            self.vcpu_mut(vcpu).ppis_stale = true;
+            self.vcpu_mut(vcpu).due.add(Due::PPIS);
             self.kicks |= vcpu_bit(vcpu);
             return;
         }
@@ -281,7 +281,7 @@ impl Vgic {
 
     /// Does [`follow`](Self::follow) for the PPIs of `own` if another vCPU changed their enables.
     pub(super) fn refresh_ppis<H: HostGic>(&mut self, own: usize, host: &mut H) {
-        if core::mem::replace(&mut self.vcpu_mut(own).ppis_stale, false) {
+        if self.vcpu_mut(own).due.take(Due::PPIS) {
             self.follow(own, own, 0, u32::MAX, host);
         }
     }
@@ -343,7 +343,7 @@ impl Vgic {
             self.reopen(0, word);
         }
         for vcpu in Bits(self.on) {
-            self.vcpu_mut(vcpu as usize).reconcile = true;
+            self.vcpu_mut(vcpu as usize).due.add(Due::RECONCILE);
         }
         self.unsettled |= self.on & !vcpu_bit(own);
         self.settle_vcpus(own, self.on, host);

@@ -5,7 +5,7 @@ use super::deliver::lr_bit;
 use super::fields::SGIS;
 use super::host::{HostGic, Maintenance};
 use super::list_register::{Link, ListRegister, LrState};
-use super::state::{Vcpu, vcpu_bit};
+use super::state::{Due, Vcpu, vcpu_bit};
 use super::{IntId, Kicks, Version, Vgic};
 use crate::limits::MAX_VCPUS;
 
@@ -18,7 +18,9 @@ impl Vgic {
         self.choose_again(vcpu, host);
         self.route_linked(vcpu, host);
         let bank = self.bank(vcpu, 0);
-        self.vcpu_mut(vcpu).ppis_stale = bank.enabled & bank.linked != 0;
+        if bank.enabled & bank.linked != 0 {
+            self.vcpu_mut(vcpu).due.add(Due::PPIS);
+        }
         self.flush(vcpu, host)
     }
 
@@ -145,7 +147,7 @@ impl Vgic {
 
     /// SPIs with several targets go elsewhere when `vcpu` has come or gone, if they have to.
     fn choose_again<H: HostGic>(&mut self, vcpu: usize, host: &mut H) {
-        for word in 1..self.words {
+        for word in Bits(self.one_of_n_words) {
             for n in Bits(*self.one_of_n_mut(word)) {
                 let id = IntId::new(word, n);
                 if self.route_of(id) & vcpu_bit(vcpu) != 0 {

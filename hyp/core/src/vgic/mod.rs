@@ -22,6 +22,7 @@
 //! longest way (more interrupts pending than list registers) is bounded by
 //! [`MAX_LIST_REGISTERS`] times [`MAX_INTIDS`](crate::limits::MAX_INTIDS).
 
+mod again;
 mod bank;
 mod deliver;
 mod fields;
@@ -30,6 +31,7 @@ mod lifecycle;
 mod list_register;
 mod pending;
 mod reconcile;
+mod sgi;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -39,11 +41,13 @@ mod v3;
 use crate::exit::Width;
 use bank::bit;
 
-pub use deliver::{Line, Shortcut};
+pub use again::Shortcut;
+pub use deliver::Line;
 pub use host::{HostGic, Maintenance, SHARED, Trigger};
 pub use list_register::{Group, Link, ListRegister, LrState};
+pub use sgi::{Sgi, SgiRegister};
 pub use state::Vgic;
-pub use v3::{REDISTRIBUTOR_STRIDE, SgiRegister};
+pub use v3::REDISTRIBUTOR_STRIDE;
 
 /// List registers used of a core's. Cores of today have four; the bound keeps the choice among
 /// more pending interrupts than list registers short.

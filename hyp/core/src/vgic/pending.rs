@@ -4,7 +4,7 @@ use super::bank::{Bits, bit};
 use super::deliver::lr_bit;
 use super::fields::SGIS;
 use super::host::HostGic;
-use super::state::vcpu_bit;
+use super::state::{Due, vcpu_bit};
 use super::{IntId, Version, Vgic};
 
 impl Vgic {
@@ -148,7 +148,7 @@ impl Vgic {
                     lrs.seen_pending & lr_bit(n) != 0,
                     lrs.seen_active & lr_bit(n) != 0,
                 );
-                self.vcpu_mut(holder).reconcile = true;
+                self.vcpu_mut(holder).due.add(Due::RECONCILE);
                 self.kicks |= vcpu_bit(holder);
                 seen
             };

@@ -5,7 +5,7 @@ use super::bank::Bits;
 use super::deliver::{LR_MASK, lr_bit};
 use super::host::{HostGic, Maintenance};
 use super::list_register::{Link, ListRegister, LrState};
-use super::state::vcpu_bit;
+use super::state::{Due, vcpu_bit};
 use super::{IntId, MAX_LIST_REGISTERS, Version, Vgic};
 
 impl Vgic {
@@ -13,7 +13,7 @@ impl Vgic {
     #[inline(never)]
     pub(super) fn flush_own<H: HostGic>(&mut self, vcpu: usize, host: &mut H) {
         let used = u32::from(self.vcpu(vcpu).lrs.used);
-        let all = core::mem::replace(&mut self.vcpu_mut(vcpu).reconcile, false);
+        let all = self.vcpu_mut(vcpu).due.take(Due::RECONCILE);
         if used != 0 {
             self.look_at_lrs(vcpu, used, all, host);
         }
@@ -37,7 +37,10 @@ impl Vgic {
             Maintenance::default()
         };
         let own = self.vcpu_mut(vcpu);
-        own.backlog = waiting;
+        own.due.take(Due::BACKLOG);
+        if waiting {
+            own.due.add(Due::BACKLOG);
+        }
         if own.maintenance != wanted {
             own.maintenance = wanted;
             host.set_maintenance(wanted);

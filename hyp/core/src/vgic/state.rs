@@ -19,12 +19,8 @@ const _: () = assert!(MAX_VCPUS == 8 && MAX_INTIDS == 256 && BANKS == 16);
 pub(super) struct Vcpu {
     /// The list registers that were given an interrupt, and what is known of them.
     pub lrs: Lrs,
-    /// The list registers' contents may contradict the state: look at each.
-    pub reconcile: bool,
-    /// Something waits in software for a list register or for the end of what is in one.
-    pub backlog: bool,
-    /// Enables of linked PPIs were changed by another vCPU.
-    pub ppis_stale: bool,
+    /// What there is to do besides what is pending.
+    pub due: Due,
     /// As last set.
     pub maintenance: Maintenance,
     /// The list register each SGI and PPI was last put into.
@@ -35,6 +31,53 @@ pub(super) struct Vcpu {
     pub lr: [u8; MAX_LIST_REGISTERS as usize],
     /// SPIs whose target this vCPU is, by bank.
     pub routed: [u32; WORDS],
+}
+
+impl Vcpu {
+    /// Who has sent SGI `id` (GICv2), one bit each.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "masked to the 16 there are")]
+    pub const fn sources_of(&self, id: IntId) -> u8 {
+        self.sources[id.0 as usize & 15]
+    }
+}
+
+/// A set of what is to be done for a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Due(u8);
+
+impl Due {
+    /// The list registers' contents may contradict the state: look at each.
+    pub const RECONCILE: Self = Self(1);
+    /// Something waits in software for a list register or for the end of what is in one.
+    pub const BACKLOG: Self = Self(2);
+    /// Enables of linked PPIs were changed by another vCPU.
+    pub const PPIS: Self = Self(4);
+    /// The first two: no list register may be given what it had before.
+    pub const LIST_REGISTERS: Self = Self(3);
+
+    /// Nothing.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Any of `those`.
+    #[inline]
+    pub const fn has(self, those: Self) -> bool {
+        self.0 & those.0 != 0
+    }
+
+    pub const fn add(&mut self, those: Self) {
+        self.0 |= those.0;
+    }
+
+    /// Takes `those` out. Whether there were any.
+    pub const fn take(&mut self, those: Self) -> bool {
+        let had = self.has(those);
+        self.0 &= !those.0;
+        had
+    }
 }
 
 /// Sets of a vCPU's list registers.
@@ -58,9 +101,7 @@ impl Vcpu {
             seen_pending: 0,
             seen_active: 0,
         },
-        reconcile: false,
-        backlog: false,
-        ppis_stale: false,
+        due: Due(0),
         maintenance: Maintenance {
             underflow: false,
             no_pending: false,
@@ -108,6 +149,8 @@ pub struct Vgic {
     pintid: [u16; MAX_INTIDS],
     /// SPIs with several targets, which one of those that are on gets.
     one_of_n: [u32; WORDS],
+    /// Banks that may have any of them, one bit each.
+    pub(super) one_of_n_words: u32,
 }
 
 impl Vgic {
@@ -145,6 +188,7 @@ impl Vgic {
             place: [0; MAX_INTIDS],
             pintid: [0; MAX_INTIDS],
             one_of_n: [0; WORDS],
+            one_of_n_words: 0,
         };
         vgic.typer = vgic.type_register();
         vgic.reset_registers();
@@ -207,13 +251,23 @@ impl Vgic {
     pub(super) const fn reopen(&mut self, vcpu: usize, word: u32) {
         let group0 = if self.control & 1 != 0 { u32::MAX } else { 0 };
         let group1 = if self.control & 2 != 0 { u32::MAX } else { 0 };
-        let active = self.cold(vcpu, word).active;
+        let group = self.bank(vcpu, word).group;
+        let cold = self.cold_mut(vcpu, word);
+        cold.passes = ((group & group1) | (!group & group0)) & !cold.active;
+        self.reopen_enabled(vcpu, word);
+    }
+
+    /// The same after a change to what is enabled, alone.
+    #[inline]
+    pub(super) const fn reopen_enabled(&mut self, vcpu: usize, word: u32) {
+        let passes = self.cold(vcpu, word).passes;
         let bank = self.bank_mut(vcpu, word);
-        let forwarded = (bank.group & group1) | (!bank.group & group0);
-        bank.open = bank.enabled & forwarded & !active;
-        let is_open = bank.open != 0 && word != 0;
+        bank.open = bank.enabled & passes;
+        if word == 0 {
+            return;
+        }
         let mask = bit(word);
-        self.open_words = if is_open {
+        self.open_words = if bank.open != 0 {
             self.open_words | mask
         } else {
             self.open_words & !mask
@@ -339,6 +393,7 @@ impl Vgic {
     pub(super) const fn reset_routes(&mut self, to_first: bool) {
         self.route = [0; MAX_INTIDS];
         self.one_of_n = [0; WORDS];
+        self.one_of_n_words = 0;
         self.vcpus[0].routed = [if to_first { u32::MAX } else { 0 }; WORDS];
     }
 }

@@ -3,16 +3,17 @@
 //! Without the Security Extensions, so both groups belong to the guest. The CPU interface is the
 //! hardware's GICV, mapped for the guest; nothing of it comes here.
 
-use super::bank::Bits;
+use super::bank::{Bits, bit};
 use super::fields::View;
 use super::host::HostGic;
+use super::sgi::SGIR;
 use super::state::vcpu_bit;
 use super::{IntId, Vgic};
 use crate::exit::Width;
 
-/// `GICD_IIDR`/`GICR_IIDR`: implementer Arm (JEP106), product 'B', so that no driver takes the model
 /// Offset of the first ISENABLER in a frame that has one.
 pub(super) const ISENABLER0: u32 = 0x100;
+/// `GICD_IIDR`/`GICR_IIDR`: implementer Arm (JEP106), product 'B', so that no driver takes the model
 /// for a chip whose errata it knows.
 pub(super) const IIDR: u32 = 0x4200_043b;
 
@@ -22,7 +23,6 @@ const PIDR2: u32 = 0x20;
 const CTLR: u32 = 0x000;
 const TYPER: u32 = 0x004;
 const IIDR_OFFSET: u32 = 0x008;
-const SGIR: u32 = 0xf00;
 const PIDR2_OFFSET: u32 = 0xfe8;
 
 /// `offset >> 7` of ITARGETSR and of CPENDSGIR/SPENDSGIR.
@@ -146,9 +146,10 @@ impl Vgic {
             *self.route_mut(id) = targets;
             let several = self.one_of_n_mut(id.word());
             if targets.count_ones() > 1 {
-                *several |= id.mask()
+                *several |= id.mask();
+                self.one_of_n_words |= bit(id.word());
             } else {
-                *several &= !id.mask()
+                *several &= !id.mask();
             }
             self.retarget(own, id, self.choose_target(id), host);
         }
@@ -158,48 +159,11 @@ impl Vgic {
         self.present == 1
     }
 
-    /// SGIR (4.3.15).
     fn write_sgir<H: HostGic>(&mut self, own: usize, value: u32, host: &mut H) {
-        let targets = match value >> 24 & 3 {
-            0 => value >> 16 & 0xff,
-            1 => !vcpu_bit(own),
-            2 => vcpu_bit(own),
-            _ => 0,
-        };
-        self.send_sgi(own, IntId::new(0, value & 15), targets, host);
-    }
-
-    /// SGI `id` from `own`, on this core, to the vCPUs `targets`, one bit each; those that the guest
-    /// does not have are left out.
-    #[inline]
-    pub(super) fn send_sgi<H: HostGic>(
-        &mut self,
-        own: usize,
-        id: IntId,
-        targets: u32,
-        host: &mut H,
-    ) {
-        let targets = targets & self.present;
-        if targets & !vcpu_bit(own) != 0 {
-            self.post_sgi(own, id, targets & !vcpu_bit(own));
-        }
-        if targets & vcpu_bit(own) != 0 {
-            self.deliver_private(own, own, id, host);
-        }
-    }
-
-    /// Makes SGI `id` from `sender` pending for vCPUs that run elsewhere.
-    pub(super) fn post_sgi(&mut self, sender: usize, id: IntId, targets: u32) {
-        for target in Bits(targets) {
-            let target = target as usize;
-            self.latch_sender(target, sender, id);
-            let bank = self.bank_mut(target, 0);
-            bank.pending |= id.mask();
-            self.kicks |= if bank.open & id.mask() != 0 {
-                vcpu_bit(target)
-            } else {
-                0
-            };
+        let sgi = self.sgi_of_sgir(own, value);
+        self.kicks |= u32::from(self.post_sgi(own, sgi).0);
+        if sgi.is_for(own) {
+            self.deliver_private(own, own, sgi.id(), host);
         }
     }
 

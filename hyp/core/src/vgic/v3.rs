@@ -8,9 +8,8 @@
 use super::bank::Bits;
 use super::fields::View;
 use super::host::HostGic;
-use super::state::vcpu_bit;
 use super::v2::{IIDR, ISENABLER0, low_word};
-use super::{IntId, Kicks, Version, Vgic};
+use super::{IntId, Version, Vgic};
 use crate::exit::Width;
 use crate::limits::MAX_INTIDS;
 
@@ -39,52 +38,7 @@ const FIELDS: core::ops::Range<u32> = 0x80..0xd00;
 /// SGI_base within a redistributor.
 const SGI_BASE: u32 = 0x1_0000;
 
-/// The SGI register of the CPU interface that a guest wrote.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SgiRegister {
-    /// `ICC_SGI1R_EL1`: either group.
-    Sgi1,
-    /// `ICC_SGI0R_EL1` or `ICC_ASGI1R_EL1`: SGIs that the target has in group 0.
-    Group0,
-}
-
 impl Vgic {
-    /// A trapped write of `value` to an SGI register (IHI 0069, 12.2.14) by `vcpu`, on this core.
-    #[inline]
-    pub fn write_sgi_register<H: HostGic>(
-        &mut self,
-        vcpu: usize,
-        register: SgiRegister,
-        value: u64,
-        host: &mut H,
-    ) -> Kicks {
-        let id = IntId::new(0, low_word(value >> 24) & 15);
-        let everyone_else = value >> 40 & 1 != 0;
-        // RS, Aff3, Aff2 and Aff1: vCPUs are 0.0.0.k with k below 16.
-        let elsewhere = value & 0x00ff_f0ff_00ff_0000 != 0;
-        let mut targets = if everyone_else {
-            self.present & !vcpu_bit(vcpu)
-        } else if elsewhere || self.version == Version::V2 {
-            0
-        } else {
-            low_word(value) & 0xffff & self.present
-        };
-        if register == SgiRegister::Group0 {
-            for target in Bits(targets) {
-                if self.bank(target as usize, 0).group & id.mask() != 0 {
-                    targets &= !vcpu_bit(target as usize);
-                }
-            }
-        }
-        if targets & !vcpu_bit(vcpu) != 0 {
-            self.post_sgi(vcpu, id, targets & !vcpu_bit(vcpu));
-        }
-        if targets & vcpu_bit(vcpu) != 0 {
-            self.deliver_private(vcpu, vcpu, id, host);
-        }
-        self.take_kicks(vcpu)
-    }
-
     /// Words everywhere, bytes in IPRIORITYR, and IROUTER as 64 bits or two words (12.1.3).
     #[inline]
     pub(super) fn read_gicd<H: HostGic>(

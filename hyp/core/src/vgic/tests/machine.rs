@@ -154,6 +154,9 @@ pub struct Machine {
     pub lrs: Vec<Vec<ListRegister>>,
     pub maintenance: Vec<Maintenance>,
     pub shortcuts: Vec<Shortcut>,
+    /// The same for SGIs to itself, and how often one was taken.
+    pub sgi_shortcuts: Vec<Shortcut>,
+    pub sgi_shortcuts_taken: u32,
     pub physical: Physical,
     /// vCPUs with a kick on the way.
     pub kicked: u8,
@@ -177,6 +180,8 @@ impl Machine {
             lrs: vec![vec![ListRegister::EMPTY; lrs]; vcpus],
             maintenance: vec![Maintenance::default(); vcpus],
             shortcuts: vec![Shortcut::NONE; vcpus],
+            sgi_shortcuts: vec![Shortcut::NONE; vcpus],
+            sgi_shortcuts_taken: 0,
             physical: Physical::default(),
             kicked: 0,
             kicks: 0,
@@ -210,6 +215,7 @@ impl Machine {
 
     pub fn on_core(&mut self, vcpu: usize, call: impl FnOnce(&mut Vgic, &mut Core<'_>) -> Kicks) {
         self.shortcuts[vcpu] = Shortcut::NONE;
+        self.sgi_shortcuts[vcpu] = Shortcut::NONE;
         let mut core = Core {
             vcpu,
             lrs: &mut self.lrs[vcpu],
@@ -298,17 +304,55 @@ impl Machine {
         }
     }
 
-    /// `vcpu` sends SGI `id` to the vCPUs `targets`.
+    /// `vcpu` sends SGI `id` to the vCPUs `targets`, as the shell has it sent.
     pub fn send_sgi(&mut self, vcpu: usize, id: u8, targets: u8) {
-        match self.vgic.version() {
-            Version::V2 => self.write32(vcpu, 0xf00, u32::from(targets) << 16 | u32::from(id)),
+        let (value, sgi) = match self.vgic.version() {
+            Version::V2 => {
+                let value = u32::from(targets) << 16 | u32::from(id);
+                (u64::from(value), self.vgic.sgi_of_sgir(vcpu, value))
+            }
             Version::V3 => {
                 let value = u64::from(targets) | u64::from(id) << 24;
-                self.on_core(vcpu, |vgic, core| {
-                    vgic.write_sgi_register(vcpu, SgiRegister::Sgi1, value, core)
-                });
+                let register = SgiRegister::Sgi1;
+                (value, self.vgic.sgi_of_register(vcpu, register, value))
             }
+        };
+        let kept = self.sgi_shortcuts[vcpu];
+        let mut core = Core {
+            vcpu,
+            lrs: &mut self.lrs[vcpu],
+            maintenance: &mut self.maintenance[vcpu],
+            physical: &mut self.physical,
+        };
+        if kept.offer_written(value, &mut core) {
+            self.sgi_shortcuts_taken += 1;
+            return;
         }
+        self.send(vcpu, sgi);
+        if sgi.is_only_for(vcpu) {
+            self.sgi_shortcuts[vcpu] = self.vgic.shortcut(vcpu, sgi.id()).by_write(value);
+        }
+    }
+
+    /// `vcpu` writes `value` to an SGI register of GICv3's CPU interface.
+    pub fn write_sgi_register(&mut self, vcpu: usize, register: SgiRegister, value: u64) {
+        self.send(vcpu, self.vgic.sgi_of_register(vcpu, register, value));
+    }
+
+    fn send(&mut self, vcpu: usize, sgi: Sgi) {
+        let (shortcuts, sgi_shortcuts) = (&mut self.shortcuts, &mut self.sgi_shortcuts);
+        let core = Core {
+            vcpu,
+            lrs: &mut self.lrs[vcpu],
+            maintenance: &mut self.maintenance[vcpu],
+            physical: &mut self.physical,
+        };
+        let kicks = self.vgic.send_sgi(vcpu, sgi, || {
+            shortcuts[vcpu] = Shortcut::NONE;
+            sgi_shortcuts[vcpu] = Shortcut::NONE;
+            core
+        });
+        self.kick(kicks);
     }
 
     /// Links SPI `id` to the physical `pintid`, or to a shared line.

@@ -59,6 +59,7 @@ proptest! {
 enum Step {
     Sgi { from: usize, id: u8, targets: u8 },
     Edge { by: usize, id: u8 },
+    Doorbell { id: u8 },
     Timer { vcpu: usize },
     Device,
     Acknowledge { vcpu: usize },
@@ -82,7 +83,14 @@ fn step(vcpus: usize) -> impl Strategy<Value = Step> {
             id,
             targets
         }),
+        // To itself alone, mostly the same again.
+        (v(), 0..2_u8).prop_map(|(from, id)| Step::Sgi {
+            from,
+            id,
+            targets: 1 << from
+        }),
         (v(), edge()).prop_map(|(by, id)| Step::Edge { by, id }),
+        edge().prop_map(|id| Step::Doorbell { id }),
         v().prop_map(|vcpu| Step::Timer { vcpu }),
         Just(Step::Device),
         v().prop_map(|vcpu| Step::Acknowledge { vcpu }),
@@ -170,7 +178,7 @@ impl Step {
     /// The vCPU that has to be on for it.
     fn actor(&self) -> Option<usize> {
         match *self {
-            Self::Device | Self::Kicks | Self::On { .. } => None,
+            Self::Device | Self::Doorbell { .. } | Self::Kicks | Self::On { .. } => None,
             Self::Sgi { from, .. } => Some(from),
             Self::Timer { vcpu }
             | Self::Acknowledge { vcpu }
@@ -223,6 +231,11 @@ fn live(
             Step::Edge { by, id } => {
                 m.set_line(by, id, Line::Low);
                 m.set_line(by, id, Line::High);
+                owed.send(None, id, 0, m.kicked != 0);
+            }
+            Step::Doorbell { id } => {
+                let kicks = m.vgic.inject_spi_remote(IntId(id));
+                m.kick(kicks);
                 owed.send(None, id, 0, m.kicked != 0);
             }
             Step::Timer { vcpu } => {

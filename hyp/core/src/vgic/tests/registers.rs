@@ -164,9 +164,7 @@ fn targets_are_only_own_vcpus() {
 fn sgi_registers_reach_own_vcpus_only() {
     let mut m = Machine::ready(Version::V3, 3, 4);
     let mut send = |register, value| {
-        m.on_core(0, |vgic, core| {
-            vgic.write_sgi_register(0, register, value, core)
-        });
+        m.write_sgi_register(0, register, value);
         m.drain()
             .into_iter()
             .map(|(vcpu, ..)| vcpu)
@@ -201,10 +199,7 @@ fn sgi_registers_reach_own_vcpus_only() {
     );
     assert_eq!(send(SgiRegister::Group0, all), [0, 1, 2]);
     m.write_private(1, 0x80, 1 << 2);
-    let value = all;
-    m.on_core(0, |vgic, core| {
-        vgic.write_sgi_register(0, SgiRegister::Group0, value, core)
-    });
+    m.write_sgi_register(0, SgiRegister::Group0, all);
     assert_eq!(m.drain().iter().map(|t| t.0).collect::<Vec<_>>(), [0, 2]);
 }
 

@@ -468,3 +468,84 @@ fn a_timer_that_comes_again_takes_its_shortcut() {
         }
     }
 }
+
+/// An SGI to itself that comes again needs no lock, until something of its vCPU has changed.
+#[test]
+fn an_sgi_to_itself_that_comes_again_takes_its_shortcut() {
+    for version in [V2, V3] {
+        let mut m = Machine::ready(version, 2, 4);
+        for taken in 0..3 {
+            assert_eq!(m.sgi_shortcuts_taken, taken_before(taken));
+            m.send_sgi(0, 3, 1);
+            assert_eq!(m.drain(), [(0, 3, 0)]);
+        }
+        // While it is offered it is one; another one is not it; others as targets are told.
+        m.send_sgi(0, 3, 1);
+        m.send_sgi(0, 3, 1);
+        assert_eq!(m.drain(), [(0, 3, 0)]);
+        m.send_sgi(0, 4, 1);
+        assert_eq!(m.drain(), [(0, 4, 0)]);
+        m.send_sgi(0, 4, 0b11);
+        let mut taken = m.drain();
+        taken.sort_unstable();
+        assert_eq!(taken, [(0, 4, 0), (1, 4, 0)]);
+        // From another vCPU in between: of GICv2 that is another interrupt, of GICv3 the same one.
+        m.send_sgi(0, 3, 1);
+        assert_eq!(m.drain(), [(0, 3, 0)]);
+        m.send_sgi(1, 3, 1);
+        m.send_sgi(0, 3, 1);
+        let mut taken = m.drain();
+        taken.sort_unstable();
+        match version {
+            V2 => assert_eq!(taken, [(0, 3, 0), (0, 3, 1)]),
+            V3 => assert_eq!(taken, [(0, 3, 0)]),
+        }
+        // Turned off by the vCPU itself it waits.
+        if version == V3 {
+            m.send_sgi(0, 3, 1);
+            assert_eq!(m.drain(), [(0, 3, 0)]);
+            m.write_private(0, 0x180, 1 << 3);
+            m.send_sgi(0, 3, 1);
+            assert_eq!(m.drain(), []);
+            m.write_private(0, 0x100, 1 << 3);
+            assert_eq!(m.drain(), [(0, 3, 0)]);
+        }
+    }
+}
+
+/// The first way is the long one.
+const fn taken_before(sent: u32) -> u32 {
+    sent.saturating_sub(1)
+}
+
+/// A doorbell that comes again needs no look at the list registers.
+#[test]
+fn an_edge_from_elsewhere_that_comes_again_is_offered_at_once() {
+    for version in [V2, V3] {
+        let mut m = Machine::ready(version, 2, 4);
+        m.write32(0, 0xc10, u32::MAX);
+        let ring = |m: &mut Machine| {
+            let kicks = m.vgic.inject_spi_remote(IntId(64));
+            assert_eq!(kicks, Kicks(0b01));
+            let mut is_short = false;
+            m.on_core(0, |vgic, core| {
+                is_short = vgic.take_again(0, core);
+                if is_short {
+                    return Kicks::NONE;
+                }
+                vgic.flush(0, core)
+            });
+            is_short
+        };
+        assert!(!ring(&mut m), "no list register is its own yet");
+        assert_eq!(m.drain(), [(0, 64, 0)]);
+        assert!(ring(&mut m));
+        assert_eq!(m.drain(), [(0, 64, 0)]);
+        // While it is active it comes once more.
+        assert!(ring(&mut m));
+        assert_eq!(m.acknowledge(0), Some((64, 0)));
+        assert!(!ring(&mut m));
+        m.end(0);
+        assert_eq!(m.drain(), [(0, 64, 0)]);
+    }
+}
