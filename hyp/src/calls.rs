@@ -59,6 +59,18 @@ fn other(cpu: &'static PerCpu, current: Current, frame: &mut Frame) {
                 channels::fetch(system, guest, frame);
             }
         }
+        Action::Start {
+            vcpu,
+            core,
+            entry,
+            context,
+        } => {
+            guest.start_of(vcpu).set(entry, context);
+            guest.core_chosen();
+            percpu::assign(core, guest.index, vcpu);
+            percpu::post(cpu.gic, core, request::START);
+            frame.x[0] = 0;
+        }
         action => uncommon(cpu, current, frame, action),
     }
 }
@@ -88,18 +100,8 @@ fn uncommon(cpu: &'static PerCpu, current: Current, frame: &mut Frame, action: A
             }
             frame.x[0] = 0;
         }
-        Action::Start {
-            vcpu,
-            core,
-            entry,
-            context,
-        } => {
-            guest.start_of(vcpu).set(entry, context);
-            guest.core_chosen();
-            percpu::assign(core, guest.index, vcpu);
-            percpu::post(cpu.gic, core, request::START);
-            frame.x[0] = 0;
-        }
+        // Carried out by `other`.
+        Action::Start { .. } => {}
         Action::Stop => run::leave(system, cpu),
         Action::SystemOff => leave_for_good(system, cpu, guest, After::PoweredOff),
         Action::SystemReset => leave_for_good(system, cpu, guest, After::Reset),

@@ -129,7 +129,6 @@ fn run(system: &'static System, cpu: &'static PerCpu, guest: &'static Guest, vcp
     guest.core_of.set(vcpu, Some(cpu.index));
     registers::load_guest(guest.vttbr(), system.vtcr, vcpu);
     tlb::forget_vcpu();
-    registers::reset_guest_state();
     speculation::enter(guest.plan.config.harden);
     scrub::entering(cpu, guest);
     if guest.plan.config.self_test {

@@ -69,6 +69,11 @@ unsafe extern "C" {
     safe fn clear_claim_tags(tags: u64) -> ClaimTags;
 }
 
+unsafe extern "C" {
+    /// In `vectors.S`.
+    safe fn reset_fp();
+}
+
 /// The traps of this core for whatever guest it will run.
 pub fn init_core() {
     let pmu = (read_id(5, 0) >> 8) & 0xf;
@@ -95,6 +100,8 @@ pub fn init_core() {
     }
     let ClaimTags(_, is_missing) = clear_claim_tags(ALL_TAGS);
     HAS_CLAIM_TAGS.store(is_missing == 0, Ordering::Relaxed);
+    // CPTR_EL2 is in effect: what follows uses FP registers.
+    barrier::isb(barrier::SY);
     reset_guest_state();
     barrier::isb(barrier::SY);
     super::tlb::invalidate_all_local();
@@ -121,7 +128,9 @@ macro_rules! breakpoints {
 breakpoints!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 
 /// Puts everything a guest can see or set on this core into its reset state, so that neither the
-/// former guest's values nor their effects reach the next one. FP and SIMD are `enter_guest`'s.
+/// former guest's values nor their effects reach the next one: when the core comes up, and whenever it has left
+/// a guest. EL2 changes none of it in between, so that a guest can be entered at once. General registers are
+/// `enter_guest`'s.
 pub fn reset_guest_state() {
     /// RES1 bits of SCTLR_EL1 without any extension; MMU, caches and big endian off (DDI 0487, D19.2.122).
     const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
@@ -140,6 +149,7 @@ pub fn reset_guest_state() {
         write!("S3_4_C12_C1_1" => 0, "S3_4_C5_C2_3" => 0);
     }
     reset_breakpoints();
+    reset_fp();
     if HAS_CLAIM_TAGS.load(Ordering::Relaxed) {
         clear_claim_tags(ALL_TAGS);
     }

@@ -230,14 +230,9 @@ el2_fault_entry:
 3:  wfe
     b       3b
 
-// Enters a guest for the first time: x0 = entry, x1 = SPSR, x2 = the guest's x0, x3 = frame address.
-// Every other register is zero, FP and SIMD included.
-.global enter_guest
-enter_guest:
-    msr     ELR_EL2, x0
-    msr     SPSR_EL2, x1
-    mov     sp, x3
-    mov     x0, x2
+// Zeroes the FP and SIMD registers, which EL2 does not use.
+.global reset_fp
+reset_fp:
 .arch_extension fp
 .arch_extension simd
     movi    v0.2d, #0
@@ -276,6 +271,16 @@ enter_guest:
     msr     FPSR, xzr
 .arch_extension nosimd
 .arch_extension nofp
+    ret
+
+// Enters a guest for the first time: x0 = entry, x1 = SPSR, x2 = the guest's x0, x3 = frame address.
+// Every other general register is zero; FP and SIMD are since reset_fp.
+.global enter_guest
+enter_guest:
+    msr     ELR_EL2, x0
+    msr     SPSR_EL2, x1
+    mov     sp, x3
+    mov     x0, x2
     mov     x1, #0
     mov     x2, #0
     mov     x3, #0
