@@ -6,6 +6,7 @@
 //! before all is measured.
 
 mod cores;
+mod exits;
 mod memory;
 mod messages;
 mod traps;
@@ -148,6 +149,14 @@ pub fn run_memory(machine: &Machine) -> Outcome {
 pub fn run_messages(machine: &Machine) -> Outcome {
     let mut results = Results::ticks();
     messages::measure(machine, &mut results)?;
+    results.print();
+    Ok(())
+}
+
+/// Measures the longest exit.
+pub fn run_exits(machine: &Machine) -> Outcome {
+    let mut results = Results::ticks();
+    exits::measure(machine, &mut results)?;
     results.print();
     Ok(())
 }

@@ -62,6 +62,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "self-test" => self_test::run(machine),
         "counter" => balloon::counter(machine),
         "bench" => bench::run(machine),
+        "bench-exits" => bench::run_exits(machine),
         "bench-memory" => bench::run_memory(machine),
         "bench-messages" => bench::run_messages(machine),
         "epoch" => balloon::epoch(machine),

@@ -43,6 +43,13 @@ pub fn print_line(text: fmt::Arguments) {
     }
 }
 
+/// A byte, if there is room for it: one access to the UART's data register.
+pub fn put(byte: u8) {
+    if let Some(uart) = UART.get() {
+        uart.lock().0.write32(DR, byte.into());
+    }
+}
+
 /// As [`print_line`], for a core that is about to stop: takes no lock.
 pub fn print_last_words(registers: Mmio, text: fmt::Arguments) {
     let mut uart = Uart(registers);

@@ -169,6 +169,8 @@ impl Bench {
         for (name, value) in self.measured(gic, 2, &[guest(2)])? {
             figures.entry(name).or_insert(value);
         }
+        let exits = Guest::bare_metal("guest", "bench-exits").property("control");
+        figures.extend(self.measured(gic, 1, &[exits])?);
         let hardened = self.measured(gic, 1, &[guest(1).property("harden")])?;
         let call = hardened.get("hvc_psci_version").copied();
         figures.extend(call.map(|value| ("hvc_hardened".to_owned(), value)));
