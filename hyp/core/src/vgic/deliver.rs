@@ -216,7 +216,8 @@ impl Vgic {
     }
 
     /// The list register that offers `id`.
-    #[inline]
+    // In the shortest ways, where a call makes them save what they hold.
+    #[inline(always)]
     pub(super) fn offer(&self, vcpu: usize, id: IntId, link: Link) -> ListRegister {
         let bank = self.bank(vcpu, id.word());
         let priority = bank.priority_of(u32::from(id.0));
