@@ -1,9 +1,10 @@
 //! The balloon as a program, on a kernel without the module.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Guest, Scenario};
 use crate::console::Console;
+use crate::status::words;
 
 const PROGRAM: &str = "ballast-user-balloon";
 
@@ -15,6 +16,7 @@ pub fn scenarios() -> Vec<Scenario> {
             killed(console)?;
             noise(console)?;
             cores(console)?;
+            queue(console)?;
             pressed(console)?;
             reset(console)
         }),
@@ -46,7 +48,7 @@ fn pair(name: &str, gic: u8, script: impl Fn(&mut Console) -> Result<()> + 'stat
 }
 
 fn start(console: &mut Console) -> Result<()> {
-    console.shell(1, &format!("{PROGRAM} 2>> /tmp/balloon.log & sleep 1"))?;
+    console.shell(1, &format!("{PROGRAM} 2>> /tmp/balloon.log & true"))?;
     console.wait_for_status("the program to register", |s| s.has_driver(1))?;
     Ok(())
 }
@@ -68,6 +70,15 @@ fn free_mib(console: &mut Console) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? >> 10)
 }
 
+/// Accesses to the guest's UARTs so far: its shell sleeps meanwhile.
+fn uart_exits(console: &mut Console) -> Result<u64> {
+    let stats = console.monitor("stats 1")?;
+    let exits = words(&stats).find(|(key, _)| *key == "mmio-uart");
+    exits
+        .and_then(|(_, value)| value.parse().ok())
+        .with_context(|| format!("no count:\n{stats}"))
+}
+
 fn moves(console: &mut Console) -> Result<()> {
     let before = console.status()?;
     let available = free_mib(console)?;
@@ -77,7 +88,14 @@ fn moves(console: &mut Console) -> Result<()> {
     )?;
     let sum = console.shell(1, "md5sum < /tmp/keep")?;
     for _ in 0..2 {
+        let uart_before = uart_exits(console)?;
         set_memory(console, 1, 256)?;
+        let exits = (uart_exits(console)? - uart_before) / 128;
+        println!("  {exits} exits for a 2 MiB entry");
+        ensure!(
+            (8..60).contains(&exits),
+            "{exits} exits for a 2 MiB entry, of 8 bytes each way"
+        );
         // Memory that the other can only have from this one.
         set_memory(console, 2, 320)?;
         let left = free_mib(console)?;
@@ -163,6 +181,28 @@ fn cores(console: &mut Console) -> Result<()> {
             "{online} CPUs are online"
         );
     }
+    Ok(())
+}
+
+/// Without being asked the program says that threads wait for a CPU, and the policy gives it the one that is free.
+fn queue(console: &mut Console) -> Result<()> {
+    let answer = console.monitor("cpus 1 1")?;
+    ensure!(answer.contains("ok"), "cpus 1 1: {answer}");
+    console.wait_for_status("one CPU", |s| s.guest(1).get("cpus") == "1/1")?;
+    console.monitor("policy auto")?;
+    console.shell(
+        1,
+        "for n in 1 2 3; do (while [ ! -e /tmp/idle ]; do :; done) & done > /dev/null 2>&1",
+    )?;
+    console.wait_for_status("a CPU for the threads that wait", |s| {
+        s.guest(1).get("cpus") == "2/2"
+    })?;
+    let stats = console.monitor("stats 1")?;
+    let runnable = words(&stats).find(|(key, _)| *key == "runnable-milli");
+    let runnable = runnable.and_then(|(_, value)| value.parse::<u32>().ok());
+    ensure!(runnable.is_some_and(|milli| milli >= 2000), "{stats}");
+    console.monitor("policy manual")?;
+    console.shell(1, "touch /tmp/idle")?;
     Ok(())
 }
 
