@@ -1,9 +1,13 @@
 //! Guests with devices of the board that do DMA, and guests that see the board itself.
 
-use anyhow::{Result, ensure};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Guest, Scenario};
 use crate::console::Console;
+use crate::status::words;
 
 /// Disk and network, on virtual and real device trees; reset; what must be trusted.
 pub fn scenarios() -> Vec<Scenario> {
@@ -22,7 +26,6 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// The root filesystem is on the disk; what is written is there after a reset; the network answers.
 fn uses_disk_and_network(console: &mut Console) -> Result<()> {
-    console.patience(240);
     let up = console.expect_up(1)?;
     ensure!(up.contains("root on /dev/vda"), "no root on the disk: {up}");
     let sum = "echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/data";
@@ -42,8 +45,125 @@ fn uses_disk_and_network(console: &mut Console) -> Result<()> {
         "wrote {written}, read {read} after a reset"
     );
     console.shell(1, "sync")?;
+    Ok(())
+}
+
+fn powers_off(console: &mut Console) -> Result<()> {
+    console.focus(1)?;
     console.send("poweroff\r")?;
     console.expect_power_off()
+}
+
+/// Interrupts of the disk so far, by CPU.
+fn disk_interrupts(console: &mut Console) -> Result<Vec<u64>> {
+    let line = console.shell(1, "grep -w $(cat /tmp/disk) /proc/interrupts")?;
+    let counts = line
+        .split_whitespace()
+        .skip(1)
+        .map_while(|n| n.parse().ok());
+    let counts: Vec<u64> = counts.collect();
+    ensure!(!counts.is_empty(), "no interrupt of the disk: {line}");
+    Ok(counts)
+}
+
+/// Waits until the disk has interrupted CPU `cpu` of the guest several hundred times more, and gives how often.
+fn disk_goes_on(console: &mut Console, cpu: usize) -> Result<u64> {
+    const MANY: u64 = 300;
+    let count = |counts: Vec<u64>| counts.get(cpu).copied().unwrap_or(0);
+    let before = count(disk_interrupts(console)?);
+    for _ in 0..120 {
+        let more = count(disk_interrupts(console)?).saturating_sub(before);
+        if more >= MANY {
+            return Ok(more);
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+    bail!("the disk does not interrupt CPU {cpu} any more")
+}
+
+fn physical_interrupts(console: &mut Console, guest: u8) -> Result<u64> {
+    let stats = console.monitor(&format!("stats {guest}"))?;
+    let irqs = words(&stats).find(|(key, _)| *key == "irq");
+    irqs.and_then(|(_, value)| value.parse().ok())
+        .with_context(|| format!("no count of interrupts:\n{stats}"))
+}
+
+/// Sets how many cores a guest shall have, and gives those that it has then.
+fn set_cores(console: &mut Console, guest: u8, cpus: u64) -> Result<String> {
+    let answer = console.monitor(&format!("cpus {guest} {cpus}"))?;
+    ensure!(answer.contains("ok"), "cpus {guest} {cpus}: {answer}");
+    let has = format!("{cpus}/{cpus}");
+    let status = console.wait_for_status(&format!("guest {guest}: {has}"), |s| {
+        s.guest(guest).get("cpus") == has
+    })?;
+    Ok(status.guest(guest).get("cores").to_owned())
+}
+
+/// The disk works and interrupts the guest's second CPU all the time, while this loses its core to the other guest and
+/// gets another one. None of its interrupts is lost, and none troubles the core's new owner.
+fn interrupt_follows_its_cpu(console: &mut Console) -> Result<()> {
+    const ROUTE: &str = "echo 1 > /proc/irq/$(grep -w $(cat /tmp/disk) /proc/interrupts | cut -d : -f 1 | tr -d ' ')/smp_affinity_list";
+    console.shell(
+        1,
+        "basename $(readlink -f /sys/block/vda/device) > /tmp/disk",
+    )?;
+    let sum = console.shell(1, "md5sum < /root/data")?;
+    // By the page, so that there are many of them.
+    console.shell(
+        1,
+        "echo 4 > /sys/block/vda/queue/read_ahead_kb; while [ ! -e /tmp/stop ]; do \
+         echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/data; done > /tmp/sums 2>&1 & true",
+    )?;
+    let mut cores = console.status()?.guest(1).get("cores").to_owned();
+    for round in 0..3 {
+        console.shell(1, ROUTE)?;
+        disk_goes_on(console, 1)?;
+        set_cores(console, 1, 1)?;
+        disk_goes_on(console, 0)?;
+        // Whoever asks first gets the lower of two free cores: so that the other guest has the one that was left.
+        let (now, others) = if round % 2 == 0 {
+            let others = set_cores(console, 2, 2)?;
+            (set_cores(console, 1, 2)?, others)
+        } else {
+            let now = set_cores(console, 1, 2)?;
+            (now, set_cores(console, 2, 2)?)
+        };
+        ensure!(
+            now != cores
+                && others
+                    .split(',')
+                    .any(|core| !now.contains(core) && cores.contains(core)),
+            "the guest had the cores {cores}, and has {now} now; the other has {others}"
+        );
+        cores = now;
+        console.shell(1, ROUTE)?;
+        let before = physical_interrupts(console, 2)?;
+        let disk = disk_goes_on(console, 1)?;
+        let others = physical_interrupts(console, 2)? - before;
+        ensure!(
+            others * 3 < disk,
+            "the disk has interrupted its guest {disk} times, and the other guest was interrupted {others} times"
+        );
+        set_cores(console, 2, 1)?;
+    }
+    let bad = console.shell(
+        1,
+        &format!(
+            "touch /tmp/stop; wait; echo $(grep -c . /tmp/sums) $(grep -vc '{}' /tmp/sums)",
+            sum.trim()
+        ),
+    )?;
+    let counts: Vec<u32> = bad.split_whitespace().flat_map(str::parse).collect();
+    ensure!(
+        matches!(counts[..], [all, 0] if all > 0),
+        "{bad}: times the file was read, and of these wrongly"
+    );
+    let complaints = console.shell(
+        1,
+        "dmesg | grep -E 'stalls on|lockup|blocked for|BUG:|I/O error'; true",
+    )?;
+    ensure!(complaints.trim().is_empty(), "{complaints}");
+    console.expect_never("FAIL")
 }
 
 /// A disk and a network card by path.
@@ -52,27 +172,43 @@ fn disk_and_network(gic: u8) -> Scenario {
         format!("devices-disk-and-network-gic{gic}"),
         gic,
         |console| {
+            console.patience(240);
             console.expect("debian is trusted and could break isolation: it has 2 devices")?;
-            uses_disk_and_network(console)
+            uses_disk_and_network(console)?;
+            interrupt_follows_its_cpu(console)?;
+            // Its neighbour goes on for ever, and so does the board.
+            console.focus(1)?;
+            console.send("poweroff -f\r")?;
+            console.wait_for_status("Debian to be off", |s| s.guest(1).get("state") == "off")?;
+            Ok(())
         },
     )
-    .cores(3)
+    .cores(4)
     .guest(
         Guest::debian("debian")
             .args("root=/dev/vda")
             .cpus(2)
+            .cpu_bounds(1, 2)
             .memory_bounds(192, 512)
             .property("dma = \"trusted\"")
             .property("devices = \"/virtio_mmio@a003e00\", \"/virtio_mmio@a003c00\""),
     )
-    .guest(Guest::bare_metal("other", "hello"))
+    // The GICv2 of QEMU 7.2 loses an SPI that is moved to another core.
+    .newer_qemu(gic == 2)
+    .guest(
+        Guest::bare_metal("other", "cores")
+            .args("ticks=5")
+            .cpu_bounds(1, 2),
+    )
 }
 
 /// The board's own tree, less what another guest has.
 fn primary(gic: u8) -> Scenario {
     Scenario::new(format!("devices-primary-gic{gic}"), gic, |console| {
+        console.patience(240);
         console.expect("debian is trusted and could break isolation")?;
-        uses_disk_and_network(console)
+        uses_disk_and_network(console)?;
+        powers_off(console)
     })
     .cores(3)
     .guest(
