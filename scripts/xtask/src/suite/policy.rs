@@ -1,10 +1,14 @@
 //! The resource scheduler with Linux guests.
 
-use anyhow::{Result, ensure};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
 use ballast_workload::Checksum;
 
 use super::{Guest, Scenario};
 use crate::console::Console;
+use crate::status::Status;
 
 const SEED: u64 = 7;
 
@@ -12,12 +16,18 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         loads_alternate(2),
         loads_alternate(3),
+        faster_than_halves(2),
+        faster_than_halves(3),
         gives_nothing(),
         claims(2),
         claims(3),
         stands_in(),
-        before_any_kill(),
-        cores_follow_the_queue(),
+        before_any_kill(2),
+        before_any_kill(3),
+        at_rest(),
+        cores_follow_the_queue(2),
+        cores_follow_the_queue(3),
+        cores_follow_jobs(2),
     ]
 }
 
@@ -41,6 +51,28 @@ fn needs(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
     let killed = console.shell(guest, "awk '/^oom_kill / { print $2 }' /proc/vmstat")?;
     ensure!(killed.trim() == "0", "guest {guest} killed {killed} times");
     Ok(())
+}
+
+/// Pages that a job visits in a few seconds, by turns in both guests: its working set is more than a guest was given,
+/// and what does not fit is swapped.
+fn work_by_turns(console: &mut Console) -> Result<[u64; 2]> {
+    let mut visit = |guest: u8| -> Result<u64> {
+        let job = format!("workload visit 176 0 6 {SEED}");
+        let (_, said) = console.shell_status(guest, &job)?;
+        let mut words = said
+            .split_whitespace()
+            .skip_while(|word| *word != "visited");
+        match words.nth(1).and_then(|word| word.parse().ok()) {
+            Some(pages) => Ok(pages),
+            None => bail!(
+                "guest {guest} said:\n{said}\n{}\n{}\n{}",
+                console.shell(guest, "dmesg | tail -n 60")?,
+                console.status()?,
+                console.monitor("log")?
+            ),
+        }
+    };
+    Ok([visit(1)?, visit(2)?])
 }
 
 /// Two guests need by turns more than half of the board's memory, and nobody says so to the monitor.
@@ -72,6 +104,50 @@ fn loads_alternate(gic: u8) -> Scenario {
         Ok(())
     })
     .ram(896)
+    .guest(guest("linux-a"))
+    .guest(guest("linux-b"))
+}
+
+/// Of two guests that need much memory by turns each gets more done than on a half that stays, on the same board in the
+/// same boot.
+fn faster_than_halves(gic: u8) -> Scenario {
+    let guest = |name: &str| {
+        Guest::linux(name)
+            .args("cma=0 swap=256")
+            .memory(192)
+            .memory_bounds(96, 288)
+    };
+    Scenario::new(
+        format!("policy-faster-than-halves-gic{gic}"),
+        gic,
+        |console| {
+            for guest in [1, 2] {
+                is_up(console, guest)?;
+            }
+            let on_halves = work_by_turns(console)?;
+            let answer = console.monitor("policy auto")?;
+            ensure!(answer.contains("ok policy=auto"), "{answer}");
+            // What the last job has used is believed for a while.
+            console.shell(1, "sleep 5")?;
+            let auto = work_by_turns(console)?;
+            println!("  pages visited: {on_halves:?} on static halves, {auto:?} under the policy");
+            for (with, without) in auto.into_iter().zip(on_halves) {
+                ensure!(
+                    with * 2 > without * 3,
+                    "{auto:?} pages visited under the policy, {on_halves:?} on static halves\n{}",
+                    console.monitor("events")?
+                );
+            }
+            // Nobody lacks anything now, so soon nothing is on its way.
+            console.wait_for_status("rest", |s| s.settled(1) && s.settled(2))?;
+            ensure!(
+                !console.monitor("transfers")?.contains("guest="),
+                "transfers at rest"
+            );
+            Ok(())
+        },
+    )
+    .ram(448)
     .guest(guest("linux-a"))
     .guest(guest("linux-b"))
 }
@@ -197,8 +273,8 @@ fn stands_in() -> Scenario {
 }
 
 /// A guest that has given memory needs it at once, with nobody deciding: it says PRESSURE and kills nothing.
-fn before_any_kill() -> Scenario {
-    Scenario::new("policy-pressure", 3, |console| {
+fn before_any_kill(gic: u8) -> Scenario {
+    Scenario::new(format!("policy-pressure-gic{gic}"), gic, |console| {
         is_up(console, 1)?;
         console.monitor("mem 1 160")?;
         console.wait_for_status("the guest to give", |s| s.settled(1))?;
@@ -216,7 +292,7 @@ fn before_any_kill() -> Scenario {
 }
 
 /// A guest with more threads than cores gets one that another leaves idle, and at rest nothing runs for it.
-fn cores_follow_the_queue() -> Scenario {
+fn cores_follow_the_queue(gic: u8) -> Scenario {
     let guest = |name: &str| {
         Guest::linux(name)
             .args("cma=0")
@@ -224,7 +300,7 @@ fn cores_follow_the_queue() -> Scenario {
             .cpus(2)
             .cpu_bounds(1, 3)
     };
-    Scenario::new("policy-cores", 3, |console| {
+    Scenario::new(format!("policy-cores-gic{gic}"), gic, |console| {
         for guest in [1, 2] {
             is_up(console, guest)?;
         }
@@ -245,4 +321,73 @@ fn cores_follow_the_queue() -> Scenario {
     .ram(768)
     .guest(guest("linux-a"))
     .guest(guest("linux-b"))
+}
+
+/// The same of guests without an operating system, which count their jobs: now the one has some and now the other.
+fn cores_follow_jobs(gic: u8) -> Scenario {
+    let guest = |name: &str, turn: u8| {
+        Guest::bare_metal(name, "cores")
+            .args(&format!("jobs=4 period-s=12 turn={turn}"))
+            .cpus(2)
+            .cpu_bounds(1, 3)
+    };
+    Scenario::new(
+        format!("policy-cores-bare-metal-gic{gic}"),
+        gic,
+        |console| {
+            console.patience(60);
+            let has = |s: &Status, guest: u8, cpus: &str| s.guest(guest).get("cpus") == cpus;
+            let first = console.wait_for_status("a core to move", |s| {
+                has(s, 1, "3/3") && has(s, 2, "1/1") || has(s, 1, "1/1") && has(s, 2, "3/3")
+            })?;
+            let (busy, idle) = if has(&first, 1, "3/3") {
+                (1, 2)
+            } else {
+                (2, 1)
+            };
+            console.wait_for_status("cores to move to the other", |s| {
+                has(s, idle, "3/3") && has(s, busy, "1/1")
+            })?;
+            let stats = console.monitor(&format!("stats {idle}"))?;
+            ensure!(stats.contains("runnable-milli=4000"), "{stats}");
+            console.expect_never("FAIL")
+        },
+    )
+    .cores(4)
+    .ram(256)
+    .global("policy = \"auto\"")
+    .guest(guest("a", 0))
+    .guest(guest("b", 1))
+}
+
+/// When everybody has what it shall have nothing runs: a guest that sleeps is not left for EL2 even once.
+fn at_rest() -> Scenario {
+    let guest = |name: &str| Guest::bare_metal(name, "balloon").memory_bounds(16, 128);
+    Scenario::new("policy-at-rest", 3, |console| {
+        console.patience(60);
+        console.wait_for_status("both drivers", |s| s.has_driver(1) && s.has_driver(2))?;
+        for mib in [32, 64] {
+            console.monitor(&format!("mem 2 {mib}"))?;
+            console.wait_for_status("a move", |s| s.memory_mib(2) == mib && s.settled(2))?;
+        }
+        // The console is the first guest's core's work. The second has had its last word after the move.
+        console.focus(2)?;
+        console.expect("balloon settled reserved=16384 target=16384")?;
+        let exits = |console: &mut Console| -> Result<String> {
+            let stats = console.monitor("stats 2")?;
+            let line = stats.lines().find(|line| line.contains("stats=exits"));
+            Ok(line.context("no exits")?.to_owned())
+        };
+        // A timer that was set for the move's deadline may fire once more.
+        thread::sleep(Duration::from_secs(5));
+        let before = exits(console)?;
+        thread::sleep(Duration::from_secs(4));
+        let after = exits(console)?;
+        ensure!(before == after, "at rest:\n{before}\n{after}");
+        console.expect_never("FAIL")
+    })
+    .ram(512)
+    .global("policy = \"auto\"")
+    .guest(guest("a"))
+    .guest(guest("b"))
 }
