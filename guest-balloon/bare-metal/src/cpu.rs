@@ -18,6 +18,12 @@ pub struct PerCpu {
     pub faults: AtomicU64,
     /// Syndrome (ESR_EL1) of the last one.
     pub last_esr: AtomicU64,
+    /// Its address (ELR_EL1).
+    pub last_elr: AtomicU64,
+    /// x1 there.
+    pub last_x1: AtomicU64,
+    /// One bit for each exception class (ESR_EL1.EC) that was stepped over.
+    pub classes: AtomicU64,
     /// Virtual timer interrupts taken.
     pub timer_ticks: AtomicU64,
     /// CNTVCT at the last of them.
@@ -34,6 +40,9 @@ impl PerCpu {
             expect_fault: AtomicBool::new(false),
             faults: AtomicU64::new(0),
             last_esr: AtomicU64::new(0),
+            last_elr: AtomicU64::new(0),
+            last_x1: AtomicU64::new(0),
+            classes: AtomicU64::new(0),
             timer_ticks: AtomicU64::new(0),
             timer_at: AtomicU64::new(0),
             sgis: [const { AtomicU32::new(0) }; 16],

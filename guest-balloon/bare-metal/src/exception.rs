@@ -112,11 +112,25 @@ pub static DEVICE_QUIET: AtomicU64 = AtomicU64::new(0);
 const IRQ_HERE: u64 = 5;
 /// Vector of a synchronous exception from there.
 const SYNC_HERE: u64 = 4;
+/// Vectors of a synchronous exception from EL0, in AArch64 and in AArch32.
+const SYNC_BELOW: [u64; 2] = [8, 12];
+
+/// Exception classes (Arm ARM DDI 0487 D17.2.37) after which the handler does more than step.
+mod class {
+    pub const ILLEGAL_STATE: u64 = 0x0e;
+    pub const BREAKPOINT_HERE: u64 = 0x31;
+    pub const STEP_HERE: u64 = 0x33;
+    pub const WATCHPOINT_HERE: u64 = 0x35;
+}
+
+/// PSTATE.SS and PSTATE.IL.
+const SPSR_SS_IL: u64 = 1 << 21 | 1 << 20;
 
 extern "C" fn handle(kind: u64, frame: &mut Frame) {
     match kind {
         IRQ_HERE => interrupt(),
         SYNC_HERE => synchronous(frame),
+        _ if SYNC_BELOW.contains(&kind) => from_below(frame),
         _ => unexpected(kind, frame),
     }
 }
@@ -168,13 +182,40 @@ fn synchronous(frame: &mut Frame) {
     if !this.expect_fault.load(Ordering::Relaxed) {
         unexpected(SYNC_HERE, frame);
     }
-    cpu::bump(&this.faults);
-    this.last_esr.store(esr, Ordering::Relaxed);
+    note(esr, frame);
     // An instruction abort returns to the caller, anything else steps over the instruction.
     frame.elr = match esr >> 26 & 0x3f {
         0x20 | 0x21 => frame.x[30],
+        class::ILLEGAL_STATE => frame.elr,
+        // The debug exceptions of a test come once.
+        class::BREAKPOINT_HERE | class::STEP_HERE | class::WATCHPOINT_HERE => {
+            // SAFETY: no debug exceptions any more, which nothing but their tests uses.
+            unsafe { core::arch::asm!("msr mdscr_el1, xzr", "isb", options(nomem, nostack)) };
+            frame.elr
+        }
         _ => frame.elr + 4,
     };
+    frame.spsr &= !SPSR_SS_IL;
+}
+
+/// For the test that caused it.
+fn note(esr: u64, frame: &Frame) {
+    let this = cpu::this();
+    cpu::bump(&this.faults);
+    this.last_esr.store(esr, Ordering::Relaxed);
+    this.last_elr.store(frame.elr, Ordering::Relaxed);
+    this.last_x1.store(frame.x[1], Ordering::Relaxed);
+    this.classes
+        .fetch_or(1 << (esr >> 26 & 0x3f), Ordering::Relaxed);
+}
+
+/// Whatever code of EL0 does ends there: back to where [`crate::probe::enter`] was left.
+fn from_below(frame: &mut Frame) {
+    /// EL1h, all masked.
+    const EL1H_MASKED: u64 = 0x3c5;
+    note(ESR_EL1.get(), frame);
+    frame.elr = crate::probe::after_enter();
+    frame.spsr = EL1H_MASKED;
 }
 
 fn unexpected(kind: u64, frame: &Frame) -> ! {

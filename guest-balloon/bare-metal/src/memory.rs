@@ -120,6 +120,13 @@ pub fn scratch_code() -> u64 {
     CODE.0.get() as u64
 }
 
+/// Puts one instruction behind others.
+pub fn write_code_at(page: u64, index: usize, instruction: u32) {
+    assert!(page == scratch_code() && index < 1024);
+    // SAFETY: within the page, checked above.
+    unsafe { (page as *mut u32).add(index).write_volatile(instruction) };
+}
+
 /// Puts instructions at the start of the page of [`scratch_code`], not yet fetchable.
 pub fn write_code(page: u64, instructions: &[u32]) {
     assert!(page == scratch_code() && instructions.len() <= 1024);

@@ -19,6 +19,8 @@ const NORMAL: u64 = BLOCK | ACCESSED | INNER_SHAREABLE | 1 << 2;
 const DEVICE: u64 = BLOCK | ACCESSED | 1 << 54 | 1 << 53;
 /// MAIR's attribute 2; shareability means nothing there (Arm ARM DDI 0487 D8.6.2).
 const NON_CACHEABLE: u64 = BLOCK | ACCESSED | 2 << 2 | 1 << 54 | 1 << 53;
+/// UXN: not executable at EL0.
+const EXECUTE_NEVER: u64 = 1 << 54;
 /// Bytes that an entry of the table maps.
 pub const GIB: u64 = 1 << 30;
 /// GiB 1 to 8 may hold RAM.
@@ -62,24 +64,37 @@ pub enum Mapping {
     NonCacheable(u64),
     /// A level-2 table at this physical address.
     Table(u64),
+    /// Normal memory that EL0 may use, and execute.
+    UserNormal(u64),
+    /// Device memory that EL0 may use.
+    UserDevice(u64),
+    /// As it was: the address itself, device memory above the first GiB of RAM that guests of tests have.
+    Identity,
 }
+
+/// AP\[1\]: EL0 may read and write.
+const USER: u64 = 1 << 6;
 
 /// The last GiB, which no test uses for its address: free to be mapped elsewhere.
 pub const SCRATCH_GIB: u64 = 511;
 
 /// Maps the GiB of virtual addresses at [`SCRATCH_GIB`] and gives its first address. One core at a time.
 pub fn map_scratch(mapping: Mapping) -> u64 {
+    map_gib(SCRATCH_GIB, mapping)
+}
+
+/// The same for any other GiB that no code or data of the test lies in.
+pub fn map_gib(gib: u64, mapping: Mapping) -> u64 {
     let entry = match mapping {
         Mapping::Normal(address) => address | NORMAL,
         Mapping::Device(address) => address | DEVICE,
         Mapping::NonCacheable(address) => address | NON_CACHEABLE,
         Mapping::Table(address) => address | 0b11,
+        Mapping::UserNormal(address) => address | (NORMAL | USER) & !EXECUTE_NEVER,
+        Mapping::UserDevice(address) => address | DEVICE | USER,
+        Mapping::Identity => gib * GIB | if is_ram(gib * GIB) { NORMAL } else { DEVICE },
     };
-    let slot = LEVEL1
-        .0
-        .get()
-        .cast::<u64>()
-        .wrapping_add(SCRATCH_GIB as usize);
+    let slot = LEVEL1.0.get().cast::<u64>().wrapping_add(gib as usize);
     // SAFETY: within the table. Break-before-make (Arm ARM DDI 0487 D8.14.1) of an entry nobody's code or
     // data is mapped by.
     unsafe {
@@ -94,7 +109,7 @@ pub fn map_scratch(mapping: Mapping) -> u64 {
         slot.write_volatile(entry);
         core::arch::asm!("dsb ishst", "isb", options(nostack));
     }
-    SCRATCH_GIB * GIB
+    gib * GIB
 }
 
 /// Bits of a physical address that ID_AA64MMFR0_EL1.PARange tells (Arm ARM DDI 0487 D17.2.64).

@@ -99,6 +99,15 @@ pub fn run(machine: &'static Machine) -> ! {
         "hostile-p6" => hostile::calls::p6(),
         "hostile-g1" => hostile::registers::g1(machine),
         "hostile-s1" => hostile::registers::s1(),
+        "hostile-interrupts" => hostile::interrupts::all(machine),
+        "hostile-memory" => hostile::memory::all(machine),
+        "hostile-m7" => hostile::reset::m7(machine),
+        "hostile-s11" => hostile::storm::s11(),
+        "hostile-storm" => hostile::storm::all(machine),
+        "hostile-d1" => hostile::storm::d1(machine),
+        "latency" => hostile::storm::latency(machine),
+        "hostile-state" => hostile::state::all(machine),
+        "hostile-system" => hostile::system::all(machine),
         _ => Err(why(format_args!("no such test"))),
     };
     start::finish(name, outcome)

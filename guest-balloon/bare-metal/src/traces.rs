@@ -66,12 +66,14 @@ fn is_trace(value: u64) -> bool {
     value as u32 == TRACE as u32
 }
 
-fn allow_fp() {
+/// FP instructions no longer trap.
+pub fn allow_fp() {
     // SAFETY: CPACR_EL1.FPEN: no code of this guest uses FP, so nothing else depends on it.
     unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) 3_u64 << 20, options(nomem, nostack)) };
 }
 
-fn fill_fp(value: u64) {
+/// This value in both halves of all 32 registers.
+pub fn fill_fp(value: u64) {
     // SAFETY: no code of this guest, which is built without FP, has anything in these registers.
     unsafe {
         asm!(
@@ -90,7 +92,8 @@ fn fill_fp(value: u64) {
     }
 }
 
-fn read_fp() -> [u64; 64] {
+/// Both halves of all 32 registers.
+pub fn read_fp() -> [u64; 64] {
     let mut values = [0_u64; 64];
     // SAFETY: 32 stores of 16 bytes fill the array.
     unsafe {

@@ -2,8 +2,13 @@
 
 pub mod calls;
 pub mod channel;
+pub mod interrupts;
 pub mod list;
 pub mod map;
+pub mod memory;
 pub mod race;
 pub mod registers;
 pub mod reset;
+pub mod state;
+pub mod storm;
+pub mod system;

@@ -4,7 +4,7 @@
 use super::{Guest, Scenario};
 
 /// What the bare-metal guest can try (`guest-balloon/bare-metal/src/tests/hostile`).
-const ATTACKS: [&str; 23] = [
+const ATTACKS: [&str; 25] = [
     "fault",
     "epoch",
     "hostile-h1",
@@ -28,14 +28,109 @@ const ATTACKS: [&str; 23] = [
     "hostile-p6",
     "hostile-g1",
     "hostile-s1",
+    "hostile-system",
+    "hostile-state",
 ];
 
 /// Every attack, on both interrupt controllers.
 pub fn scenarios() -> Vec<Scenario> {
     [2, 3]
         .into_iter()
-        .flat_map(|gic| ATTACKS.map(|attack| beside_a_victim(attack, gic)))
+        .flat_map(|gic| {
+            let attacks = ATTACKS.map(|attack| beside_a_victim(attack, gic));
+            let more = [
+                storm(gic),
+                forged(gic),
+                falling(gic, 5),
+                falling(gic, 100).long(),
+            ];
+            attacks.into_iter().chain(more)
+        })
         .collect()
+}
+
+/// Two vCPUs of the attacker waste time in every way there is; the victim says how late it ever was.
+fn storm(gic: u8) -> Scenario {
+    Scenario::new(format!("hostile-storm-gic{gic}"), gic, |console| {
+        let said = console.expect("every guest is off")?;
+        for needed in ["[attacker] PASS hostile-storm", "[victim] PASS latency"] {
+            anyhow::ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+        }
+        Ok(())
+    })
+    .cores(3)
+    .ram(512)
+    .guest(Guest::bare_metal("attacker", "hostile-storm").cpus(2))
+    .guest(Guest::bare_metal("victim", "latency").args("seconds=3 bound-ms=1000"))
+}
+
+/// What a guest prints is shown as its own, whatever it poses as, and Ballast's own lines get through.
+fn forged(gic: u8) -> Scenario {
+    const FORGED: &str = "d2: forged by a guest";
+    Scenario::new(format!("hostile-d1-gic{gic}"), gic, |console| {
+        let said = console.expect("every guest is off")?;
+        for needed in ["[attacker] PASS hostile-d1", "[victim] PASS counter"] {
+            anyhow::ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+        }
+        let shown: Vec<&str> = said.lines().filter(|line| line.contains(FORGED)).collect();
+        anyhow::ensure!(
+            shown.len() > 20,
+            "of the forged lines {} were shown",
+            shown.len()
+        );
+        for line in shown {
+            anyhow::ensure!(
+                line.starts_with("[attacker] "),
+                "it poses as another: {line}"
+            );
+            anyhow::ensure!(
+                !line.trim_end().chars().any(char::is_control),
+                "the terminal would obey: {line:?}"
+            );
+        }
+        Ok(())
+    })
+    .ram(512)
+    .guest(Guest::bare_metal("attacker", "hostile-d1"))
+    .guest(Guest::bare_metal("victim", "counter").args("seconds=2"))
+}
+
+/// A guest that falls from fault to fault for ever hears no call and takes no interrupt: it is stopped and started all
+/// the same, `times` over, beside a victim that is not late and with as much free memory as before.
+fn falling(gic: u8, times: u32) -> Scenario {
+    let name = if times > 10 { "-many" } else { "" };
+    Scenario::new(format!("hostile-s11{name}-gic{gic}"), gic, move |console| {
+        let mut free = None;
+        console.expect("s11: falling")?;
+        for _ in 0..times {
+            console.monitor("stop attacker")?;
+            let status = console.wait_for_status("the attacker to be stopped", |status| {
+                status.guest(1).get("state") == "stopped"
+            })?;
+            let kib = status.total_kib();
+            let first = *free.get_or_insert(kib);
+            anyhow::ensure!(
+                kib == first,
+                "{kib} KiB in all, {first} KiB after the first stop"
+            );
+            console.monitor("start attacker")?;
+            console.wait_for_status("the attacker to run", |status| {
+                status.guest(1).get("state") == "running"
+            })?;
+        }
+        console.focus(1)?;
+        console.expect("s11: falling")?;
+        console.focus(2)?;
+        console.expect("PASS latency")?;
+        Ok(())
+    })
+    .ram(512)
+    .guest(Guest::bare_metal("attacker", "hostile-s11"))
+    .guest(Guest::bare_metal("victim", "latency").args(if times > 10 {
+        "seconds=60 bound-ms=1000"
+    } else {
+        "seconds=3 bound-ms=1000"
+    }))
 }
 
 /// The attacker gets through its own test, the victim finds its memory as it left it, and Ballast

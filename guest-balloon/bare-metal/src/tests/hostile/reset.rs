@@ -80,3 +80,35 @@ pub fn h15(machine: &Machine) -> Outcome {
     reset();
     Err(why(format_args!("SYSTEM_RESET returned")))
 }
+
+/// M7: a guest may overwrite its own device tree; the one it gets with the next life is whole again.
+pub fn m7(machine: &Machine) -> Outcome {
+    let note = (memory::image().start + NOTE_OFFSET) as *mut u64;
+    let tree = machine.dtb as *mut u32;
+    // SAFETY: the header of the tree this guest was given, in mapped RAM: its length is the second word, big-endian.
+    let words = unsafe { u32::from_be(tree.add(1).read_volatile()) } as usize / 4;
+    let sum = (0..words).fold(0_u64, |sum, index| {
+        // SAFETY: within the tree.
+        let word = unsafe { tree.add(index).read_volatile() };
+        sum.rotate_left(5) ^ u64::from(word)
+    });
+    // SAFETY: RAM that is mapped and that nothing else in this guest uses: the note of `h15`, and the word behind it.
+    let (magic, before) = unsafe { (note.read_volatile(), note.add(1).read_volatile()) };
+    if magic == MAGIC | 0x6d37 {
+        ensure!(sum == before, "the tree's sum is {sum:#x}, was {before:#x}");
+        println!("m7: {words} words of tree as they were");
+        return Ok(());
+    }
+    // SAFETY: as above; what is needed of the tree has been copied out of it.
+    unsafe {
+        note.write_volatile(MAGIC | 0x6d37);
+        note.add(1).write_volatile(sum);
+        for index in 0..words {
+            tree.add(index).write_volatile(0xdead_beef);
+        }
+    }
+    // Ballast rests on none of it while the guest runs.
+    psci::call(psci::function::VERSION, 0, 0, 0);
+    reset();
+    Err(why(format_args!("SYSTEM_RESET returned")))
+}
