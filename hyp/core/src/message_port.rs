@@ -50,6 +50,8 @@ pub struct Work {
     consumed: usize,
     pages: u64,
     idle: u8,
+    /// The port's life that it came in.
+    life: u32,
 }
 
 /// What one piece came to.
@@ -62,8 +64,9 @@ pub struct Step {
 }
 
 impl Work {
-    fn new(frame: Frame, message: Message) -> Self {
+    fn new(frame: Frame, message: Message, life: u32) -> Self {
         Self {
+            life,
             frame,
             message,
             consumed: 0,
@@ -166,6 +169,8 @@ pub struct MessagePort {
     is_event_due: bool,
     /// The driver was told of the present target.
     is_told: bool,
+    /// Resets so far.
+    life: u32,
 }
 
 impl Default for MessagePort {
@@ -189,11 +194,13 @@ impl MessagePort {
             event_sender: None,
             is_event_due: false,
             is_told: false,
+            life: 0,
         }
     }
 
-    /// For a guest that starts anew: none of its cores is at a piece.
+    /// For a guest that starts anew. A piece that a parked core is still at is forgotten.
     pub fn reset(&mut self) {
+        self.life = self.life.wrapping_add(1);
         while self.uart.output().pop().is_some() {}
         self.uart.reset();
         self.uart.output_taken();
@@ -237,8 +244,9 @@ impl MessagePort {
 
     /// After a piece: on with the answer, or another piece later.
     pub fn put_back(&mut self, work: Work, is_done: bool) {
-        if !matches!(self.turn, Turn::Working) {
-            // Of a life that is over: a parked core was at it when the guest was loaded anew.
+        if work.life != self.life || !matches!(self.turn, Turn::Working) {
+            // Of a life that is over: a parked core was at it when the guest was loaded anew, which may have a request
+            // of its own under way by now.
             return;
         }
         if matches!(work.message.function, function::HELLO | function::TARGET) {
@@ -294,7 +302,7 @@ impl MessagePort {
         // The guest's turn is over: its room goes on as it is.
         if let Turn::Guest(mut frame) = core::mem::replace(&mut self.turn, Turn::Working) {
             self.turn = match answer {
-                Some(message) => Turn::Waiting(Work::new(frame, message)),
+                Some(message) => Turn::Waiting(Work::new(frame, message, self.life)),
                 None => {
                     frame.set(Message::MALFORMED, 0);
                     Turn::Answer(frame, Sender::new())

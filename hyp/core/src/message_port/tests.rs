@@ -363,6 +363,28 @@ fn what_a_former_life_was_at_does_not_come_back() {
     assert_eq!(line.ask(function::VERSION, [0; 4])[0], 0);
 }
 
+/// Not even while the new life is at a request of its own.
+#[test]
+fn what_a_former_life_was_at_does_not_answer_the_next() {
+    let mut line = Line::new(2);
+    for byte in line.request(function::UID, [0; 4]) {
+        line.port.write(DR, Width::Byte, byte.into());
+    }
+    let former = line.port.take_work().unwrap();
+    line.port.reset();
+    for byte in line.request(function::VERSION, [0; 4]) {
+        line.port.write(DR, Width::Byte, byte.into());
+    }
+    let mut present = line.port.take_work().unwrap();
+    line.port.put_back(former, true);
+    assert_eq!(line.read(), None, "it is answered before it is done");
+    let guest = &mut line.world.guests[0];
+    let step = present.step(&guest.memory, &line.world.pool, &mut guest.hw);
+    line.port.put_back(present, step.is_done);
+    let answer = line.listen().unwrap();
+    assert_eq!(answer.function, function::VERSION);
+}
+
 #[test]
 fn an_echo_is_not_answered() {
     let mut line = Line::new(4);
