@@ -142,7 +142,10 @@ fn walk(system: &System, cpu: &PerCpu, from: Pa) -> [u64; 3] {
             pool.claim_free_block(start)
         };
         let Some(block) = block else {
-            next = Pa(next.align_down(BLOCK_SIZE).0 + BLOCK_SIZE);
+            let Some(end) = next.align_down(BLOCK_SIZE).0.checked_add(BLOCK_SIZE) else {
+                return [self_test::WALKED, 0, 0];
+            };
+            next = Pa(end);
             continue;
         };
         let end = block.pa().0 + BLOCK_SIZE;
