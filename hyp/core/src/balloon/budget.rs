@@ -8,6 +8,8 @@
 
 use ballast_abi::{Entry, Order};
 
+use crate::frames::LOOK_FRAMES;
+
 /// What one call may use.
 pub const CALL_LIMIT: u32 = 56_000;
 /// One word of the list, copied in and its status copied out.
@@ -50,8 +52,10 @@ pub const RELOCATE_PAGE: u32 = 1_000;
 pub const RELOCATE_RUN: u32 = 2_500;
 /// Who else has frames in a block that is to be gathered: each frame's user, twice.
 pub const LOOK_STRAYS: u32 = 15_000;
+/// One frame of a wanted block looked at: whose it is.
+pub const LOOK_FRAME: u32 = 30;
 /// The most that one piece of a relocation may cost.
-pub const RELOCATE_MOST: u32 = RELOCATE_RUN + 16 * RELOCATE_PAGE;
+pub const RELOCATE_MOST: u32 = RELOCATE_RUN + 16 * RELOCATE_PAGE + LOOK_FRAMES as u32 * LOOK_FRAME;
 /// Pages scrubbed in one call, at most.
 pub const SCRUB_MOST: u16 = 256;
 

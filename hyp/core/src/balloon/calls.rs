@@ -143,8 +143,12 @@ impl GuestMemory {
         })
     }
 
-    /// The guest's transaction; BUSY while another call has it, DENIED while the guest is rebuilt.
+    /// The guest's transaction; BUSY while another call has it or a relocation is to have it, DENIED while the guest
+    /// is rebuilt.
     fn transaction(&self) -> Result<SpinMutexGuard<'_, Ledger>, Status> {
+        if self.yields_to_relocation() {
+            return Err(Status::Busy);
+        }
         let ledger = self.ledger.try_lock().ok_or(Status::Busy)?;
         if ledger.rebuild.is_some() {
             Err(Status::Denied)

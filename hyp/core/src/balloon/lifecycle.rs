@@ -10,7 +10,7 @@ use super::reserve::Reserve;
 use super::{GuestMemory, Ledger, Use};
 use crate::addr::{PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::Unmapped;
-use crate::frames::{GuestSet, Obstacle, Pool};
+use crate::frames::{GuestSet, Look, Obstacle, Pool};
 use crate::stage2::{Descriptor, Memory};
 
 /// A rebuild in progress: first what is kept moves to the start of RAM and the rest goes to the
@@ -25,7 +25,12 @@ pub(super) struct Rebuild {
     kept: u32,
     /// Where IPA = PA: blocks sought so far.
     sought: u32,
+    /// All that it gets is there.
+    is_filled: bool,
 }
+
+/// Looks at the guest's queue after each step, at most: all frames of two blocks.
+const LOOKS_AFTER_STEP: u32 = 4;
 
 /// How far a rebuild is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +74,7 @@ impl GuestMemory {
             scanned: 0,
             kept: 0,
             sought: 0,
+            is_filled: false,
         });
         true
     }
@@ -127,11 +133,21 @@ impl GuestMemory {
             ..
         } = work;
         let mut relocate = GuestSet::EMPTY;
-        let done = compact && self.fill(state, pool, hw, &mut budget, backed_pages, &mut relocate);
+        state.is_filled = state.is_filled
+            || compact && self.fill(state, pool, hw, &mut budget, backed_pages, &mut relocate);
+        // What it has just left by itself goes to the next holder: all of it, before the end.
+        let (mut look, mut looked) = (Look::GoOn, 0);
+        for _ in 0..LOOKS_AFTER_STEP {
+            look = pool
+                .lock()
+                .next_part(self.guest(), &mut relocate, &mut looked);
+            if look != Look::GoOn {
+                break;
+            }
+        }
+        let done = state.is_filled && look != Look::GoOn;
         let (wake, stalled) = {
             let mut pool = pool.lock();
-            // What it has just left by itself goes to the next holder.
-            let _ = pool.next_part(self.guest(), &mut relocate);
             (pool.take_wanting(), pool.take_stalled())
         };
         let relocate = relocate.union(stalled);

@@ -75,7 +75,7 @@ pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ballast_abi::{LIST_ENTRIES, Order, Status};
 pub use idle::{Next, Pace, Scrubber, Step};
@@ -130,6 +130,9 @@ pub struct GuestMemory {
     banks: Box<[Bank]>,
     /// Others want frames back that it holds.
     has_to_relocate: AtomicBool,
+    /// Calls that are told BUSY, at most, before the next piece of a relocation: it found a call in progress, and
+    /// has its turn now. Bounded, so that nobody waits for a core that does not come.
+    relocation_turn: AtomicU32,
     /// It is being loaded: nothing moves.
     is_loading: AtomicBool,
     /// [`Ledger::driver`] is there. Written with the ledger's lock held.
@@ -292,6 +295,7 @@ impl GuestMemory {
             max_pages,
             banks: Bank::parts(layout.banks).collect(),
             has_to_relocate: AtomicBool::new(false),
+            relocation_turn: AtomicU32::new(0),
             is_loading: AtomicBool::new(false),
             is_driven: AtomicBool::new(false),
             is_by_message: AtomicBool::new(false),

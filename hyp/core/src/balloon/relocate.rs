@@ -14,6 +14,8 @@
 //! All state is in the frame table, the guest's tables and one word of the ledger: between two steps the guest
 //! may reserve, release, be reset or stop as it likes.
 
+use core::sync::atomic::Ordering;
+
 use spin::mutex::TicketMutex;
 
 use super::budget::{self, Budget};
@@ -23,11 +25,14 @@ use super::span::page_in_block;
 use super::{Driver, GuestMemory, Ledger, TableRecord};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::{BATCH_WORDS, Transit};
-use crate::frames::{GuestSet, Part, Pool, home_frame};
+use crate::frames::{GuestSet, Look, Part, Pool, home_frame};
 use crate::stage2::{Descriptor, Memory};
 
 /// The frame of a destination that is the table while a whole block moves: the last.
 pub(super) const LAST: u16 = PAGES_PER_BLOCK as u16 - 1;
+
+/// Calls that make way for one piece: some more than all cores can make while it rests.
+const TURN_CALLS: u32 = 1024;
 
 /// A 2 MiB that is moving to a destination.
 #[derive(Clone, Copy)]
@@ -54,8 +59,7 @@ impl GuestMemory {
     /// Notes that the guest has frames to move: a core of it is about to be asked for
     /// [`GuestMemory::relocate_step`].
     pub fn ask_to_relocate(&self) {
-        self.has_to_relocate
-            .store(true, core::sync::atomic::Ordering::Release);
+        self.has_to_relocate.store(true, Ordering::Release);
     }
 
     /// Whether a relocation waits for a core of the guest: to be looked at after each call and each load
@@ -63,8 +67,19 @@ impl GuestMemory {
     #[must_use]
     #[inline]
     pub fn has_to_relocate(&self) -> bool {
-        self.has_to_relocate
-            .load(core::sync::atomic::Ordering::Acquire)
+        self.has_to_relocate.load(Ordering::Acquire)
+    }
+
+    /// Whether a call that is about to begin leaves the ledger to a relocation whose turn it is.
+    #[inline]
+    pub(super) fn yields_to_relocation(&self) -> bool {
+        self.relocation_turn.load(Ordering::Relaxed) != 0
+            && self
+                .relocation_turn
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
     }
 
     /// Moves some of what others want back, a bounded piece, as long as no interrupt is pending. On a core of this
@@ -78,18 +93,20 @@ impl GuestMemory {
             relocate: GuestSet::EMPTY,
         };
         let Some(mut ledger) = self.ledger.try_lock() else {
-            // A call in progress, or a mere look at the ledger, which asks nobody again when it ends.
+            // A call in progress, or a mere look at the ledger, which asks nobody again when it ends. However fast
+            // the guest's cores call, the next piece finds none.
+            self.relocation_turn.store(TURN_CALLS, Ordering::Relaxed);
             return Relocated {
                 more: true,
                 ..nothing
             };
         };
+        self.relocation_turn.store(0, Ordering::Relaxed);
         if ledger.rebuild.is_some() || self.is_loading() {
             return nothing;
         }
         // Before the queue is looked at: who asks from now on is not forgotten.
-        self.has_to_relocate
-            .store(false, core::sync::atomic::Ordering::SeqCst);
+        self.has_to_relocate.store(false, Ordering::SeqCst);
         let Ledger {
             driver,
             tables,
@@ -169,9 +186,17 @@ impl<H: Hardware> Relocate<'_, H> {
             }
             is_first = false;
             let guest = self.memory.guest();
-            let part = self.pool.lock().next_part(guest, &mut self.others);
-            self.end_transfer(part.map(Part::block));
-            let Some(part) = part else {
+            let mut looked = 0;
+            let look = {
+                let mut pool = self.pool.lock();
+                pool.next_part(guest, &mut self.others, &mut looked)
+            };
+            self.budget.spend(u32::from(looked) * budget::LOOK_FRAME);
+            if look == Look::GoOn {
+                continue;
+            }
+            self.end_transfer(look.block());
+            let Look::Part(part) = look else {
                 if self.pool.lock().has_to_move(guest) {
                     // What took in was wanted itself, or others have what is next.
                     self.budget.spend(budget::RELOCATE_MOST);

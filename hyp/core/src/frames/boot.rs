@@ -94,6 +94,9 @@ impl Pool {
             lists,
             queues: [List::EMPTY; MAX_GUESTS],
             strays: [List::EMPTY; MAX_GUESTS],
+            #[cfg(test)]
+            looks: [0; 3],
+            places: [Default::default(); MAX_GUESTS],
             waiting: [Waiting::default(); MAX_GUESTS],
             ready: GuestSet::EMPTY,
             stalled: GuestSet::EMPTY,

@@ -55,8 +55,8 @@ pub use boot::{BootFrames, PoolError};
 pub use guests::{GuestId, GuestSet};
 pub use kept::Kept;
 use list::List;
-use moving::{Moving, Waiting};
-pub(crate) use moving::{Obstacle, Part, RUN_PAGES};
+pub(crate) use moving::{LOOK_FRAMES, Look, Obstacle, Part, RUN_PAGES};
+use moving::{Moving, Place, Waiting};
 pub(crate) use split::home_frame;
 pub use wanting::TELL_PAGES;
 pub(crate) use whole::ZeroBlocks;
@@ -233,6 +233,11 @@ pub struct Pool {
     queues: [List; MAX_GUESTS],
     /// Blocks in which somebody gathers, by another guest that is to move its frames out of them.
     strays: [List; MAX_GUESTS],
+    /// Looks at queues, the frames they looked at, and the most of one.
+    #[cfg(test)]
+    pub(crate) looks: [u32; 3],
+    /// How far each guest has looked through the first block of its queue.
+    places: [Place; MAX_GUESTS],
     /// What claimants wait for.
     waiting: [Waiting; MAX_GUESTS],
     /// Claimants to be told that blocks of theirs are free.
