@@ -63,6 +63,8 @@ impl GuestMemory {
             pool.clear_stalled(self.guest());
         }
         self.is_loading.store(true, Ordering::Relaxed);
+        // The next life's first call need not make way for what moves no more.
+        self.relocation_turn.store(0, Ordering::Relaxed);
         ledger.transfer = None;
         ledger.gather = super::gather::Gather::Idle;
         self.set_driver(&mut ledger, None);
