@@ -168,7 +168,7 @@ fn nobody_gives_more_than_its_part() {
         Guest::new(512, 64, 2048, 100).loaded(440),
     ];
     let mut world = World::new(settings, guests, 32);
-    world.settle(30);
+    world.run(30);
     world.guests[1].load = 100 * MIB;
     world.guests[2].load = 700 * MIB;
     let goals = fixed_point(&world, &settings);
