@@ -371,7 +371,9 @@ struct Ring {
 impl Ring {
     fn new(capacity: usize) -> Self {
         Self {
-            entries: core::iter::repeat_n(None, capacity.max(1)).collect(),
+            entries: core::iter::repeat_with(|| None)
+                .take(capacity.max(1))
+                .collect(),
             next: 0,
         }
     }

@@ -165,7 +165,7 @@ pub struct Timeline {
 impl Default for Timeline {
     fn default() -> Self {
         Self {
-            records: core::iter::repeat_n(None, CAPACITY).collect(),
+            records: core::iter::repeat_with(|| None).take(CAPACITY).collect(),
             next: 0,
             unscrubbed: false,
         }
