@@ -112,10 +112,12 @@ impl Need {
         }
     }
 
-    /// [`crate::frames`]: four bytes and two bits a frame and less than 24 bytes a block, rounded up to whole
-    /// blocks, of which each range of RAM can have two in part.
+    /// [`crate::frames`]: four bytes and two bits a frame and less than 24 bytes a block, of all blocks that a range
+    /// of RAM has a part of.
     fn add_frame_table(&mut self, board: &Board) {
-        let blocks = board.ram.iter().map(|range| range.size / BLOCK_SIZE + 2);
+        let blocks = board.ram.iter().map(|range| {
+            range.end().0.div_ceil(BLOCK_SIZE) - range.start.align_down(BLOCK_SIZE).0 / BLOCK_SIZE
+        });
         let blocks: u64 = blocks.sum();
         let frames = blocks * PAGES_PER_BLOCK as u64;
         self.add(frames * 4);

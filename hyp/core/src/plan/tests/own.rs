@@ -107,7 +107,7 @@ fn a_board_too_small_for_it_is_refused() {
     let refusal = OwnMemory::plan(&board, &tree, PaRange::default(), &[]).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "/memory: has no 348 KiB in one piece for Ballast itself; \
+        "/memory: has no 344 KiB in one piece for Ballast itself; \
          use a board with more memory, or lower the guests' memory-max-mib"
     );
 }
