@@ -92,7 +92,7 @@ pub fn map_gib(gib: u64, mapping: Mapping) -> u64 {
         Mapping::Table(address) => address | 0b11,
         Mapping::UserNormal(address) => address | (NORMAL | USER) & !EXECUTE_NEVER,
         Mapping::UserDevice(address) => address | DEVICE | USER,
-        Mapping::Identity => gib * GIB | if is_ram(gib * GIB) { NORMAL } else { DEVICE },
+        Mapping::Identity => (gib * GIB) | if is_ram(gib * GIB) { NORMAL } else { DEVICE },
     };
     let slot = LEVEL1.0.get().cast::<u64>().wrapping_add(gib as usize);
     // SAFETY: within the table. Break-before-make (Arm ARM DDI 0487 D8.14.1) of an entry nobody's code or

@@ -276,7 +276,7 @@ fn flood() -> u32 {
     cpu::mask_irqs();
     READY.fetch_add(1, Ordering::AcqRel);
     let mut active = gic::SPECIAL;
-    for round in 0..200 {
+    for round in 0..40 {
         for id in 0..16 {
             for target in 0..MAX_CPUS.min(4) {
                 gic.send_sgi(id, target);

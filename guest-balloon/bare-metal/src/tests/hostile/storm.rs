@@ -17,8 +17,11 @@ use crate::mmu::{self, Mapping};
 use crate::smccc::{self, psci};
 use crate::{cpu, ensure, gic, memory, println, probe, smp};
 
+/// A way to waste time, once.
+type Kind = (&'static str, fn(&Machine));
+
 /// What each vCPU repeats for a while.
-const KINDS: [(&str, fn(&Machine)); 10] = [
+const KINDS: [Kind; 10] = [
     ("device accesses", |machine| {
         let _ = probe::read(machine.uart + 0x18, 4);
     }),
@@ -205,10 +208,11 @@ pub fn d1(machine: &Machine) -> Outcome {
         let at = machine.uart + offset;
         for width in probe::WIDTHS {
             let found = probe::read(at, width);
-            // A pair has no syndrome; anything that is aligned and one register has.
-            let is_unaligned = at % u64::from(width) != 0;
+            // A pair has no syndrome. What is not aligned is a fault of stage 1, though not before QEMU 9; a hypervisor
+            // that sees it may answer it.
+            let is_aligned = at.is_multiple_of(u64::from(width));
             ensure!(
-                found.is_err() == (width == 16 || is_unaligned),
+                found.is_err() == (width == 16) || width != 16 && !is_aligned,
                 "{width}-byte read of {at:#x}: {found:x?}"
             );
             for value in [0, u64::MAX, random.next()] {
@@ -225,10 +229,7 @@ pub fn d1(machine: &Machine) -> Outcome {
                 }
             }
         }
-        ensure!(
-            probe::read(at + 1, 4).is_err(),
-            "an unaligned read of {at:#x}"
-        );
+        let _ = probe::read(at + 1, 4);
     }
     let beyond = probe::read(machine.uart + PAGE_SIZE, 4);
     ensure!(beyond.is_err(), "behind the UART: {beyond:x?}");
