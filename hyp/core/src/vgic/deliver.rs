@@ -59,10 +59,15 @@ impl Vgic {
 
     /// The vCPUs that have to look after SPI `id`, of which nothing has changed but that it came: the one in whose list
     /// register it is, or may be offered again, else those that it is routed to.
-    fn waits_for(&self, id: IntId) -> u32 {
+    fn waits_for(&mut self, id: IntId) -> u32 {
         let bank = self.bank(0, id.word());
         if bank.in_lr & id.mask() != 0 {
-            return vcpu_bit(self.holder_of(0, id));
+            let holder = self.holder_of(0, id);
+            if self.routed(holder, id.word()) & id.mask() == 0 {
+                // It cannot join what is there, and goes where it is routed when that has ended.
+                self.vcpu_mut(holder).due.add(Due::RECONCILE);
+            }
+            return vcpu_bit(holder);
         }
         let is_ready = bank.ready() & id.mask() != 0;
         let routed = |vcpu: &u32| self.routed(*vcpu as usize, id.word()) & id.mask() != 0;

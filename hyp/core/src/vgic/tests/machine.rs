@@ -283,6 +283,28 @@ impl Machine {
         u32::try_from(self.read(vcpu, Frame::Distributor, offset, Width::Word)).unwrap()
     }
 
+    /// vCPU `by` routes SPI `id` to vCPU `to`.
+    pub fn route_spi(&mut self, by: usize, id: u8, to: u8) {
+        match self.vgic.version() {
+            Version::V2 => self.write(
+                by,
+                Frame::Distributor,
+                0x800 + u32::from(id),
+                Width::Byte,
+                1 << to,
+            ),
+            Version::V3 => {
+                self.write(
+                    by,
+                    Frame::Distributor,
+                    0x6000 + 8 * u32::from(id),
+                    Width::Double,
+                    u64::from(to),
+                );
+            }
+        }
+    }
+
     /// A register of the SGIs and PPIs of `vcpu`, which accesses it itself.
     pub fn write_private(&mut self, vcpu: usize, offset: u32, value: u32) {
         let (frame, offset) = self.private(vcpu, offset);

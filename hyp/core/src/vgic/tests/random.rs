@@ -148,27 +148,6 @@ impl Owed {
     }
 }
 
-fn route(m: &mut Machine, by: usize, id: u8, to: u8) {
-    match m.vgic.version() {
-        Version::V2 => m.write(
-            by,
-            Frame::Distributor,
-            0x800 + u32::from(id),
-            Width::Byte,
-            1 << to,
-        ),
-        Version::V3 => {
-            m.write(
-                by,
-                Frame::Distributor,
-                0x6000 + 8 * u32::from(id),
-                Width::Double,
-                u64::from(to),
-            );
-        }
-    }
-}
-
 fn start(m: &mut Machine, vcpu: usize) {
     m.on_core(vcpu, |vgic, core| vgic.vcpu_on(vcpu, core));
     m.write_private(vcpu, 0x100, u32::MAX);
@@ -203,7 +182,7 @@ fn live(
 ) -> Result<(), TestCaseError> {
     let mut m = Machine::ready(version, vcpus, lrs);
     prop_assert!(m.link_device(50, device));
-    route(&mut m, 0, 50, 0);
+    m.route_spi(0, 50, 0);
     m.write32(0, 0x104, 1 << 18);
     for word in 0..2 {
         m.write32(0, 0xc10 + 4 * word, u32::MAX);
@@ -258,7 +237,7 @@ fn live(
             Step::Kicks => m.deliver_kicks(),
             Step::Enable { by, id } => m.write32(by, 0x108, bit(id)),
             Step::Disable { by, id } => m.write32(by, 0x188, bit(id)),
-            Step::Route { by, id, to } => route(&mut m, by, id, to),
+            Step::Route { by, id, to } => m.route_spi(by, id, to),
             Step::Priority { by, id, value } => {
                 m.write(
                     by,

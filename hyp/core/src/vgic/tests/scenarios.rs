@@ -549,3 +549,24 @@ fn an_edge_from_elsewhere_that_comes_again_is_offered_at_once() {
         assert_eq!(m.drain(), [(0, 64, 0)]);
     }
 }
+
+/// While one vCPU has it active it is routed to another and comes again: that one gets it at its end.
+#[test]
+fn an_edge_from_elsewhere_follows_its_route_when_what_was_there_ends() {
+    for version in [V2, V3] {
+        let mut m = Machine::ready(version, 2, 4);
+        m.write32(0, 0xc10, u32::MAX);
+        let ring = |m: &mut Machine| {
+            let kicks = m.vgic.inject_spi_remote(IntId(64));
+            m.kick(kicks);
+            m.deliver_kicks();
+        };
+        ring(&mut m);
+        assert_eq!(m.acknowledge(0), Some((64, 0)));
+        m.route_spi(0, 64, 1);
+        ring(&mut m);
+        assert_eq!(m.acknowledge(1), None);
+        m.end(0);
+        assert_eq!(m.drain(), [(1, 64, 0)]);
+    }
+}
