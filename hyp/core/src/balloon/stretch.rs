@@ -300,18 +300,21 @@ impl<H: Hardware> Reserve<'_, H> {
                 break;
             }
             let home = group.entry + offset;
-            // Numbers that the compiler knows.
-            let is_out = match pages {
-                1 if self.hw.read(group.table, index) == home => {
-                    self.hw.write(group.table, index, Descriptor::NOT_OWNED.0);
-                    true
+            if pages == 1 {
+                if self.hw.read(group.table, index) != home {
+                    break;
                 }
-                1 => false,
-                RUN => take_out(self.hw, group.table, index, RUN, home),
-                _ => take_out(self.hw, group.table, index, QUAD, home),
-            };
-            if !is_out {
-                break;
+                self.hw.write(group.table, index, Descriptor::NOT_OWNED.0);
+            } else {
+                // Lengths that the compiler knows.
+                let is_out = if pages == RUN {
+                    take_out(self.hw, group.table, index, RUN, home)
+                } else {
+                    take_out(self.hw, group.table, index, QUAD, home)
+                };
+                if !is_out {
+                    break;
+                }
             }
             gone |= bits;
             left -= pages;
