@@ -133,7 +133,7 @@ fn faster_than_halves(gic: u8) -> Scenario {
             println!("  pages visited: {on_halves:?} on static halves, {auto:?} under the policy");
             for (with, without) in auto.into_iter().zip(on_halves) {
                 ensure!(
-                    with * 2 > without * 3,
+                    with * 4 > without * 5,
                     "{auto:?} pages visited under the policy, {on_halves:?} on static halves\n{}",
                     console.monitor("events")?
                 );
