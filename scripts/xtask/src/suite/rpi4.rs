@@ -7,7 +7,7 @@ use super::{Guest, Scenario};
 use crate::rpi4::tree::{Node, Tree};
 
 /// What the bare-metal guest tries beside a victim: calls, lists, races, memory map, registers, PSCI, reset.
-const ATTACKS: [&str; 8] = [
+const ATTACKS: [&str; 10] = [
     "fault",
     "epoch",
     "hostile-h7",
@@ -16,6 +16,8 @@ const ATTACKS: [&str; 8] = [
     "hostile-p3",
     "hostile-g1",
     "hostile-s1",
+    "hostile-system",
+    "hostile-state",
 ];
 
 /// Boot on all cores, consoles, memory, attacks, Linux.
@@ -120,7 +122,8 @@ fn beside_a_victim(attack: &'static str) -> Scenario {
     let attacker = Guest::bare_metal("attacker", attack)
         .memory(64)
         .memory_bounds(32, 128)
-        .cpus(3);
+        .cpus(3)
+        .args("tidcp=yes");
     let victim = Guest::bare_metal("victim", "counter").args("seconds=2");
     Scenario::rpi4(format!("rpi4-{attack}"), move |console| {
         console.patience(120);
