@@ -4,7 +4,7 @@
 use super::{Guest, Scenario};
 
 /// What the bare-metal guest can try (`guest-balloon/bare-metal/src/tests/hostile`).
-const ATTACKS: [&str; 27] = [
+const ATTACKS: [&str; 28] = [
     "fault",
     "epoch",
     "hostile-h1",
@@ -31,6 +31,7 @@ const ATTACKS: [&str; 27] = [
     "hostile-system",
     "hostile-state",
     "hostile-interrupts",
+    "hostile-memory",
     "hostile-m7",
 ];
 
@@ -40,7 +41,12 @@ pub fn scenarios() -> Vec<Scenario> {
         .into_iter()
         .flat_map(|gic| {
             let attacks = ATTACKS.map(|attack| beside_a_victim(attack, gic));
-            let more = [storm(gic), falling(gic, 5), falling(gic, 100).long()];
+            let more = [
+                storm(gic),
+                forged(gic),
+                falling(gic, 5),
+                falling(gic, 100).long(),
+            ];
             attacks.into_iter().chain(more)
         })
         .collect()
@@ -59,6 +65,37 @@ fn storm(gic: u8) -> Scenario {
     .ram(512)
     .guest(Guest::bare_metal("attacker", "hostile-storm").cpus(2))
     .guest(Guest::bare_metal("victim", "latency").args("seconds=3 bound-ms=1000"))
+}
+
+/// What a guest prints is shown as its own, whatever it poses as, and Ballast's own lines get through.
+fn forged(gic: u8) -> Scenario {
+    const FORGED: &str = "d2: forged by a guest";
+    Scenario::new(format!("hostile-d1-gic{gic}"), gic, |console| {
+        let said = console.expect("every guest is off")?;
+        for needed in ["[attacker] PASS hostile-d1", "[victim] PASS counter"] {
+            anyhow::ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+        }
+        let shown: Vec<&str> = said.lines().filter(|line| line.contains(FORGED)).collect();
+        anyhow::ensure!(
+            shown.len() > 20,
+            "of the forged lines {} were shown",
+            shown.len()
+        );
+        for line in shown {
+            anyhow::ensure!(
+                line.starts_with("[attacker] "),
+                "it poses as another: {line}"
+            );
+            anyhow::ensure!(
+                !line.trim_end().chars().any(char::is_control),
+                "the terminal would obey: {line:?}"
+            );
+        }
+        Ok(())
+    })
+    .ram(512)
+    .guest(Guest::bare_metal("attacker", "hostile-d1"))
+    .guest(Guest::bare_metal("victim", "counter").args("seconds=2"))
 }
 
 /// A guest that falls from fault to fault for ever hears no call and takes no interrupt: it is stopped and started all

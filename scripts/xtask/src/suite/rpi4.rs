@@ -7,7 +7,7 @@ use super::{Guest, Scenario};
 use crate::rpi4::tree::{Node, Tree};
 
 /// What the bare-metal guest tries beside a victim: calls, lists, races, memory map, registers, PSCI, reset.
-const ATTACKS: [&str; 10] = [
+const ATTACKS: [&str; 11] = [
     "fault",
     "epoch",
     "hostile-h7",
@@ -18,6 +18,7 @@ const ATTACKS: [&str; 10] = [
     "hostile-s1",
     "hostile-system",
     "hostile-state",
+    "hostile-interrupts",
 ];
 
 /// Boot on all cores, consoles, memory, attacks, Linux.
