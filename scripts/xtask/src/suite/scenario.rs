@@ -359,7 +359,8 @@ impl Scenario {
         self
     }
 
-    /// On a QEMU of version 9 or later, for what an older one does wrong. Only with a disk, for which that is set up.
+    /// On the QEMU that can be a Raspberry Pi 4, for what an older one does wrong. Only with a disk, for which it is set
+    /// up.
     pub fn newer_qemu(mut self, yes: bool) -> Self {
         self.newer_qemu = yes;
         self

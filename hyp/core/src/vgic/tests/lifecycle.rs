@@ -81,6 +81,30 @@ fn a_linked_spi_follows_its_target() {
     }
 }
 
+/// The physical interrupt is acknowledged on the core of the old target, which takes the guest's lock after the vCPU
+/// that writes the new one; the core may by then run no vCPU of this guest.
+#[test]
+fn a_linked_spi_taken_on_the_old_core_reaches_the_new_target() {
+    for version in [Version::V2, Version::V3] {
+        for is_left in [false, true] {
+            let mut m = linked(version, 2);
+            m.physical.active.insert(121);
+            target(&mut m, 1);
+            if is_left {
+                off(&mut m, 0);
+                let kicks = m.vgic.inject_spi_remote(IntId(50));
+                m.kick(kicks);
+            } else {
+                m.on_core(0, |vgic, core| vgic.inject_spi(0, IntId(50), core));
+            }
+            assert_eq!(m.drain(), [(1, 50, 0)]);
+            assert!(m.physical.active.is_empty(), "ended by the new target");
+            assert!(m.fire_spi(121, 50), "and let through again");
+            assert_eq!(m.drain(), [(1, 50, 0)]);
+        }
+    }
+}
+
 #[test]
 fn software_cannot_end_or_raise_more_than_its_own() {
     let mut m = linked(Version::V3, 1);
