@@ -209,7 +209,7 @@ impl Policy {
         let tax = self.settings.tax;
         let asked: u64 = self.claims.iter().map(|claim| claim.cap - claim.held).sum();
         let competing = asked > supply.usable();
-        self.revoking = competing && (self.revoking || self.is_worth_it());
+        self.revoking = competing && (self.revoking || self.is_worth_it(is_urgent));
         if !self.revoking {
             for claim in &mut self.claims {
                 claim.floor = claim.held;
@@ -232,11 +232,13 @@ impl Policy {
                     ..*claim
                 };
                 let kept = lasting.at(price, tax).next_multiple_of(BLOCK);
-                if !self.revoking || !latitude.may_shrink {
-                    *goal = claim.held;
-                } else if !is_urgent {
-                    *goal = kept.clamp(*goal, claim.held);
-                }
+                let keeps = latitude.keeps(claim, is_urgent);
+                let least = match is_urgent {
+                    _ if !self.revoking => claim.held,
+                    true => keeps,
+                    false => keeps.max(kept),
+                };
+                *goal = least.clamp(*goal, claim.held);
             } else if !latitude.may_grow {
                 *goal = claim.held;
             } else {
@@ -266,7 +268,7 @@ impl Policy {
 
     /// Whether somebody who wants memory pays so much more for it than somebody who has some to give that it is
     /// worth a move.
-    fn is_worth_it(&self) -> bool {
+    fn is_worth_it(&self, is_urgent: bool) -> bool {
         let (tax, percent) = (self.settings.tax, self.settings.begin_percent);
         let members = self.members.iter().zip(&self.claims);
         let wanting = members
@@ -277,9 +279,10 @@ impl Policy {
             _ => Some(claim),
         });
         payer.is_some_and(|payer| {
-            let mut others = members.filter(|(member, _)| member.latitude.may_shrink);
-            others.any(|(_, other)| {
-                other.held >= other.floor + BLOCK && payer.pays_more(other, percent, tax)
+            let mut others = members;
+            others.any(|(member, other)| {
+                let least = other.floor.max(member.latitude.keeps(other, is_urgent));
+                other.held >= least + BLOCK && payer.pays_more(other, percent, tax)
             })
         })
     }

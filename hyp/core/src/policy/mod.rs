@@ -14,7 +14,8 @@
 //!
 //! * **Hysteresis.** Memory is taken from a guest for another one only when the other's rho is more than 1.1
 //!   times its own; once begun it goes on to the fixed point. No change is smaller than a block. A guest that
-//!   has been given memory is not asked to give within five seconds, nor the other way round.
+//!   has been given memory is not asked to give within five seconds, nor the other way round: but a guest in trouble
+//!   gets memory at once, and of what it does not use everybody gives it.
 //! * **One fixed point.** Where it goes depends on what guests use and on where memory lies, and not on who
 //!   reported first or has been idle longest: see `Policy::serve`.
 //! * **Pace.** A guest is asked for as much at a time as it gives in a second at the speed it has shown.
@@ -55,6 +56,7 @@ pub use average::HalfLives;
 use funding::{Claim, MAX_PAGES};
 use response::Response;
 pub use response::{Move, Seen};
+use types::Latitude;
 pub use types::{Change, Decision, Entitlement, Level, Mode, Notice, Observed, Settings};
 
 use crate::addr::PAGES_PER_BLOCK;
@@ -82,17 +84,6 @@ struct Member {
     change: Option<u64>,
     notice: Option<Seen>,
     latitude: Latitude,
-}
-
-/// How far a guest can be moved at the moment, whatever its fixed point.
-#[derive(Clone, Copy, Default, Debug)]
-struct Latitude {
-    may_grow: bool,
-    may_shrink: bool,
-    /// Pages that count as active for a while yet although it does not use them any more.
-    lasting: u64,
-    /// Pages that it may be about to want.
-    soon: u64,
 }
 
 /// The policy. Made once; a step allocates nothing.
@@ -272,7 +263,8 @@ impl Policy {
             let is_void = match member.notice {
                 Some(Seen::GivenUp) => self.mode != Mode::Manual,
                 Some(Seen::InVain) => decides,
-                _ => false,
+                // A word given to one that does not listen is not kept from others.
+                _ => decides && member.has_no_claim(seen),
             };
             if is_void && !seen.in_transfer {
                 member.change = Some(seen.memory_pages);
@@ -362,6 +354,14 @@ impl Member {
             && !seen.in_transfer
             && !self.entitlement.fixed
             && !self.response.is_unresponsive()
+    }
+
+    /// It is to get more and has lost its claim to that.
+    const fn has_no_claim(&self, seen: &Observed) -> bool {
+        seen.can_move
+            && !self.entitlement.fixed
+            && self.response.is_unresponsive()
+            && seen.target_pages > seen.memory_pages
     }
 
     fn look(&mut self, seen: &Observed, free: u64, now_us: u64) {

@@ -7,4 +7,5 @@ mod lies;
 mod properties;
 mod scenarios;
 mod transfer;
+mod trouble;
 mod world;

@@ -1,6 +1,6 @@
 //! What goes in and what comes out.
 
-use super::funding::Tax;
+use super::funding::{Claim, Tax};
 use super::{HalfLives, Seen};
 
 /// What a guest is entitled to. In pages.
@@ -174,4 +174,27 @@ pub struct Decision {
     pub sample: bool,
     /// How much is free.
     pub level: Level,
+}
+
+/// How far a guest can be moved at the moment, whatever its fixed point.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Latitude {
+    pub(super) may_grow: bool,
+    pub(super) may_shrink: bool,
+    /// Pages that count as active for a while yet although it does not use them any more.
+    pub(super) lasting: u64,
+    /// Pages that it may be about to want.
+    pub(super) soon: u64,
+}
+
+impl Latitude {
+    /// What its direction has it keep, however little it pays for it. One that was given memory a moment ago gives a
+    /// guest in trouble what it does not use.
+    pub(super) fn keeps(self, claim: &Claim, is_urgent: bool) -> u64 {
+        match (self.may_shrink, is_urgent) {
+            (true, _) => 0,
+            (false, true) => claim.active,
+            (false, false) => claim.held,
+        }
+    }
 }

@@ -1,0 +1,75 @@
+//! A guest whose job grows steadily, and which kills it when it is left without memory for longer than its kernel waits.
+
+use super::world::{Guest, MIB, SECOND, World};
+use crate::policy::Settings;
+
+/// How long Linux's driver holds up a kill although nothing comes.
+const PATIENCE: u64 = SECOND;
+/// What it asks for then.
+const NEED: u64 = 16 * MIB;
+/// A job's pace, in pages a tick of 50 ms.
+const PACE: u64 = 48 * MIB / 20;
+/// What a guest uses without a job.
+const BASE: u64 = 52 * MIB;
+
+/// Runs a job of `mib` in a guest. How many MiB it got before it was killed, or all.
+fn job(world: &mut World, guest: usize, mib: u64) -> u64 {
+    let goal = BASE + mib * MIB;
+    let mut starved_since = None;
+    loop {
+        let Guest { load, memory, .. } = world.guests[guest];
+        let next = (load + PACE).min(goal);
+        if next <= memory {
+            if load == goal {
+                break;
+            }
+            world.guests[guest].load = next;
+            starved_since = None;
+        } else {
+            world.guests[guest].load = memory.max(load.min(memory));
+            let (since, had) = *starved_since.get_or_insert((world.now, memory));
+            if memory > had {
+                starved_since = Some((world.now, memory));
+            } else if world.now - since > PATIENCE {
+                return (load - BASE) / MIB;
+            }
+            world.pressure(guest, NEED);
+        }
+        world.ticks(1);
+    }
+    mib
+}
+
+fn halves(free_mib: u64) -> World {
+    let guest = || {
+        let mut guest = Guest::new(192, 96, 288, 100);
+        guest.load = BASE;
+        guest
+    };
+    World::new(Settings::default(), vec![guest(), guest()], free_mib)
+}
+
+/// The other one had its job, and so the memory, until a moment ago.
+#[test]
+fn a_guest_that_has_just_given_gets_it_back_before_it_kills() {
+    for free_mib in [0, 8, 32] {
+        for mib in [150, 180, 200] {
+            for pause in 0..20 {
+                let mut world = halves(free_mib);
+                world.ticks(10);
+                assert_eq!(job(&mut world, 1, mib), mib, "the first");
+                world.guests[1].load = BASE;
+                world.ticks(pause * 5);
+                let got = job(&mut world, 0, mib);
+                assert_eq!(
+                    got,
+                    mib,
+                    "{free_mib} MiB free, {pause} quarters of a second later: {:?} free {} {:?}",
+                    world.memory_mib(),
+                    world.free / MIB,
+                    world.policy
+                );
+            }
+        }
+    }
+}
