@@ -1,6 +1,6 @@
 //! One decision of the automatic policy.
 
-use super::funding::{Claim, MAX_PAGES, share_out};
+use super::funding::{Claim, MAX_PAGES, Tax, share_out};
 use super::{BLOCK, Latitude, Level, Mode, Observed, Policy, Sent, Want, sooner};
 
 /// Taking goes on until every guest is within a block of its fixed point, or within one page for so many.
@@ -206,7 +206,7 @@ impl Policy {
     /// So nobody ever has to be given back what was taken too much, and the order in which guests become idle
     /// makes no difference to where it ends.
     fn serve(&mut self, supply: Supply, is_urgent: bool) -> bool {
-        let tax = self.settings.tax;
+        let tax = self.tax(is_urgent);
         let asked: u64 = self.claims.iter().map(|claim| claim.cap - claim.held).sum();
         let competing = asked > supply.usable();
         self.revoking = competing && (self.revoking || self.is_worth_it(is_urgent));
@@ -217,7 +217,7 @@ impl Policy {
         }
         let total = (self.held() + supply.usable()).saturating_sub(supply.debt);
         let price = share_out(&self.claims, total, tax, &mut self.goals);
-        self.limit(total);
+        self.limit(total, tax);
         let mut goals = self.goals.iter().zip(&self.claims);
         if goals.all(|(&goal, claim)| goal.abs_diff(claim.held) < (goal / NEAR_PART).max(BLOCK)) {
             self.revoking = false;
@@ -248,9 +248,18 @@ impl Policy {
         competing
     }
 
+    /// What is idle counts for next to nothing while somebody is in trouble.
+    fn tax(&self, is_urgent: bool) -> Tax {
+        if is_urgent {
+            Tax::TROUBLE
+        } else {
+            self.settings.tax
+        }
+    }
+
     /// How far each guest may grow now: who asks step by step is not to find that others have taken its part
     /// meanwhile, since what they were given they keep for a while.
-    fn limit(&mut self, total: u64) {
+    fn limit(&mut self, total: u64, tax: Tax) {
         let mut asks_on = false;
         for (member, claim) in self.members.iter().zip(&mut self.claims) {
             if claim.cap > claim.held && claim.cap < member.latitude.soon {
@@ -259,7 +268,7 @@ impl Policy {
             }
         }
         if asks_on {
-            share_out(&self.claims, total, self.settings.tax, &mut self.limits);
+            share_out(&self.claims, total, tax, &mut self.limits);
         } else {
             let limits = self.limits.iter_mut().zip(&self.goals);
             limits.for_each(|(limit, goal)| *limit = *goal);
@@ -269,7 +278,7 @@ impl Policy {
     /// Whether somebody who wants memory pays so much more for it than somebody who has some to give that it is
     /// worth a move.
     fn is_worth_it(&self, is_urgent: bool) -> bool {
-        let (tax, percent) = (self.settings.tax, self.settings.begin_percent);
+        let (tax, percent) = (self.tax(is_urgent), self.settings.begin_percent);
         let members = self.members.iter().zip(&self.claims);
         let wanting = members
             .clone()

@@ -44,6 +44,8 @@ pub struct Tax(u8);
 impl Tax {
     /// As ESX has it.
     pub const DEFAULT: Self = Self(75);
+    /// The highest: an idle page costs a hundred times as much as an active one.
+    pub(super) const TROUBLE: Self = Self(99);
 
     /// `None` from 100 % on: idle memory would cost infinitely much.
     #[must_use]
