@@ -98,52 +98,73 @@ static irqreturn_t fetch_target(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-/*
- * Nothing was free, but the scheduler may take memory from other guests for this one: the worker gets it. Not
- * again for a while if nothing came.
- */
-static void wait_for_others(struct ballast *ballast, const struct ballast_status *before,
-			    struct ballast_status *after)
+/* More is promised than has come. */
+static bool is_coming(const struct ballast_status *status)
 {
-	static unsigned long not_before;
-	unsigned long end = jiffies + HZ;
+	return status->target_pages < status->reserved_pages;
+}
 
-	if (not_before && time_before(jiffies, not_before))
-		return;
-	do {
+static bool lock_before(struct ballast *ballast, unsigned long end)
+{
+	while (!mutex_trylock(&ballast->lock)) {
+		if (time_after_eq(jiffies, end))
+			return false;
 		msleep(20);
-		if (!mutex_trylock(&ballast->lock))
-			continue;
-		ballast_core_status(ballast->core, after);
-		mutex_unlock(&ballast->lock);
-		if (after->total_released != before->total_released)
-			return;
-	} while (time_before(jiffies, end));
-	not_before = (jiffies + 10 * HZ) | 1;
+	}
+	return true;
 }
 
 /*
- * The kernel is about to kill for memory: whatever Ballast gives back at once may save somebody. In the context
- * of whoever allocates, which may be the worker itself, hence the trylock.
+ * Nothing was free, but the scheduler may take memory from other guests for this one: the worker gets it. A second
+ * for that, four if it is promised. Where nothing came not again for a while, unless something has come since.
+ */
+static void wait_for_others(struct ballast *ballast, struct ballast_status *status)
+{
+	static unsigned long not_before;
+	static u64 in_vain;
+	u64 released = status->total_released;
+	unsigned long begin = jiffies, end;
+
+	if (not_before && time_before(jiffies, not_before) && released == in_vain && !is_coming(status))
+		return;
+	do {
+		msleep(20);
+		end = begin + (is_coming(status) ? 4 * HZ : HZ);
+		if (!lock_before(ballast, end))
+			break;
+		ballast_core_status(ballast->core, status);
+		mutex_unlock(&ballast->lock);
+		if (status->total_released != released)
+			return;
+	} while (time_before(jiffies, end));
+	not_before = (jiffies + 10 * HZ) | 1;
+	in_vain = released;
+}
+
+/*
+ * The kernel is about to kill for memory: whatever Ballast gives back may save somebody. In the context of whoever
+ * allocates, which may be the lock's holder itself: it is tried for, a quarter of a second. The kernel calls one at a
+ * time.
  */
 static int out_of_memory_soon(struct notifier_block *block, unsigned long action, void *freed)
 {
 	struct ballast *ballast = container_of(block, struct ballast, oom);
-	struct ballast_status before, after;
-	u64 wait_ns;
+	struct ballast_status status;
+	u64 wait_ns, released;
 
-	if (!mutex_trylock(&ballast->lock))
+	if (!lock_before(ballast, jiffies + HZ / 4))
 		return NOTIFY_OK;
-	ballast_core_status(ballast->core, &before);
-	if (before.reserved_pages && ballast_core_pressure(ballast->core, OOM_NEED_PAGES))
+	ballast_core_status(ballast->core, &status);
+	released = status.total_released;
+	if (status.reserved_pages && ballast_core_pressure(ballast->core, OOM_NEED_PAGES))
 		while (ballast_core_step(ballast->core, &wait_ns) == BALLAST_AGAIN)
 			;
-	ballast_core_status(ballast->core, &after);
+	ballast_core_status(ballast->core, &status);
 	mutex_unlock(&ballast->lock);
 	kick(ballast);
-	if (before.reserved_pages && after.total_released == before.total_released)
-		wait_for_others(ballast, &before, &after);
-	*(unsigned long *)freed += (after.total_released - before.total_released) >> GRANULE;
+	if (status.reserved_pages && status.total_released == released)
+		wait_for_others(ballast, &status);
+	*(unsigned long *)freed += (status.total_released - released) >> GRANULE;
 	return NOTIFY_OK;
 }
 

@@ -14,6 +14,8 @@ pub use hello::HelloError;
 
 /// Entries of the first release batch of a guest in trouble, which waits for it.
 const URGENT_ENTRIES: usize = 2;
+/// How long a guest counts as in trouble: Ballast may still be getting memory for it from others.
+const URGENT_SECONDS: u64 = 5;
 
 /// The orders that move where none may be smaller than `least`, from the largest on.
 const fn orders(least: Order) -> &'static [Order] {
@@ -108,8 +110,8 @@ pub struct Driver {
     release_order: Order,
     /// Until then smaller runs are not asked for.
     small_runs_from: u64,
-    /// The guest is in trouble: it takes whatever there is.
-    urgent: bool,
+    /// The guest is in trouble until then: it takes whatever there is.
+    urgent_until: u64,
     /// Entries of the next release batch, at most.
     release_entries: usize,
     counters: Counters,
@@ -140,7 +142,7 @@ impl Driver {
             release_blocked: false,
             release_order: Order::Block,
             small_runs_from: 0,
-            urgent: false,
+            urgent_until: 0,
             release_entries: ballast_abi::LIST_ENTRIES,
             counters: Counters::default(),
         }
@@ -256,13 +258,12 @@ impl Driver {
             Next::Idle
         };
         self.at_rest = next == Next::Idle;
-        self.urgent &= !self.at_rest;
         next
     }
 
     /// The guest is in trouble: asks Ballast for `need` pages at once. How many are on their way, to be got
     /// by [`Self::step`].
-    pub fn pressure(&mut self, front: &mut impl Hypercall, need: u64) -> u64 {
+    pub fn pressure<F: Hypercall + Clock>(&mut self, front: &mut F, need: u64) -> u64 {
         if self.state != State::Active {
             return 0;
         }
@@ -270,7 +271,8 @@ impl Driver {
         let [x0, target, ..] = front.call(function::PRESSURE, need, 0);
         if Status::from_register(x0) == Some(Status::Success) {
             self.target_pages = target;
-            self.urgent = true;
+            let lasts = self.rate.ticks_per_second().saturating_mul(URGENT_SECONDS);
+            self.urgent_until = front.now().saturating_add(lasts);
             self.ask_for_blocks();
             self.release_entries = URGENT_ENTRIES;
         }

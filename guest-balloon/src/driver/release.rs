@@ -99,7 +99,8 @@ impl Driver {
             Some(&next) => {
                 self.release_order = next;
                 self.release_entries = 1;
-                if order == Order::Block && !self.urgent && self.state == State::Active {
+                let is_urgent = now < self.urgent_until;
+                if order == Order::Block && !is_urgent && self.state == State::Active {
                     self.small_runs_from =
                         now.saturating_add(self.rate.ticks_per_second() / BLOCKS_FRACTION);
                 }

@@ -183,6 +183,21 @@ fn pressure_takes_small_runs_at_once() {
     assert_eq!(driver.reserved_pages(), 512 * 8 - 1000);
 }
 
+/// What others give for it may come later, and in pieces.
+#[test]
+fn pressure_takes_small_runs_as_they_come() {
+    let mut world = World::new(16, 8);
+    world.pool_fragmented = true;
+    let mut driver = world.driver();
+    driver.pressure(&mut world, 1000);
+    while driver.step(&mut world) != Next::Idle {}
+    world.pool_pages = 300;
+    world.set_target(512 * 8 - 1000);
+    driver.on_interrupt(&mut world);
+    while driver.step(&mut world) == Next::Again {}
+    assert_eq!(driver.reserved_pages(), 512 * 8 - 300);
+}
+
 #[test]
 fn smaller_runs_when_the_pool_has_no_blocks() {
     let mut world = World::new(16, 8);
