@@ -111,7 +111,7 @@ pub fn draw(chart: &Chart<'_>, curves: &[Curve], events: &[Event]) -> String {
         WIDTH - RIGHT,
         HEIGHT - 10.0,
         escaped(chart.axes.0),
-        TOP - 12.0,
+        TOP - 1.0,
         escaped(chart.axes.1)
     );
     for (index, event) in events.iter().enumerate() {
