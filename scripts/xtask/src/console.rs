@@ -3,6 +3,7 @@
 //! Every wait is bounded, every error shows the last lines of the console, and all of it is kept in a file.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -218,16 +219,35 @@ impl Console {
         what: &str,
         reached: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
+        self.ask_until(what, Self::status, reached)
+    }
+
+    /// Asks the monitor by `command` until it answers what is waited for.
+    pub fn wait_for_answer(
+        &mut self,
+        command: &str,
+        what: &str,
+        reached: impl Fn(&String) -> bool,
+    ) -> Result<String> {
+        self.ask_until(what, |console| console.monitor(command), reached)
+    }
+
+    fn ask_until<T: Display>(
+        &mut self,
+        what: &str,
+        ask: impl Fn(&mut Self) -> Result<T>,
+        reached: impl Fn(&T) -> bool,
+    ) -> Result<T> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_STATUS_PAUSE;
         loop {
-            let status = self.status()?;
-            if reached(&status) {
-                return Ok(status);
+            let answer = ask(self)?;
+            if reached(&answer) {
+                return Ok(answer);
             }
             ensure!(
                 Instant::now() < deadline,
-                "waited {:?} in vain for {what}; the status is still:\n{status}",
+                "waited {:?} in vain for {what}; it is still:\n{answer}",
                 self.patience
             );
             thread::sleep(pause);
