@@ -216,7 +216,10 @@ pub fn init(image_pa: Pa) -> u64 {
     size
 }
 
-/// Maps the early heap, `size` bytes at `pa`, at most 2 MiB, while early tables last. Returns its address.
+/// The most that the early heap can be: what its one level-3 table maps.
+pub const EARLY_HEAP_MOST: u64 = 2 << 20;
+
+/// Maps the early heap, `size` bytes at `pa`, at most [`EARLY_HEAP_MOST`], while early tables last. Returns its address.
 pub fn map_early_heap(pa: Pa, size: u64) -> usize {
     map_memory(1, layout::EARLY_HEAP_BASE, pa, size)
 }

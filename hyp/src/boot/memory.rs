@@ -37,6 +37,13 @@ pub fn image(pa: Pa) -> PaRange {
 pub fn read_tree(blob: &[u8], image: PaRange) -> Result<(DeviceTree<'_>, PaRange), Refusal> {
     let look = FirstLook::new(blob)?;
     let size = look.heap_bytes();
+    if size > mmu::EARLY_HEAP_MOST {
+        let most = mmu::EARLY_HEAP_MOST >> 10;
+        let problem = alloc::format!("needs {} KiB to be read, of {most} at most", size >> 10);
+        return Err(Refusal::new("device tree")
+            .problem(problem)
+            .fix("leave out nodes with many addresses"));
+    }
     let tree = PaRange {
         start: mmu::pa_of_data(blob),
         size: blob.len() as u64,

@@ -104,6 +104,14 @@ impl Status {
         line.number("memory-kib") == line.number("target-mib") << 10
     }
 
+    /// Whether a guest is within a block of what it shall have. A target that PRESSURE has raised is in pages, and
+    /// under `auto` less than a block is nothing to do.
+    pub fn rests(&self, guest: u8) -> bool {
+        let line = self.guest(guest);
+        let target_kib = line.number("target-mib") << 10;
+        line.number("memory-kib").abs_diff(target_kib) < 2048
+    }
+
     /// All memory that guests and pool have, in KiB: nothing that is moved may change it.
     pub fn total_kib(&self) -> u64 {
         self.guests

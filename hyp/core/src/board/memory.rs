@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 use crate::sort;
 
 /// Addresses beyond 48 bits exist on no supported core.
-pub(super) const PA_LIMIT: u64 = 1 << 48;
+pub(crate) const PA_LIMIT: u64 = 1 << 48;
 
 /// Sorts and merges ranges that touch or overlap.
 fn normalise(mut ranges: Vec<PaRange>) -> Vec<PaRange> {

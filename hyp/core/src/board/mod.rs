@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 
 pub use console::{Console, Pin, Pins, Uart, find_console, last_resort_console};
 pub use gic::gic_node;
-use memory::PA_LIMIT;
+pub(crate) use memory::PA_LIMIT;
 pub use memory::subtract;
 pub use power::{Power, find_power};
 

@@ -133,6 +133,35 @@ fn a_first_look_finds_room() {
 }
 
 #[test]
+fn a_first_look_counts_what_reading_the_tree_takes() {
+    let bytes = |tree: &[u8]| FirstLook::new(tree).unwrap().heap_bytes();
+    let few = bytes(&blob(&pi(vec![]), &[]));
+    let mut root = pi(vec![]);
+    let many = [0, 0x1000, 0, 0x1000].repeat(1000);
+    root.2
+        .push(Branch("x", vec![("reg", cells(&many))], vec![]));
+    assert!(bytes(&blob(&root, &[])) >= few + 70 * 1000);
+    // More nodes than there may be need no more than those.
+    let nodes = |count| {
+        let mut root = pi(vec![]);
+        root.2
+            .extend((0..count).map(|_| Branch("x", vec![], vec![])));
+        bytes(&blob(&root, &[]))
+    };
+    assert_eq!(nodes(4096), nodes(9000));
+}
+
+#[test]
+fn a_first_look_leaves_ram_beyond_the_limit_alone() {
+    let mut root = pi(vec![]);
+    let memory = ("reg", cells(&[0xffff_ffff, 0xf000_0000, 0x1000_0000]));
+    let kind = ("device_type", text(&["memory"]));
+    root.2 = vec![Branch("memory@0", vec![kind, memory], vec![])];
+    let look = FirstLook::new(&blob(&root, &[])).unwrap();
+    assert_eq!(look.place(0x1000, range(0x8_0000, 0x8_0000), &[]), None);
+}
+
+#[test]
 fn a_first_look_says_where_a_tree_is_malformed() {
     // The token behind the root's name.
     let structure = usize::from(VIRT_V3[11]) | usize::from(VIRT_V3[10]) << 8;

@@ -6,6 +6,7 @@
 use super::check::{self, BEGIN_NODE, END, END_NODE, NOP, PROP};
 use super::{BlobError, DeviceTree, Entry};
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
+use crate::board::PA_LIMIT;
 
 /// Most ranges of RAM, and of what is taken of it. A board that has more is refused.
 const MAX_RAM: usize = 32;
@@ -19,6 +20,8 @@ pub struct FirstLook {
     /// Something could not be read or kept.
     has_failed: bool,
     nodes: usize,
+    /// Bytes of all `reg` and `ranges`.
+    address_bytes: usize,
 }
 
 /// The children of the root that matter.
@@ -181,6 +184,11 @@ impl FirstLook {
                     *offset = at.checked_add(length)?.checked_add(15)? & !3;
                     let name = strings.get(name..)?;
                     node.read(name, value);
+                    if matches!(name.first_chunk(), Some(b"reg\0"))
+                        || matches!(name.first_chunk(), Some(b"ranges\0"))
+                    {
+                        self.address_bytes = self.address_bytes.saturating_add(length);
+                    }
                     match depth {
                         1 => root = node.cells(),
                         2 if section == Section::Reserved => {
@@ -214,7 +222,10 @@ impl FirstLook {
             }
             (2, _) if (section == Section::Memory || node.is_memory()) && node.is_enabled() => {
                 self.ranges(node.reg, root, |look, range| {
-                    look.has_failed |= look.ram.push(range).is_err();
+                    // What lies beyond is refused when there is memory to say so in.
+                    if range.end().0 <= PA_LIMIT {
+                        look.has_failed |= look.ram.push(range).is_err();
+                    }
                 });
             }
             (3, Section::Reserved) if node.is_enabled() => {
@@ -254,12 +265,16 @@ impl FirstLook {
     /// Bytes of heap that indexing the tree and reading the board out of it take, in whole pages.
     #[must_use]
     pub fn heap_bytes(&self) -> u64 {
-        /// What is read of the board, and refusals.
-        const BASE: usize = 32 << 10;
-        let allocation = |size: usize| self.nodes.saturating_mul(size).next_power_of_two();
+        /// What is read of the board, and refusals: 5 KiB of QEMU virt's.
+        const BASE: usize = 16 << 10;
+        /// All devices' ranges and the blocks that they lie in, while these lists grow: 70 bytes and less for each.
+        const PER_ADDRESS_BYTE: usize = 10;
+        let nodes = self.nodes.min(check::MAX_NODES);
+        let allocation = |size: usize| nodes.saturating_mul(size).next_power_of_two();
+        let ranges = self.address_bytes.saturating_mul(PER_ADDRESS_BYTE);
         let bytes = allocation(size_of::<Entry<'_>>())
             .saturating_add(allocation(size_of::<(u32, u32)>()))
-            .saturating_add(BASE);
+            .saturating_add(BASE.saturating_add(ranges.max(BASE)));
         u64::try_from(bytes)
             .unwrap_or(u64::MAX)
             .next_multiple_of(PAGE_SIZE)

@@ -162,18 +162,27 @@ impl Need {
         self.add(bytes / BLOCK_SIZE * RECORD_BYTES);
         if node.property("primary").is_some() {
             self.add_board(node.tree());
+        } else if let Some(paths) = node.property("devices") {
+            let paths = paths.strings().unwrap_or_default();
+            self.add_devices(paths.iter().filter_map(|path| node.tree().find(path)));
         }
     }
 
-    /// A primary guest's devices: their description, their stage-2 tables, the board's tree written anew.
+    /// A primary guest's devices, and the board's tree written anew.
     fn add_board(&mut self, tree: &DeviceTree<'_>) {
         /// What is made of the whole tree on the way.
         const BASE: u64 = 64 << 10;
+        self.small += BASE;
+        self.add_devices(tree.nodes());
+        self.add(crate::guest_dt::most_bytes(tree) as u64);
+    }
+
+    /// A guest's devices: their description and their stage-2 tables.
+    fn add_devices<'t>(&mut self, nodes: impl Iterator<Item = Node<'t>>) {
         /// A path, the list's entry, ranges and interrupts.
         const DEVICE: u64 = 512;
-        self.small += BASE;
         let mut blocks = Vec::new();
-        for node in tree.nodes() {
+        for node in nodes {
             let regions = node.regions().unwrap_or_default();
             for region in regions.iter().chain(&node.windows().unwrap_or_default()) {
                 self.small += DEVICE;
@@ -185,6 +194,5 @@ impl Need {
         let level3 = blocks.len() as u64;
         blocks.dedup_by_key(|block| *block / PAGES_PER_BLOCK as u64);
         self.small += (level3 + blocks.len() as u64) * PAGE_SIZE;
-        self.add(crate::guest_dt::most_bytes(tree) as u64);
     }
 }

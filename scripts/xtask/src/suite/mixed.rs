@@ -264,7 +264,7 @@ impl<'a> Run<'a> {
         let rest = |s: &Status| {
             [1, 2, RTOS]
                 .iter()
-                .all(|&guest| s.has_driver(guest) && s.settled(guest))
+                .all(|&guest| s.has_driver(guest) && s.rests(guest))
         };
         self.console
             .wait_for_status("everybody to be settled", rest)?;

@@ -104,14 +104,7 @@ fn loads_alternate(gic: u8) -> Scenario {
             ensure!(log.contains(event), "no {event} in the log:\n{log}");
         }
         // Nobody lacks anything now, so soon nothing is on its way.
-        // PRESSURE asks for pages; less than a block from its target a guest is there.
-        console.wait_for_status("rest", |s| {
-            [1, 2].iter().all(|&guest| {
-                let line = s.guest(guest);
-                let target_kib = line.number("target-mib") << 10;
-                line.number("memory-kib").abs_diff(target_kib) < 2048
-            })
-        })?;
+        console.wait_for_status("rest", |s| s.rests(1) && s.rests(2))?;
         ensure!(
             !console.monitor("transfers")?.contains("guest="),
             "transfers at rest"
@@ -152,7 +145,7 @@ fn faster_than_halves(gic: u8) -> Scenario {
                 );
             }
             // Nobody lacks anything now, so soon nothing is on its way.
-            console.wait_for_status("rest", |s| s.settled(1) && s.settled(2))?;
+            console.wait_for_status("rest", |s| s.rests(1) && s.rests(2))?;
             ensure!(
                 !console.monitor("transfers")?.contains("guest="),
                 "transfers at rest"

@@ -93,6 +93,22 @@ fn it_grows_with_maximums_and_banks() {
     }
 }
 
+/// Level 3 for each 2 MiB that a device has registers in, and level 2.
+#[test]
+fn it_grows_with_devices() {
+    let without = heap(&[Guest::new("a", 1)]);
+    let devices = text(&["/pl031@9010000", "/flash@0"]);
+    let with = heap(&[Guest::new("a", 1).with("devices", devices)]);
+    // Flash is two times 64 MiB, and its ends are tables if they are within a block.
+    let least = 4 * 4096;
+    assert!(
+        with.heap.size >= without.heap.size + least,
+        "{:#x} after {:#x}",
+        with.heap.size,
+        without.heap.size
+    );
+}
+
 #[test]
 fn a_board_too_small_for_it_is_refused() {
     let dtb = crate::testing::merge(&[Guest::new("a", 1)]);
