@@ -13,7 +13,8 @@ use super::{IntId, Version, Vgic};
 ///
 /// It is the core's own, and good until that core next uses the [`Vgic`] for any purpose. What other
 /// vCPUs change in the meantime, they kick this one for, which is such a use: an interrupt that
-/// slips in before is one that came before the change.
+/// slips in before may be offered as it was before the change, or be cancelled with it. That is the guest's own
+/// race, as on a real redistributor until `GICR_CTLR.RWP` is clear.
 #[derive(Clone, Copy, Debug)]
 pub struct Shortcut {
     lr: ListRegister,
