@@ -92,6 +92,12 @@ impl Need {
         };
         need.add_frame_table(board);
         let guests = tree.find("/ballast");
+        for node in guests
+            .into_iter()
+            .chain(guests.iter().flat_map(|node| node.children()))
+        {
+            need.add_refusals(node);
+        }
         for guest in guests.iter().flat_map(|node| node.children()) {
             if guest.is_compatible(CHANNEL_COMPATIBLE) {
                 need.add_channel();
@@ -110,6 +116,15 @@ impl Need {
         } else {
             self.small += bytes.next_power_of_two();
         }
+    }
+
+    /// More properties than there are in the binding: each may be refused.
+    fn add_refusals(&mut self, node: Node<'_>) {
+        const KNOWN: u64 = 48;
+        /// Path, name, value, what is wrong and what to do.
+        const REFUSAL: u64 = 768;
+        let properties = node.properties().count() as u64;
+        self.small += properties.saturating_sub(KNOWN) * REFUSAL;
     }
 
     /// [`crate::frames`]: four bytes and two bits a frame and less than 24 bytes a block, of all blocks that a range
