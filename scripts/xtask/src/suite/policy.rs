@@ -38,6 +38,16 @@ fn is_up(console: &mut Console, guest: u8) -> Result<()> {
     Ok(())
 }
 
+/// Neither guest lacks anything now, so soon nothing is on its way.
+fn comes_to_rest(console: &mut Console) -> Result<()> {
+    console.wait_for_status("rest", |s| s.rests(1) && s.rests(2))?;
+    ensure!(
+        !console.monitor("transfers")?.contains("guest="),
+        "transfers at rest"
+    );
+    Ok(())
+}
+
 /// Runs a job that needs `mib` at once, at a steady pace, and is killed if it does not get them.
 fn needs(console: &mut Console, guest: u8, mib: usize) -> Result<()> {
     let (_, said) = console.shell_status(guest, &format!("workload {mib} 48 {SEED}"))?;
@@ -103,13 +113,7 @@ fn loads_alternate(gic: u8) -> Scenario {
         for event in ["event=policy", "event=reserved", "event=released"] {
             ensure!(log.contains(event), "no {event} in the log:\n{log}");
         }
-        // Nobody lacks anything now, so soon nothing is on its way.
-        console.wait_for_status("rest", |s| s.rests(1) && s.rests(2))?;
-        ensure!(
-            !console.monitor("transfers")?.contains("guest="),
-            "transfers at rest"
-        );
-        Ok(())
+        comes_to_rest(console)
     })
     .ram(448)
     .guest(guest("linux-a"))
@@ -144,13 +148,7 @@ fn faster_than_halves(gic: u8) -> Scenario {
                     console.monitor("events")?
                 );
             }
-            // Nobody lacks anything now, so soon nothing is on its way.
-            console.wait_for_status("rest", |s| s.rests(1) && s.rests(2))?;
-            ensure!(
-                !console.monitor("transfers")?.contains("guest="),
-                "transfers at rest"
-            );
-            Ok(())
+            comes_to_rest(console)
         },
     )
     .ram(448)
