@@ -58,23 +58,15 @@ impl Operator for Shell<'_> {
     fn guest(&self, guest: usize) -> GuestStatus {
         let guest = self.named(guest);
         let config = &guest.plan.config;
-        let pages = self
-            .system
-            .pool
-            .lock()
-            .counts()
-            .guests
-            .get(guest.index)
-            .copied()
-            .unwrap_or(0);
+        let pages = self.system.pages_of(guest);
         let target = guest.memory.max_pages() - guest.memory.target.reserve_pages();
         GuestStatus {
             state: guest.state(),
-            memory_kib: u64::from(pages) * KIB_PER_PAGE,
+            memory_kib: pages * KIB_PER_PAGE,
             target_kib: target * KIB_PER_PAGE,
             min_kib: config.memory.min_bytes / KIB,
             max_kib: config.memory.max_bytes / KIB,
-            driver: self.driver(guest, u64::from(pages), target),
+            driver: self.driver(guest, pages, target),
             cpus_on: guest.vcpus_on() as u8,
             cpus_max: config.cpus.max as u8,
             cpus_min: config.cpus.min as u8,

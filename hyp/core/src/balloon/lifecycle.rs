@@ -342,6 +342,8 @@ impl<H: Hardware> Reserve<'_, H> {
                 self.flush();
             }
             if let Some(pa) = self.memory.stage2.unmap_bank(bank) {
+                let guest = self.memory.guest();
+                self.pool.lock().end_beside(guest, PAGES_PER_BLOCK as u32);
                 self.unmapped.push_block(pa);
             }
             state.banks += 1;

@@ -407,7 +407,11 @@ impl GuestMemory {
         match (self.home_block(ipa_block, use_for), use_for) {
             (Some(pa), _) => pool.take_block_at(pa, self.guest(), ipa_block),
             (None, Use::Ram) => pool.take_zero_block(self.guest(), ipa_block),
-            (None, Use::Bank) => pool.take_unclaimed_block(self.guest(), ipa_block),
+            (None, Use::Bank) => {
+                let pa = pool.take_unclaimed_block(self.guest(), ipa_block)?;
+                pool.set_beside(self.guest(), PAGES_PER_BLOCK as u32);
+                Some(pa)
+            }
         }
     }
 

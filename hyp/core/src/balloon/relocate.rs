@@ -375,6 +375,7 @@ impl<H: Hardware> Relocate<'_, H> {
         } else {
             pool.take_any(guest, ipa).ok_or(NoFrame)?.pa
         };
+        pool.set_beside(guest, 1);
         drop(pool);
         self.move_pages(table, page, from, to, 1);
         self.pool.lock().give_moved(from, guest);
@@ -422,6 +423,7 @@ impl<H: Hardware> Relocate<'_, H> {
         *self.transfer = None;
         let mut pool = self.pool.lock();
         pool.merge_block(table);
+        pool.set_beside(guest, 1);
         pool.give_moved(from, guest);
         drop(pool);
         self.follow_list(from, table, 1);

@@ -36,7 +36,8 @@ impl Pool {
     }
 
     /// Takes the frames `first..first + pages` (within 16) of the destination in which `table` lies, if they are
-    /// all free, for the pages they are home to.
+    /// all free, for the pages they are home to. As many are leaving other frames from now on, which is what
+    /// [`Pool::give_moved`] ends.
     pub(crate) fn take_in(&mut self, table: Pa, first: u16, pages: u16, guest: GuestId) -> bool {
         let Some(index) = self.block_at(table) else {
             return false;
@@ -44,17 +45,23 @@ impl Pool {
         let is_kept = self.blocks.get(index as usize).is_some_and(|block| {
             (block.moving.is_destination() || block.moving.is_gathering()) && block.guest == guest.0
         });
-        is_kept && self.take_run(index, first, pages, guest).is_some()
+        let is_taken = is_kept && self.take_run(index, first, pages, guest).is_some();
+        if is_taken {
+            self.set_beside(guest, pages.into());
+        }
+        is_taken
     }
 
     /// Takes back a frame whose content has moved.
     pub(crate) fn give_moved(&mut self, from: Pa, guest: GuestId) {
+        self.end_beside(guest, 1);
         self.give_frame(from);
         self.count_given(1, guest);
     }
 
     /// The same for `pages` frames from `from` on (within 64 frames) that were at home.
     pub(crate) fn give_moved_home(&mut self, from: Pa, pages: u16, guest: GuestId) {
+        self.end_beside(guest, pages.into());
         self.give_group(from, run_mask(frame_in_block(from), pages), guest);
     }
 

@@ -94,8 +94,10 @@ pub struct Counts {
     pub zero: u32,
     /// Free and not scrubbed yet, those being scrubbed at this moment included.
     pub dirty: u32,
-    /// The guests' memory.
+    /// The guests' memory that comes and goes, each page once: never more than a guest's maximum.
     pub guests: [u32; MAX_GUESTS],
+    /// What else the guests have: banks of `extra-ram`, and frames that pages are moving out of.
+    pub beside: u32,
     /// The guests' level-3 tables.
     pub tables: [u32; MAX_GUESTS],
 }
@@ -110,7 +112,9 @@ impl Counts {
     /// What is left for Ballast itself.
     #[must_use]
     pub fn hypervisor(&self) -> u32 {
-        self.total - self.free() - self.guests.iter().sum::<u32>() - self.tables.iter().sum::<u32>()
+        let tables: u32 = self.tables.iter().sum();
+        let guests: u32 = self.guests.iter().sum();
+        self.total - self.free() - guests - self.beside - tables
     }
 }
 

@@ -238,6 +238,18 @@ impl Pool {
         }
     }
 
+    /// `pages` that were taken for `guest` are beside the memory that counts as its own ([`super::Counts::beside`]).
+    pub(crate) fn set_beside(&mut self, guest: GuestId, pages: u32) {
+        self.uncount_guest(guest, pages);
+        self.counts.beside += pages;
+    }
+
+    /// They count as its own, to be given back.
+    pub(crate) fn end_beside(&mut self, guest: GuestId, pages: u32) {
+        self.counts.beside -= pages;
+        self.count_guest(guest, pages);
+    }
+
     /// Makes a free block split, all of its frames free, home to `home` if that is given.
     pub(super) fn open_free_block(&mut self, index: u32, home: Option<(GuestId, u32)>) {
         let Some(&Block { kind, dirty, .. }) = self.blocks.get(index as usize) else {

@@ -271,7 +271,12 @@ fn bare_metal_moves(gic: u8) -> Scenario {
     })
     .ram(256)
     .guest(Guest::bare_metal("a", "balloon").memory_bounds(16, 128))
-    .guest(Guest::bare_metal("b", "balloon").memory_bounds(16, 128))
+    // RAM that stays, beside what comes and goes, is no part of any target.
+    .guest(
+        Guest::bare_metal("b", "balloon")
+            .memory_bounds(16, 128)
+            .property("extra-ram = <0 0x10000000 0 0x200000>"),
+    )
 }
 
 /// The number behind `key=` in a report; 0 if it is not there.

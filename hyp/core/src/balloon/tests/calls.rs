@@ -543,16 +543,19 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
         table.set(table.get() + PAGE_SIZE);
         Pa(table.get())
     });
+    let memory = memory.unwrap();
     let hw = FakeHw {
         guest: 0,
+        max_pages: memory.max_pages(),
         machine: world.machine.clone(),
+        pool: world.pool.clone(),
     };
     world.guests.push(Guest {
         ram: vec![IpaRange {
             start: RAM,
             size: 4 * MIB,
         }],
-        memory: memory.unwrap(),
+        memory,
         hw,
         written: Default::default(),
         epoch: 0,
@@ -567,11 +570,14 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
             }
         }
     };
-    let used = |world: &World| world.pool.lock().counts().guests[0];
+    let used = |world: &World| {
+        let counts = *world.pool.lock().counts();
+        [counts.guests[0], counts.beside]
+    };
     for _ in 0..2 {
         assert_eq!(rebuild(&mut world, 1024), 1024);
         // Parts in four blocks beside RAM's two.
-        assert_eq!(used(&world), 6 * 512);
+        assert_eq!(used(&world), [2 * 512, 4 * 512]);
         let Guest { memory, hw, .. } = &mut world.guests[0];
         let backed = [
             0x10_0000,
@@ -602,9 +608,9 @@ fn banks_are_backed_with_the_guest_and_only_where_they_are() {
         let owner = world.pool.lock().owner(pa);
         assert_eq!(owner, Some(Owner::Guest(memory.guest(), Ipa(0x10_1000))));
         assert_eq!(rebuild(&mut world, 1024), 1024, "a reset keeps them");
-        assert_eq!(used(&world), 6 * 512);
+        assert_eq!(used(&world), [2 * 512, 4 * 512]);
         assert_eq!(rebuild(&mut world, 0), 0);
-        assert_eq!(used(&world), 0);
+        assert_eq!(used(&world), [0, 0]);
     }
     let overlap = Layout {
         banks: &[IpaRange {

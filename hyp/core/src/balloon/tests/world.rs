@@ -65,7 +65,10 @@ impl Machine {
 #[derive(Clone)]
 pub struct FakeHw {
     pub guest: usize,
+    /// The guest's maximum.
+    pub max_pages: u64,
     pub machine: Arc<Mutex<Machine>>,
+    pub pool: Arc<TicketMutex<Pool>>,
 }
 
 impl FakeHw {
@@ -121,6 +124,12 @@ impl Hardware for FakeHw {
 
     fn copy_page(&mut self, from: Pa, to: Pa) {
         assert!(from.is_aligned(PAGE_SIZE) && to.is_aligned(PAGE_SIZE) && from != to);
+        let counted = self.pool.lock().counts().guests[self.guest];
+        assert!(
+            u64::from(counted) <= self.max_pages,
+            "guest {} has {counted} pages while it moves some",
+            self.guest
+        );
         let mut machine = self.machine.lock().unwrap();
         machine.note(Event::Copy(from.page(), to.page()));
         machine.copied += 1;
@@ -227,7 +236,7 @@ pub struct Spec {
 }
 
 pub struct World {
-    pub pool: TicketMutex<Pool>,
+    pub pool: Arc<TicketMutex<Pool>>,
     pub guests: Vec<Guest>,
     pub machine: Arc<Mutex<Machine>>,
     pub ram: Vec<PaRange>,
@@ -255,7 +264,8 @@ pub fn world_over(ram: &[PaRange], held: &[PaRange], sizes: &[GuestSize]) -> Wor
 
 pub fn world_of(ram: &[PaRange], held: &[PaRange], specs: &[Spec]) -> World {
     let machine = Arc::new(Mutex::new(Machine::default()));
-    let mut pool = Pool::new(ram, held, BootFrames::Fresh).unwrap();
+    let pool = Pool::new(ram, held, BootFrames::Fresh).unwrap();
+    let pool = Arc::new(TicketMutex::new(pool));
     let next_table = core::cell::Cell::new(0x10_0000_u64);
     let guests = specs.iter().enumerate().map(|(index, spec)| {
         let (boot, max, min) = spec.size;
@@ -282,12 +292,15 @@ pub fn world_of(ram: &[PaRange], held: &[PaRange], specs: &[Spec]) -> World {
             next_table.set(next_table.get() + PAGE_SIZE);
             Pa(next_table.get())
         });
+        let memory = memory.unwrap();
         let hw = FakeHw {
             guest: index,
+            max_pages: memory.max_pages(),
             machine: machine.clone(),
+            pool: pool.clone(),
         };
         Guest {
-            memory: memory.unwrap(),
+            memory,
             hw,
             written: BTreeMap::new(),
             epoch: 0,
@@ -297,18 +310,21 @@ pub fn world_of(ram: &[PaRange], held: &[PaRange], specs: &[Spec]) -> World {
     });
     let guests: Vec<Guest> = guests.collect();
     for guest in &guests {
-        guest.memory.claim_home(&mut pool).unwrap();
+        guest.memory.claim_home(&mut pool.lock()).unwrap();
     }
     for rank in 0..GuestMemory::BOOT_RANKS {
         for (guest, spec) in guests.iter().zip(specs) {
             if guest.memory.boot_rank() == rank {
                 let (boot, ..) = spec.size;
-                assert_eq!(guest.memory.boot_assign(&mut pool, boot * 512), boot * 512);
+                assert_eq!(
+                    guest.memory.boot_assign(&mut pool.lock(), boot * 512),
+                    boot * 512
+                );
             }
         }
     }
     World {
-        pool: TicketMutex::new(pool),
+        pool,
         guests,
         machine,
         ram: ram.to_vec(),

@@ -1,5 +1,7 @@
 //! What is admitted can be backed: the plan against the frame table, to the last block.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use spin::mutex::TicketMutex;
 
@@ -197,11 +199,13 @@ fn back(board: &Board, plan: &BootPlan, taken: &[PaRange], frames: BootFrames) {
             assert_eq!(memory.boot_assign(&mut pool, pages(guest)), pages(guest));
         }
     }
-    let pool = TicketMutex::new(pool);
+    let pool = Arc::new(TicketMutex::new(pool));
     for (index, (memory, guest)) in memories.iter().zip(&plan.guests).enumerate() {
         let mut hw = FakeHw {
             guest: index,
+            max_pages: memory.max_pages(),
             machine: Default::default(),
+            pool: pool.clone(),
         };
         assert!(memory.begin_rebuild(&pool, pages(guest)));
         let backed = loop {
