@@ -1,5 +1,7 @@
 //! The interface's calls: which there are, and what each may do at once.
 
+use core::sync::atomic::Ordering;
+
 use ballast_abi::{LIST_ENTRIES, Order, Status, feature, function};
 use spin::mutex::{SpinMutexGuard, TicketMutex};
 
@@ -82,13 +84,18 @@ impl GuestMemory {
             },
             function::PRESSURE => {
                 // What the guest was configured with it may have back, if it is there, in runs that it can take.
-                let free = u64::from(pool.lock().free_for(self.guest()));
-                let (backed, least) = self.backed_and_least().unwrap_or((0, 1));
-                let most = free - free % least;
-                let need = x1.min(most).next_multiple_of(least);
+                let least = u64::from(self.least_pages.load(Ordering::Relaxed)).max(1);
+                let (free, backed) = {
+                    let pool = pool.lock();
+                    let backed = pool.counts().guests.get(self.guest().index());
+                    (pool.free_for(self.guest()), backed.copied().unwrap_or(0))
+                };
+                let whole = |pages: u64| pages - pages % least;
+                let need = x1.min(whole(free.into())).next_multiple_of(least);
                 let floor = self.max_pages.saturating_sub(self.config.memory_pages);
-                // A target on the way to which the guest came into trouble is given up.
-                let reserved = self.max_pages.saturating_sub(backed);
+                // A target on the way to which the guest came into trouble is given up. Should another call be in
+                // progress, what it has done so far counts.
+                let reserved = whole(self.max_pages.saturating_sub(backed.into()));
                 let target = self.target.relieve(need, floor, reserved);
                 Outcome::new(Status::Success, [target, 0, 0])
             }

@@ -75,7 +75,7 @@ pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use ballast_abi::{LIST_ENTRIES, Order, Status};
 pub use idle::{Next, Pace, Scrubber, Step};
@@ -135,9 +135,9 @@ pub struct GuestMemory {
     relocation_turn: AtomicU32,
     /// It is being loaded: nothing moves.
     is_loading: AtomicBool,
-    /// [`Ledger::driver`] is there. Written with the ledger's lock held.
-    is_driven: AtomicBool,
-    /// And sends messages. Written in the same way.
+    /// Pages of the smallest run that [`Ledger::driver`] may move; 0 if there is none. Written with the ledger's lock held.
+    least_pages: AtomicU16,
+    /// Whether the driver sends messages. Written in the same way.
     is_by_message: AtomicBool,
     ledger: SpinMutex<Ledger>,
 }
@@ -297,7 +297,7 @@ impl GuestMemory {
             has_to_relocate: AtomicBool::new(false),
             relocation_turn: AtomicU32::new(0),
             is_loading: AtomicBool::new(false),
-            is_driven: AtomicBool::new(false),
+            least_pages: AtomicU16::new(0),
             is_by_message: AtomicBool::new(false),
             ledger: SpinMutex::new(Ledger {
                 driver: None,
@@ -330,7 +330,7 @@ impl GuestMemory {
     /// call of the guest's BUSY.
     #[must_use]
     pub fn has_driver(&self) -> bool {
-        self.is_driven.load(Ordering::Acquire)
+        self.least_pages.load(Ordering::Acquire) != 0
     }
 
     /// Whether that driver is told of a new target by a message.
@@ -344,7 +344,8 @@ impl GuestMemory {
         ledger.driver = driver;
         let is_by_message = driver.is_some_and(Driver::is_by_message);
         self.is_by_message.store(is_by_message, Ordering::Release);
-        self.is_driven.store(driver.is_some(), Ordering::Release);
+        let least = driver.map_or(0, |driver| self.least_pages(driver));
+        self.least_pages.store(least, Ordering::Release);
     }
 
     /// Pages backed now; `None` while a call is in progress.
@@ -382,13 +383,6 @@ impl GuestMemory {
             .find(|chunk| chunk.before <= index)?;
         let offset = u64::from(index - chunk.before);
         (offset < chunk.bytes >> BLOCK_SHIFT).then(|| (chunk.start.block() + offset) as u32)
-    }
-
-    /// Pages backed now, and those of the smallest run that may move; `None` while a call is in progress.
-    fn backed_and_least(&self) -> Option<(u64, u64)> {
-        let ledger = self.ledger.try_lock()?;
-        let least = ledger.driver.map_or(1, |driver| self.least_pages(driver));
-        Some((ledger.backed_pages, least.into()))
     }
 
     /// Pages of the smallest run that may move: none of the guest's own pages is ever backed in part.

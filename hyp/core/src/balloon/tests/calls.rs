@@ -376,6 +376,18 @@ fn pressure_gives_what_a_guests_own_pages_can_take() {
     assert_eq!(relieved.registers[1], 512 - 4);
     let relieved = world.call(0, function::PRESSURE, [u64::MAX, 0, 0, 0]);
     assert_eq!(relieved.registers[1], 512 - 4 - 8);
+    // The same while another of its calls is in progress.
+    {
+        let Guest { memory, hw, .. } = &world.guests[0];
+        let _other = memory.ledger.lock();
+        let relieved = memory.call(
+            &world.pool,
+            &mut hw.clone(),
+            function::PRESSURE,
+            [1, 0, 0, 0],
+        );
+        assert_eq!(relieved.unwrap().registers[1], 512 - 4 - 8 - 4);
+    }
 }
 
 #[test]
