@@ -148,7 +148,7 @@ impl Console {
     }
 
     /// Runs a command in the shell of the guest with this console number, fails unless it exits with 0, and gives
-    /// what it printed.
+    /// what it printed, less Ballast's own messages.
     pub fn shell(&mut self, guest: u8, command: &str) -> Result<String> {
         let (status, output) = self.shell_status(guest, command)?;
         ensure!(
@@ -175,7 +175,9 @@ impl Console {
                 // A line typed before the shell was there is echoed twice.
                 let echo = new[..at].rfind(&mark).unwrap_or(0);
                 let output = new[echo..at].split_once('\n').map_or("", |(_, rest)| rest);
-                Some(((status, plain(output)), at + begin.len() + digits.len() + 1))
+                let output = plain(output);
+                let own = output.split_inclusive('\n').filter(is_no_message);
+                Some(((status, own.collect()), at + begin.len() + digits.len() + 1))
             })
         })
     }
@@ -194,7 +196,7 @@ impl Console {
             .expect(&format!("unknown command '{mark}'"))
             .with_context(|| format!("monitor command `{command}`"))?;
         self.expect("\n")?;
-        let own = |line: &&str| !line.starts_with("ballast> ") && !line.starts_with("[ballast]");
+        let own = |line: &&str| !line.starts_with("ballast> ") && is_no_message(line);
         let answer = plain(&answer);
         let echo = answer
             .find(&format!("ballast> {command}\n"))
@@ -377,6 +379,11 @@ fn pump(mut output: impl Read + Send + 'static, mut log: File) -> Receiver<Vec<u
     receiver
 }
 
+/// Whether a line is not Ballast's own.
+fn is_no_message(line: &&str) -> bool {
+    !line.starts_with("[ballast]")
+}
+
 /// Text without carriage returns and terminal escapes.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -454,6 +461,8 @@ mod tests {
         );
         console.view = View::Guest(1);
         assert_eq!(console.shell(1, "echo hi").unwrap().trim(), "hi");
+        let messages = "echo '[ballast] b: reset'; echo hi; echo '[ballast] b: reset'";
+        assert_eq!(console.shell(1, messages).unwrap().trim(), "hi");
         assert_eq!(console.shell_status(1, "false").unwrap().0, 1);
         assert!(console.shell(1, "false").is_err());
     }
