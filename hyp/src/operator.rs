@@ -32,7 +32,9 @@ impl Guest {
             (Phase::Stopped, _) if !self.is_quiet() => GuestState::Quarantined,
             (Phase::Stopped, After::PoweredOff) => GuestState::Off,
             (Phase::Stopped, After::Fault) => GuestState::Faulted,
-            (Phase::Stopped, After::Operator | After::Reset) => GuestState::Stopped,
+            (Phase::Stopped, After::Operator) => GuestState::Stopped,
+            // In a moment.
+            (Phase::Stopped, After::Reset) => GuestState::Starting,
         }
     }
 }
