@@ -180,6 +180,7 @@ impl Policy {
             member.latitude = Latitude {
                 may_grow,
                 may_shrink: member.kept_until(true, settings.reversal_us) <= now_us,
+                was_in_trouble: member.sent.is_some_and(|sent| sent.in_trouble),
                 lasting: want.lasting,
                 soon: want.soon,
             };
@@ -305,9 +306,8 @@ impl Policy {
             // Idle memory alone: what a guest uses is not taken to lie about.
             claim.active = member.latitude.lasting;
             claim.floor = claim.floor.max(claim.active.min(claim.held));
-            if !member.latitude.may_shrink {
-                claim.floor = claim.held;
-            }
+            let keeps = member.latitude.keeps(claim, false).min(claim.held);
+            claim.floor = claim.floor.max(keeps);
         }
         let missing = supply.reserve.saturating_sub(supply.spare) + supply.debt;
         let total = self.held().saturating_sub(missing);
@@ -400,6 +400,10 @@ impl super::Member {
 
     fn send(&mut self, target_pages: u64, up: bool, now_us: u64) {
         self.change = Some(target_pages);
-        self.sent = Some(Sent { up, at_us: now_us });
+        self.sent = Some(Sent {
+            up,
+            at_us: now_us,
+            in_trouble: up && self.is_urgent(now_us),
+        });
     }
 }

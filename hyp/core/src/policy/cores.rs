@@ -270,6 +270,10 @@ impl Member {
 
     const fn send(&mut self, cpus: u32, up: bool, now_us: u64) {
         self.change = Some(cpus);
-        self.sent = Some(Sent { up, at_us: now_us });
+        self.sent = Some(Sent {
+            up,
+            at_us: now_us,
+            in_trouble: false,
+        });
     }
 }

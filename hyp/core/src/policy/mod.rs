@@ -72,6 +72,8 @@ const MAX_SHARES: u32 = 10_000;
 struct Sent {
     up: bool,
     at_us: u64,
+    /// It was given memory because it said that it was in trouble.
+    in_trouble: bool,
 }
 
 /// What is kept of one guest.

@@ -181,6 +181,8 @@ pub struct Decision {
 pub(super) struct Latitude {
     pub(super) may_grow: bool,
     pub(super) may_shrink: bool,
+    /// It was given memory last because it said that it was in trouble.
+    pub(super) was_in_trouble: bool,
     /// Pages that count as active for a while yet although it does not use them any more.
     pub(super) lasting: u64,
     /// Pages that it may be about to want.
@@ -189,9 +191,9 @@ pub(super) struct Latitude {
 
 impl Latitude {
     /// What its direction has it keep, however little it pays for it. One that was given memory a moment ago gives a
-    /// guest in trouble what it does not use.
+    /// guest in trouble what it does not use; and anybody, if it was given it for a trouble of its own.
     pub(super) fn keeps(self, claim: &Claim, is_urgent: bool) -> u64 {
-        match (self.may_shrink, is_urgent) {
+        match (self.may_shrink, is_urgent || self.was_in_trouble) {
             (true, _) => 0,
             (false, true) => claim.active,
             (false, false) => claim.held,

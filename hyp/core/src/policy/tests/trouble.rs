@@ -74,3 +74,44 @@ fn a_guest_that_has_just_given_gets_it_back_before_it_kills() {
         }
     }
 }
+
+/// What the first of three guests has, on average, in MiB, if it uses 60 and says every `every` ticks that it is in
+/// trouble; and what the last, which has bursts, lacks, on average.
+fn beside_one_in_trouble(every: u64) -> [u64; 2] {
+    const TICKS: u64 = 6_000;
+    let guest = |load| {
+        let mut guest = Guest::new(160, 32, 256, 100).loaded(load);
+        guest.is_sampled = true;
+        guest
+    };
+    let guests = vec![guest(60), guest(100), guest(100)];
+    let mut world = World::new(Settings::default(), guests, 20);
+    let mut sums = [0, 0];
+    for tick in 0..TICKS {
+        let in_burst = tick % 400 >= 200;
+        world.guests[2].load = if in_burst { 200 } else { 60 } * MIB;
+        if tick % every == 0 {
+            world.pressure(0, NEED);
+        }
+        world.ticks(1);
+        let last = &world.guests[2];
+        let now = [
+            world.guests[0].memory,
+            last.load.saturating_sub(last.memory),
+        ];
+        sums = [sums[0] + now[0], sums[1] + now[1]];
+    }
+    sums.map(|sum| sum / TICKS / MIB)
+}
+
+/// 143 MiB are the due of a guest that uses 60 and wants all there is.
+#[test]
+fn a_trouble_that_the_sample_does_not_support_gains_nothing() {
+    for every in [1, 2, 5, 20, 40, 80, 110, 160] {
+        let [has, lacks] = beside_one_in_trouble(every);
+        assert!(
+            has <= 150 && lacks <= 5,
+            "every {every}: {has} MiB, and {lacks} are lacking"
+        );
+    }
+}

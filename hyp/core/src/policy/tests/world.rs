@@ -28,8 +28,8 @@ pub struct Guest {
     /// What it used by its last report.
     said_used: u64,
     fetched: bool,
-    /// The policy's last change: up or down, and when.
-    sent: Option<(bool, u64)>,
+    /// The policy's last change: up or down, whether for a trouble of its own, and when.
+    sent: Option<(bool, bool, u64)>,
     /// It called PRESSURE last.
     pressed_at: Option<u64>,
 }
@@ -298,8 +298,9 @@ impl World {
                     "{change:?} {guest:?}"
                 );
                 let up = change.target_pages > guest.target;
-                if let Some((was_up, at)) = guest.sent {
-                    // A guest in trouble is turned round, and others give it what they do not use.
+                if let Some((was_up, in_its_trouble, at)) = guest.sent {
+                    // A guest in trouble is turned round, and others give it what they do not use; and it gives what it
+                    // was given and does not use.
                     let seen = if guest.is_sampled {
                         guest.load
                     } else {
@@ -309,7 +310,7 @@ impl World {
                     let is_excused = if up {
                         in_trouble[change.guest]
                     } else {
-                        trouble && change.target_pages >= used
+                        (trouble || in_its_trouble) && change.target_pages >= used
                     };
                     assert!(
                         was_up == up || is_excused || self.now >= at + 5 * SECOND,
@@ -318,7 +319,7 @@ impl World {
                         (self.now - at) / 1000
                     );
                 }
-                guest.sent = Some((up, self.now));
+                guest.sent = Some((up, up && in_trouble[change.guest], self.now));
             }
             raised |= !withdrawn && change.target_pages > guest.target;
             guest.target = change.target_pages;
