@@ -2,8 +2,9 @@
 //!
 //! Every wait is bounded, every error shows the last lines of the console, and all of it is kept in a file.
 
+mod views;
+
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,15 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use views::View;
 
 use crate::process::Program;
-use crate::status::Status;
 
 /// How long to wait for something that should come soon. Generous: the emulator may share two cores with a build.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Between two looks at the status, at most, and at first: much is there soon, and looking costs the guests time.
-const STATUS_PAUSE: Duration = Duration::from_millis(250);
-const FIRST_STATUS_PAUSE: Duration = Duration::from_millis(20);
 /// Lines of the console that an error shows.
 const EXCERPT_LINES: usize = 24;
 /// What no healthy board ever says: the hypervisor's own end, or a Linux guest's.
@@ -31,17 +29,6 @@ const DISASTERS: [&str; 4] = [
     "Kernel panic",
     "Internal error: Oops",
 ];
-
-/// What the physical console shows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum View {
-    /// What it showed at the start: the only guest, or all of them.
-    Initial,
-    /// One guest, by its console number.
-    Guest(u8),
-    /// The monitor.
-    Monitor,
-}
 
 /// The serial console of a running board.
 pub struct Console {
@@ -111,22 +98,6 @@ impl Console {
         Ok(())
     }
 
-    /// Waits until a Linux test guest has started, once more if it was up before, and gives what it says of itself.
-    pub fn expect_up(&mut self, guest: u8) -> Result<String> {
-        let words = format!("guest {guest} is up: ");
-        self.focus(guest)?;
-        // Which view shows the line depends on when it comes, so all that was ever shown is searched.
-        let times = self.starts.get(&guest).map_or(0, |n| *n);
-        self.cursor = 0;
-        let line = self.wait(&format!("{words:?}, time {}", times + 1), |all| {
-            let start = all.match_indices(&words).nth(times)?.0 + words.len();
-            let end = start + all[start..].find('\n')?;
-            Some((all[start..end].trim().to_owned(), end))
-        })?;
-        self.starts.insert(guest, times + 1);
-        Ok(line)
-    }
-
     /// Types `text` as it is, once the board listens.
     pub fn send(&mut self, text: &str) -> Result<()> {
         // A UART that is not set up yet loses what comes.
@@ -145,125 +116,6 @@ impl Console {
                     self.excerpt()
                 )
             })
-    }
-
-    /// Runs a command in the shell of the guest with this console number, fails unless it exits with 0, and gives
-    /// what it printed, less Ballast's own messages.
-    pub fn shell(&mut self, guest: u8, command: &str) -> Result<String> {
-        let (status, output) = self.shell_status(guest, command)?;
-        ensure!(
-            status == 0,
-            "in guest {guest} `{command}` exited with {status} and said:\n{output}"
-        );
-        Ok(output)
-    }
-
-    /// Like [`Console::shell`], for commands whose failure is an answer.
-    pub fn shell_status(&mut self, guest: u8, command: &str) -> Result<(i32, String)> {
-        self.focus(guest)?;
-        self.commands += 1;
-        // The echo of this line has `$?` where the answer has digits. A number tells old answers from new.
-        let number = self.commands;
-        let mark = format!("echo \"<{number}=$?>\"");
-        self.send(&format!("{command}; {mark}\r"))?;
-        let begin = format!("<{number}=");
-        let what = format!("the end of `{command}` in guest {guest}");
-        self.wait(&what, |new| {
-            new.match_indices(&begin).find_map(|(at, _)| {
-                let (digits, _) = new[at + begin.len()..].split_once('>')?;
-                let status = digits.parse().ok()?;
-                // A line typed before the shell was there is echoed twice.
-                let echo = new[..at].rfind(&mark).unwrap_or(0);
-                let output = new[echo..at].split_once('\n').map_or("", |(_, rest)| rest);
-                let output = plain(output);
-                let own = output.split_inclusive('\n').filter(is_no_message);
-                Some(((status, own.collect()), at + begin.len() + digits.len() + 1))
-            })
-        })
-    }
-
-    /// Runs a command of the monitor and gives its answer, less prompts and Ballast's own messages.
-    pub fn monitor(&mut self, command: &str) -> Result<String> {
-        if self.view != View::Monitor {
-            self.send("\x1dm")?;
-            self.view = View::Monitor;
-        }
-        // A prompt may be shown anew at any time, so the answer ends where the next, unknown, command is refused.
-        self.commands += 1;
-        let mark = format!("end{}", self.commands);
-        self.send(&format!("{command}\r{mark}\r"))?;
-        let answer = self
-            .expect(&format!("unknown command '{mark}'"))
-            .with_context(|| format!("monitor command `{command}`"))?;
-        self.expect("\n")?;
-        let own = |line: &&str| !line.starts_with("ballast> ") && is_no_message(line);
-        let answer = plain(&answer);
-        let echo = answer
-            .find(&format!("ballast> {command}\n"))
-            .map_or(0, |at| at + command.len() + 10);
-        Ok(answer[echo..]
-            .lines()
-            .filter(own)
-            .filter(|l| !l.is_empty())
-            .collect::<Vec<_>>()
-            .join("\n"))
-    }
-
-    /// What the monitor's `status` says now.
-    pub fn status(&mut self) -> Result<Status> {
-        let answer = self.monitor("status")?;
-        Status::parse(&answer).with_context(|| format!("`status` answered:\n{answer}"))
-    }
-
-    /// Asks for the status until `reached` holds and gives it.
-    pub fn wait_for_status(
-        &mut self,
-        what: &str,
-        reached: impl Fn(&Status) -> bool,
-    ) -> Result<Status> {
-        self.ask_until(what, Self::status, reached)
-    }
-
-    /// Asks the monitor by `command` until it answers what is waited for.
-    pub fn wait_for_answer(
-        &mut self,
-        command: &str,
-        what: &str,
-        reached: impl Fn(&String) -> bool,
-    ) -> Result<String> {
-        self.ask_until(what, |console| console.monitor(command), reached)
-    }
-
-    fn ask_until<T: Display>(
-        &mut self,
-        what: &str,
-        ask: impl Fn(&mut Self) -> Result<T>,
-        reached: impl Fn(&T) -> bool,
-    ) -> Result<T> {
-        let deadline = Instant::now() + self.patience;
-        let mut pause = FIRST_STATUS_PAUSE;
-        loop {
-            let answer = ask(self)?;
-            if reached(&answer) {
-                return Ok(answer);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "waited {:?} in vain for {what}; it is still:\n{answer}",
-                self.patience
-            );
-            thread::sleep(pause);
-            pause = (pause * 2).min(STATUS_PAUSE);
-        }
-    }
-
-    /// Switches the console to one guest.
-    pub fn focus(&mut self, guest: u8) -> Result<()> {
-        if self.view != View::Guest(guest) {
-            self.send(&format!("\x1d{guest}"))?;
-            self.view = View::Guest(guest);
-        }
-        Ok(())
     }
 
     /// Waits for the board to power itself off, which must be orderly.
@@ -379,11 +231,6 @@ fn pump(mut output: impl Read + Send + 'static, mut log: File) -> Receiver<Vec<u
     receiver
 }
 
-/// Whether a line is not Ballast's own.
-fn is_no_message(line: &&str) -> bool {
-    !line.starts_with("[ballast]")
-}
-
 /// Text without carriage returns and terminal escapes.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -405,7 +252,7 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn script(text: &str) -> Console {
+    pub(super) fn script(text: &str) -> Console {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut console =
             Console::start(Program::new("bash").args(["-c", text]), log.path()).unwrap();
@@ -451,19 +298,5 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("panic: frame"), "{error}");
-    }
-
-    #[test]
-    fn shell_answers_are_told_from_their_echo() {
-        // As on a guest's terminal, a line ends in a carriage return and is echoed.
-        let mut console = script(
-            r#"echo up; while read -r -d $'\r' line; do echo "\# $line"; eval "$line"; done"#,
-        );
-        console.view = View::Guest(1);
-        assert_eq!(console.shell(1, "echo hi").unwrap().trim(), "hi");
-        let messages = "echo '[ballast] b: reset'; echo hi; echo '[ballast] b: reset'";
-        assert_eq!(console.shell(1, messages).unwrap().trim(), "hi");
-        assert_eq!(console.shell_status(1, "false").unwrap().0, 1);
-        assert!(console.shell(1, "false").is_err());
     }
 }
