@@ -1,24 +1,22 @@
 //! `cargo xtask demo`: memory moves between two running Linux guests, because one of them needs it.
 
-use std::path::Path;
+mod record;
+mod stage;
+
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ballast_workload::Checksum;
+use record::Row;
+use stage::{on_rpi4, on_virt};
 
-use crate::archive::Image;
-use crate::artefacts;
 use crate::console::Console;
-use crate::example::Source;
 use crate::paths;
-use crate::plot::{self, Curve, Event};
-use crate::process::Program;
-use crate::qemu::{Board, Serial};
-use crate::rpi4::{self, emulator::Raspi4b};
-use crate::run::{self, BoardName};
-use crate::setup::{self, Consent, Need};
+use crate::plot::Event;
+use crate::run::BoardName;
+use crate::setup::Consent;
 use crate::status::Status;
 
 const A: u8 = 1;
@@ -44,32 +42,6 @@ pub struct Args {
     /// GIC architecture version of QEMU's virt machine
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
     gic: u8,
-}
-
-/// A row of the closing table.
-struct Row {
-    step: &'static str,
-    status: Status,
-    mem_total_mib: [u64; 2],
-    took: Option<Duration>,
-}
-
-impl Row {
-    /// CPUs that run in a guest.
-    fn cpus_on(&self, guest: u8) -> &str {
-        let cpus = self.status.guest(guest).get("cpus");
-        cpus.split_once('/').map_or(cpus, |(on, _)| on)
-    }
-}
-
-/// Where the demo plays.
-struct Stage {
-    /// What boots it.
-    command: Program,
-    /// What each guest boots with, in MiB. Together it is nearly all that the board has: what B gets, A gives.
-    boot_mib: [u64; 2],
-    /// The board, in a few words.
-    board: String,
 }
 
 /// The demo as it runs.
@@ -115,47 +87,6 @@ pub fn run(args: &Args, consent: Consent) -> Result<ExitCode> {
     outcome?;
     println!("All of it held.");
     Ok(ExitCode::SUCCESS)
-}
-
-fn on_virt(gic: u8, dir: &Path, consent: Consent) -> Result<Stage> {
-    setup::ensure(&Need::QEMU_VIRT, consent)?;
-    let linux = artefacts::linux_guest(consent)?;
-    let images = [
-        Image::new("linux", linux.kernel),
-        Image::new("linux-initrd", linux.initrd),
-    ];
-    let board = Board {
-        gic,
-        cores: 3,
-        ram_mib: 1088,
-        extra: vec!["-no-reboot".to_owned()],
-    };
-    let partitions = paths::root().join("boards/qemu-virt/two-linux.dtso");
-    let boot = run::prepare(&board, &partitions, &images, artefacts::hypervisor()?, dir)?;
-    Ok(Stage {
-        command: board.command(&boot, Serial::Pipe),
-        boot_mib: [512, 512],
-        board: format!("QEMU virt with GICv{gic} and {} MiB", board.ram_mib),
-    })
-}
-
-/// A is the primary guest, with its root on the card and the board's devices.
-fn on_rpi4(dir: &Path, consent: Consent) -> Result<Stage> {
-    setup::ensure(&[Need::QemuRaspi4b], consent)?;
-    let source = Source {
-        example: Some("two-linux".to_owned()),
-        ..Source::default()
-    };
-    let chosen = source.choose(rpi4::image::BOARD, consent)?;
-    let card = dir.join("card.img");
-    rpi4::image::write(&card, &chosen, chosen.root.as_deref(), None, consent)?;
-    let board = Raspi4b::new(2048, vec!["-no-reboot".to_owned()])?;
-    let boot = rpi4::run::prepare(&board, &card, dir, false)?;
-    Ok(Stage {
-        command: board.command(&boot, Serial::Pipe)?,
-        boot_mib: [1280, 512],
-        board: "QEMU's Raspberry Pi 4 with 2 GiB".to_owned(),
-    })
 }
 
 impl Demo {
@@ -372,85 +303,12 @@ impl Demo {
             .to_owned())
     }
 
-    fn sample(&mut self) -> Result<Status> {
-        let status = self.console.status()?;
-        self.samples.push((self.seconds(), status.clone()));
-        Ok(status)
-    }
-
-    fn row(&mut self, step: &'static str, took: Option<Duration>) -> Result<()> {
-        let status = self.sample()?;
-        let mut mem_total_mib = [0; 2];
-        for (guest, total) in [A, B].into_iter().zip(&mut mem_total_mib) {
-            let kib = self
-                .console
-                .shell(guest, "awk '/MemTotal/ { print $2 }' /proc/meminfo")?;
-            *total = kib
-                .trim()
-                .parse::<u64>()
-                .with_context(|| format!("MemTotal: {kib}"))?
-                >> 10;
-        }
-        self.rows.push(Row {
-            step,
-            status,
-            mem_total_mib,
-            took,
-        });
-        Ok(())
-    }
-
     fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
 
     fn tell(&self, what: &str) {
         println!("[{:6.1} s] {what}", self.seconds());
-    }
-
-    fn print_table(&self) {
-        println!(
-            "\n                   accounted by Ballast, MiB       MemTotal, MiB     CPUs     time of"
-        );
-        println!(
-            "step                    A       B    free           A       B     A   B     the move"
-        );
-        for row in &self.rows {
-            let took = row
-                .took
-                .map_or(String::new(), |t| format!("{:.1} s", t.as_secs_f32()));
-            println!(
-                "{:<17}{:>8}{:>8}{:>8}    {:>8}{:>8}{:>6}{:>4}{:>13}",
-                row.step,
-                row.status.memory_mib(A),
-                row.status.memory_mib(B),
-                row.status.host().number("free-mib"),
-                row.mem_total_mib[0],
-                row.mem_total_mib[1],
-                row.cpus_on(A),
-                row.cpus_on(B),
-                took
-            );
-        }
-        println!("(wall time under emulation, which says little of hardware)\n");
-    }
-
-    fn plot(&self, board: &str) -> String {
-        let curve = |name: &str, value: &dyn Fn(&Status) -> u64| Curve {
-            name: name.to_owned(),
-            points: self
-                .samples
-                .iter()
-                .map(|(t, status)| (*t, value(status) as f64))
-                .collect(),
-        };
-        let curves = [
-            curve("guest A", &|s| s.memory_mib(A)),
-            curve("guest B", &|s| s.memory_mib(B)),
-            curve("free", &|s| s.host().number("free-mib")),
-        ];
-        let title = format!("Memory of two Linux guests, as Ballast accounts it ({board})");
-        plot::memory_over_time(&title, &curves, &self.events)
     }
 }
 
