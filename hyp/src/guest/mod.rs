@@ -3,111 +3,34 @@
 //! Locks, outermost first: the memory's transaction (tried only, else BUSY), the frame pool, `uart`,
 //! `vgic`. Traps of a guest take only its own `uart` and `vgic`.
 
+mod assemble;
 pub mod hardware;
 pub mod lifecycle;
 pub mod load;
 pub mod messages;
 mod quiesce;
 pub mod relocate;
+mod vcpu;
 mod watchdog;
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ballast_core::addr::PAGE_SIZE;
-use ballast_core::balloon::{GuestMemory, MemoryConfig};
-use ballast_core::board::{Board, Gic as GicBlocks};
-use ballast_core::config::{Access, device_pages};
-use ballast_core::frames::GuestId;
+pub use assemble::Shared;
+use ballast_core::balloon::GuestMemory;
 use ballast_core::limits::{MAX_INTIDS, MAX_VCPUS};
 use ballast_core::machine::Machine;
 use ballast_core::message_port::MessagePort;
-use ballast_core::monitor::ExitCause;
 use ballast_core::pl011::Pl011;
 use ballast_core::plan::GuestPlan;
 use ballast_core::psci::Psci;
-use ballast_core::refusal::Refusal;
-use ballast_core::stage2::{DeviceMapping, Layout, Memory};
 use ballast_core::vgic::{self, IntId, Kicks, Line, Vgic};
 use spin::mutex::TicketMutex;
+pub use vcpu::{CoreMap, Counts, Start};
 
-use crate::aarch64::mmu;
 use crate::gic::{DELIVER, Host};
-use crate::mmio::shared::{SharedPage, SharedPages};
+use crate::mmio::shared::SharedPage;
 use crate::percpu::PerCpu;
-
-/// Where a vCPU starts: set by whoever turns it on, read by its core.
-#[derive(Default)]
-pub struct Start {
-    entry: AtomicU64,
-    context: AtomicU64,
-}
-
-impl Start {
-    /// Entry IPA and the value of x0.
-    pub fn set(&self, entry: u64, context: u64) {
-        self.entry.store(entry, Ordering::Relaxed);
-        self.context.store(context, Ordering::Release);
-    }
-
-    /// (entry, x0).
-    pub fn get(&self) -> (u64, u64) {
-        let context = self.context.load(Ordering::Acquire);
-        (self.entry.load(Ordering::Relaxed), context)
-    }
-}
-
-/// The core of each vCPU that is on. Written by that core.
-pub struct CoreMap([AtomicU8; MAX_VCPUS]);
-
-const NO_CORE: u8 = u8::MAX;
-
-impl Default for CoreMap {
-    fn default() -> Self {
-        Self([const { AtomicU8::new(NO_CORE) }; MAX_VCPUS])
-    }
-}
-
-impl CoreMap {
-    /// The core of `vcpu`, if it is on.
-    #[inline]
-    pub fn get(&self, vcpu: usize) -> Option<usize> {
-        let core = self.0.get(vcpu)?.load(Ordering::Acquire);
-        (core != NO_CORE).then_some(usize::from(core))
-    }
-
-    /// `vcpu` is on `core` now, or on none.
-    pub fn set(&self, vcpu: usize, core: Option<usize>) {
-        if let Some(slot) = self.0.get(vcpu) {
-            slot.store(core.map_or(NO_CORE, |core| core as u8), Ordering::Release);
-        }
-    }
-}
-
-/// One vCPU's exits by cause. Written by its own core only.
-#[derive(Default)]
-pub struct Counts([AtomicU64; ExitCause::ALL.len()]);
-
-impl Counts {
-    /// One more.
-    #[inline]
-    pub fn count(&self, cause: ExitCause) {
-        // One writer, so a load and a store will do.
-        if let Some(count) = self.0.get(cause as usize) {
-            count.store(
-                count.load(Ordering::Relaxed).wrapping_add(1),
-                Ordering::Relaxed,
-            );
-        }
-    }
-
-    /// How many.
-    pub fn get(&self, cause: ExitCause) -> u64 {
-        self.0
-            .get(cause as usize)
-            .map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-}
 
 /// A guest's device tree and the memory it was written for.
 #[derive(Default)]
@@ -116,45 +39,7 @@ pub struct WrittenTree {
     blob: alloc::vec::Vec<u8>,
 }
 
-/// Apart from everything else because it is some kilobytes, several times, on the boot stack.
-#[inline(never)]
-fn boxed_vgic(version: vgic::Version, vcpus: usize) -> Box<TicketMutex<Vgic>> {
-    Box::new(TicketMutex::new(Vgic::new(&vgic::Config {
-        version,
-        vcpus,
-        intids: MAX_INTIDS,
-        linked_ppis: (1 << IntId::VIRTUAL_TIMER.0) | (1 << IntId::PHYSICAL_TIMER.0),
-    })))
-}
-
-/// For the same reason.
-#[inline(never)]
-fn boxed_port() -> Box<TicketMutex<MessagePort>> {
-    Box::new(TicketMutex::new(MessagePort::new()))
-}
-
 const _: () = assert!(MAX_VCPUS.is_power_of_two());
-
-/// What several guests are given together, gathered while they are made.
-#[derive(Default)]
-pub struct Shared {
-    /// Trapped pages.
-    pub pages: SharedPages,
-    /// INTIDs, a line each.
-    pub intids: alloc::vec::Vec<u32>,
-}
-
-impl Shared {
-    /// The number of the line of `intid`.
-    fn line(&mut self, intid: u32) -> u16 {
-        let found = self.intids.iter().position(|other| *other == intid);
-        let line = found.unwrap_or_else(|| {
-            self.intids.push(intid);
-            self.intids.len() - 1
-        });
-        line as u16
-    }
-}
 
 /// One guest.
 pub struct Guest {
@@ -209,132 +94,6 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Guest `index` as planned. Its memory is still empty.
-    #[inline]
-    pub fn new(
-        index: usize,
-        mut plan: GuestPlan,
-        board: &Board,
-        shared: &mut Shared,
-    ) -> Result<Self, Refusal> {
-        let config = &plan.config;
-        let refuse = |problem: &dyn core::fmt::Display| Refusal::new(&config.node).problem(problem);
-        let guest = GuestId::new(index).ok_or_else(|| refuse(&"is one guest too many"))?;
-        let memory_config = MemoryConfig {
-            guest,
-            memory_pages: config.memory.boot_bytes / PAGE_SIZE,
-            min_pages: config.memory.min_bytes / PAGE_SIZE,
-            identity: config.is_identity(),
-            realtime: config.realtime,
-            cpu_targets: !config.realtime,
-        };
-        let own = config.machine;
-        let mut devices = alloc::vec::Vec::new();
-        let version = match &board.gic {
-            GicBlocks::V2 { gicv, .. } => {
-                devices.push(DeviceMapping {
-                    ipa: own.gicc.start,
-                    pa: gicv.start,
-                    bytes: own.gicc.size,
-                    memory: Memory::Device,
-                });
-                vgic::Version::V2
-            }
-            GicBlocks::V3 { .. } => vgic::Version::V3,
-        };
-        devices.extend(device_pages(config).into_iter().map(|range| DeviceMapping {
-            ipa: ballast_core::addr::Ipa(range.start.0),
-            pa: range.start,
-            bytes: range.size,
-            memory: Memory::Device,
-        }));
-        devices.extend(plan.channels.iter().map(|end| DeviceMapping {
-            ipa: end.ipa.start,
-            pa: end.pa,
-            bytes: end.ipa.size,
-            memory: match end.access {
-                Access::ReadWrite => Memory::Shared,
-                Access::ReadOnly => Memory::SharedReadOnly,
-            },
-        }));
-        let layout = Layout {
-            ram: &plan.ram,
-            banks: &config.extra_ram,
-            devices: &devices,
-        };
-        let memory = GuestMemory::new(memory_config, &layout, |table| {
-            mmu::pa_of(core::ptr::from_ref(table).expose_provenance() as u64)
-        })
-        .map_err(|error| refuse(&error))?;
-        if !config.realtime {
-            memory.target.set_cpus(plan.cores.len() as u32);
-        }
-        let vcpus = config.cpus.max as usize;
-        let mut vgic = boxed_vgic(version, vcpus);
-        let mut spis = [0; MAX_INTIDS / 64];
-        let interrupts = config.devices.iter().flat_map(|device| &device.interrupts);
-        let is_shared = |intid: u32| config.mediated.interrupts.binary_search(&intid).is_ok();
-        for interrupt in interrupts.filter(|interrupt| !is_shared(interrupt.intid)) {
-            let linked = u8::try_from(interrupt.intid)
-                .is_ok_and(|intid| vgic.get_mut().link_spi(IntId(intid), u16::from(intid)));
-            if let Some(word) = spis.get_mut(interrupt.intid as usize / 64) {
-                *word |= 1 << (interrupt.intid % 64);
-            }
-            if !linked {
-                return Err(refuse(&alloc::format!(
-                    "device interrupt {} cannot be assigned",
-                    interrupt.intid
-                )));
-            }
-        }
-        for intid in &config.mediated.interrupts {
-            let line = shared.line(*intid);
-            let linked = u8::try_from(*intid)
-                .is_ok_and(|intid| vgic.get_mut().share_spi(IntId(intid), line));
-            if !linked {
-                return Err(refuse(&alloc::format!(
-                    "device interrupt {intid} cannot be assigned"
-                )));
-            }
-        }
-        let trapped = config.mediated.pages.iter();
-        let shared_pages = trapped.map(|page| shared.pages.at(page.start)).collect();
-        if let Some((switch, blocks)) = config.mediated.aux {
-            shared.pages.enable_aux(switch, blocks);
-        }
-        let dtb = TicketMutex::new(WrittenTree {
-            backed_bytes: config.memory.boot_bytes,
-            blob: core::mem::take(&mut plan.dtb),
-        });
-        Ok(Self {
-            index,
-            masters: quiesce::Masters::new(config),
-            spis,
-            dtb,
-            core_of: CoreMap::default(),
-            vgic,
-            uart: TicketMutex::new(Pl011::new()),
-            messages: (own.messages.size != 0).then(boxed_port),
-            is_message_next: AtomicBool::new(false),
-            watchdog: own.watchdog.map(|(kind, _)| watchdog::Dog::new(kind)),
-            psci: Psci::new(vcpus),
-            memory,
-            starts: Default::default(),
-            counts: Default::default(),
-            injected: AtomicU64::new(0),
-            maintained: AtomicU64::new(0),
-            machine: own,
-            shared_pages,
-            gic_version: version,
-            has_run: AtomicBool::new(false),
-            logged_at: AtomicU64::new(0),
-            gathers_again: AtomicU64::new(0),
-            has_faulted: AtomicBool::new(false),
-            state: lifecycle::State::default(),
-            plan,
-        })
-    }
-
     /// Exits of `vcpu`.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "masked to the eight there are")]
