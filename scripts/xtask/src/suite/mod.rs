@@ -19,6 +19,7 @@ mod policy;
 mod refusals;
 mod rpi4;
 mod rpi4_card;
+mod rpi4_pins;
 mod scenario;
 mod scrub;
 mod shared;
@@ -93,6 +94,7 @@ fn scenarios() -> Vec<Scenario> {
         rpi4::scenarios(),
         rpi4_card::scenarios(),
         shared::scenarios(),
+        rpi4_pins::scenarios(),
         devices::scenarios(),
     ];
     groups.into_iter().flatten().collect()
