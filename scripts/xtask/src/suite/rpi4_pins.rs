@@ -1,6 +1,6 @@
 //! Pins and UARTs of the Raspberry Pi 4, whose registers several guests share with each other and with Ballast.
 //!
-//! Sharing as such is tested in [`super::shared`], on QEMU's `virt`. Here is what only this board has: pins that are
+//! Sharing as such is tested in `shared.rs`, on QEMU's `virt`. Here is what only this board has: pins that are
 //! given by number, and two UARTs of which the console may be either.
 
 use anyhow::{Result, ensure};
