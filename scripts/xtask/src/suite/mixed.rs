@@ -7,7 +7,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ballast_workload::{Checksum, Stream};
 
 use super::{Guest, Scenario};
@@ -298,11 +298,11 @@ impl<'a> Run<'a> {
                 .find(|(name, _)| *name == key)
                 .map(|(_, value)| value.to_owned())
         };
-        ensure!(
-            said.starts_with("bad=0 ") && count("oom_kill").as_deref() == Some("0"),
-            "guest {guest} says:\n{said}\n{}",
-            self.console.monitor("log")?
-        );
+        if !said.starts_with("bad=0 ") || count("oom_kill").as_deref() != Some("0") {
+            let kernel = self.console.shell(guest, "dmesg | tail -n 80")?;
+            let log = self.console.monitor("log")?;
+            bail!("guest {guest} says:\n{said}\n{kernel}\n{log}");
+        }
         ensure!(
             count("good").is_some_and(|good| good != "0"),
             "guest {guest} has done nothing: {said}"
