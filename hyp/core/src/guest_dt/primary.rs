@@ -4,26 +4,18 @@
 //! the guest has not got stays in the tree as disabled, for the same reason. What describes the machine
 //! itself (memory, CPUs, PSCI, the interrupt controller, the console, `/chosen`) is written anew.
 
-use alloc::format;
-use alloc::string::String;
+mod console;
+mod memory;
+
 use alloc::vec::Vec;
 
-use ballast_abi::device_tree::{BOOT_BALLOON_COMPATIBLE, COMPATIBLE};
-
-use super::command_line::Names;
-use super::{GuestMachine, LEVEL_HIGH, SPI, UART_CLOCK_PHANDLE, spi};
+use super::{GuestMachine, UART_CLOCK_PHANDLE};
 use crate::addr::IpaRange;
-use crate::board::{Console, Uart, gic_node};
+use crate::board::{Console, gic_node};
 use crate::config::{Device, is_board_power, is_no_device, is_pmu};
 use crate::dt::{DeviceTree, Node, Property, Writer};
-use crate::machine::{GICR_STRIDE, UART_CLOCK_HZ};
-use crate::plan::unbacked_ram;
+use crate::machine::GICR_STRIDE;
 use crate::watchdog::Kind;
-
-/// Name of the emulated console's node where it does not take the place of the board's.
-const UART_APART: &str = "ballast-console";
-/// Largest piece of RAM that is described in one: a size of one cell has 32 bits.
-const PIECE: u64 = 0x8000_0000;
 
 /// The board as its own tree describes it.
 #[derive(Clone, Copy)]
@@ -214,73 +206,6 @@ impl<'n> Copy<'_, 'n> {
         });
     }
 
-    fn memory(&self, fdt: &mut Writer<'n>) {
-        let pieces = pieces(self.machine.ram);
-        let Some(first) = pieces.first() else { return };
-        fdt.node_at("memory", first.start.0, |fdt| {
-            fdt.text("device_type", "memory");
-            fdt.cells("reg", &self.reg(&pieces));
-        });
-    }
-
-    /// The boot balloons, and regions that the guest is asked to choose itself: those with an address are
-    /// firmware's, in memory that is not the guest's.
-    fn reserved(&self, fdt: &mut Writer<'n>, reserved: Option<Node<'n>>) {
-        let own = reserved.iter().flat_map(|node| node.children());
-        let own: Vec<_> = own.filter(|node| node.property("reg").is_none()).collect();
-        let balloons = self.balloons();
-        if own.is_empty() && balloons.is_empty() {
-            return;
-        }
-        fdt.node("reserved-memory", |fdt| {
-            fdt.cells("#address-cells", &[self.cells.0]);
-            fdt.cells("#size-cells", &[self.cells.1]);
-            fdt.flag("ranges");
-            for node in own {
-                fdt.node(node.name(), |fdt| {
-                    for property in node.properties() {
-                        fdt.bytes(property.name, property.value);
-                    }
-                });
-            }
-            for (range, phandle) in balloons.iter().zip(self.first_balloon()..) {
-                // No `no-map`, as in every guest's tree.
-                fdt.node_at("boot-balloon", range.start.0, |fdt| {
-                    fdt.text("compatible", BOOT_BALLOON_COMPATIBLE);
-                    fdt.cells("reg", &self.reg(&[*range]));
-                    fdt.cells("phandle", &[phandle]);
-                });
-            }
-        });
-    }
-
-    fn first_balloon(&self) -> u32 {
-        self.free_phandle.saturating_add(1)
-    }
-
-    fn balloons(&self) -> Vec<IpaRange> {
-        pieces(&unbacked_ram(self.machine.ram, self.machine.backed_bytes))
-    }
-
-    fn balloon(&self, fdt: &mut Writer<'n>) {
-        let phandles: Vec<u32> = (self.first_balloon()..)
-            .take(self.balloons().len())
-            .collect();
-        let gic = self.gic.and_then(|gic| gic.u32("phandle").ok()?);
-        fdt.node("balloon", |fdt| {
-            fdt.text("compatible", COMPATIBLE);
-            fdt.text("method", "hvc");
-            if let Some(gic) = gic {
-                fdt.cells("interrupt-parent", &[gic]);
-            }
-            let number = spi(self.machine.machine.balloon_intid);
-            fdt.cells("interrupts", &[SPI, number, LEVEL_HIGH]);
-            if !phandles.is_empty() {
-                fdt.cells("memory-region", &phandles);
-            }
-        });
-    }
-
     fn channels(&self, fdt: &mut Writer<'n>) {
         let gic = self.gic.and_then(|gic| gic.u32("phandle").ok()?);
         for end in self.machine.channels {
@@ -325,98 +250,6 @@ impl<'n> Copy<'_, 'n> {
             for node in cpus.children().filter(|node| !is_core(node)) {
                 if !matches!(node.name(), "cpu-map" | "idle-states") {
                     verbatim(fdt, node);
-                }
-            }
-        });
-    }
-
-    /// The emulated PL011 in the console's place. It keeps the clocks of the real one, which Ballast goes on
-    /// using: a clock without a user is turned off by Linux.
-    fn uart(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
-        fdt.node(node.name(), |fdt| {
-            fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
-            for property in node.properties() {
-                if matches!(
-                    property.name,
-                    "reg"
-                        | "interrupts"
-                        | "interrupts-extended"
-                        | "interrupt-parent"
-                        | "phandle"
-                        | "clocks"
-                        | "clock-names"
-                        | "arm,primecell-periphid"
-                ) {
-                    fdt.bytes(property.name, property.value);
-                }
-            }
-        });
-    }
-
-    /// The emulated PL011 where the console is none and its place too small for one.
-    fn uart_apart(&self, fdt: &mut Writer<'n>) {
-        if self.console_in_place().is_some() || self.console.is_none() {
-            return;
-        }
-        let clock = self.free_phandle;
-        super::clock(fdt, "ballast-uart-clock", UART_CLOCK_HZ, clock);
-        let machine = self.machine.machine;
-        fdt.node_at(UART_APART, machine.uart.start.0, |fdt| {
-            fdt.texts("compatible", &["arm,pl011", "arm,primecell"]);
-            fdt.cells("reg", &self.reg(&[machine.uart]));
-            if let Some(gic) = self.gic.and_then(|gic| gic.u32("phandle").ok()?) {
-                fdt.cells("interrupt-parent", &[gic]);
-            }
-            fdt.cells("interrupts", &[SPI, spi(machine.uart_intid), LEVEL_HIGH]);
-            fdt.cells("clocks", &[clock, clock]);
-            fdt.texts("clock-names", &["uartclk", "apb_pclk"]);
-        });
-    }
-
-    /// The board's console if the emulated one takes its place: if it is a PL011, too.
-    fn console_in_place(&self) -> Option<&'n Console> {
-        self.console.filter(|console| console.uart == Uart::Pl011)
-    }
-
-    /// Path of the emulated console.
-    fn console_path(&self) -> Option<String> {
-        let console = self.console?;
-        Some(match self.console_in_place() {
-            Some(_) => console.path.clone(),
-            None => format!("/{UART_APART}@{:x}", self.machine.machine.uart.start.0),
-        })
-    }
-
-    /// What Linux calls the console: by its alias.
-    fn console_names(&self) -> Option<Names> {
-        let (console, gic) = (self.console?, self.gic?);
-        let aliases = gic.tree().root().child("aliases")?;
-        let number = aliases.properties().find_map(|property| {
-            let is_here = property.as_str().ok() == Some(&console.path);
-            property
-                .name
-                .strip_prefix("serial")
-                .filter(|_| is_here)?
-                .parse()
-                .ok()
-        })?;
-        Some(Names {
-            number,
-            is_8250: matches!(console.uart, Uart::Mini { .. }),
-        })
-    }
-
-    /// `/aliases`, in which the console's name is the emulated one's.
-    fn aliases(&self, fdt: &mut Writer<'n>, node: Node<'n>) {
-        let path = self.console_path();
-        fdt.node(node.name(), |fdt| {
-            for property in node.properties() {
-                let named = property.as_str().ok();
-                match (&path, self.console) {
-                    (Some(path), Some(console)) if named == Some(&console.path) => {
-                        fdt.text(property.name, path);
-                    }
-                    _ => fdt.bytes(property.name, property.value),
                 }
             }
         });
@@ -524,24 +357,6 @@ fn gic<'n>(fdt: &mut Writer<'n>, node: Node<'n>, machine: &GuestMachine<'_>) {
         }
         fdt.cells("reg", &reg);
     });
-}
-
-/// `ranges` in pieces that a size of one cell can say.
-fn pieces(ranges: &[IpaRange]) -> Vec<IpaRange> {
-    let mut pieces = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        let mut left = *range;
-        while left.size > PIECE {
-            pieces.push(IpaRange {
-                size: PIECE,
-                ..left
-            });
-            left.start.0 = left.start.0.saturating_add(PIECE);
-            left.size = left.size.saturating_sub(PIECE);
-        }
-        pieces.push(left);
-    }
-    pieces
 }
 
 /// `number` in so many cells.
