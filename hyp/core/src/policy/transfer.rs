@@ -13,51 +13,16 @@
 //! there might be nothing to go back to. A guest that stops or is reset leaves its transfer, and the other goes
 //! back; so does a giver that says PRESSURE.
 
+mod holding;
+
 use alloc::vec::Vec;
 
-use crate::addr::PAGES_PER_BLOCK;
+pub use holding::{Holding, Kept};
+
 use crate::limits::MAX_GUESTS;
 
 /// Transfers that are kept: open ones, and the last finished ones.
 pub const KEPT: usize = MAX_GUESTS;
-
-/// Memory and cores of a guest, or a difference of them.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Holding {
-    /// Pages.
-    pub pages: u64,
-    /// Cores.
-    pub cpus: u32,
-}
-
-impl Holding {
-    fn plus(self, more: Self) -> Option<Self> {
-        Some(Self {
-            pages: self.pages.checked_add(more.pages)?,
-            cpus: self.cpus.checked_add(more.cpus)?,
-        })
-    }
-
-    fn minus(self, less: Self) -> Option<Self> {
-        Some(Self {
-            pages: self.pages.checked_sub(less.pages)?,
-            cpus: self.cpus.checked_sub(less.cpus)?,
-        })
-    }
-
-    /// As much of both, to within a block that a guest of whole blocks cannot move.
-    const fn is_at_least(self, other: Self) -> bool {
-        self.pages.saturating_add(PAGES_PER_BLOCK as u64) > other.pages && self.cpus >= other.cpus
-    }
-
-    const fn is_at_most(self, other: Self) -> bool {
-        other.is_at_least(self)
-    }
-
-    const fn is_at(self, other: Self) -> bool {
-        self.is_at_least(other) && self.is_at_most(other)
-    }
-}
 
 /// One side of a transfer: a guest and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,48 +56,6 @@ impl Cause {
             Self::Deadline => "deadline",
             Self::Stopped => "stopped",
             Self::Pressure => "pressure",
-        }
-    }
-}
-
-/// Free memory and cores that are a transfer's: what the giver had and neither has now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kept {
-    /// Index of the guest that gives.
-    pub giver: usize,
-    /// Index of the guest that gets.
-    pub taker: usize,
-    /// The one of them that may take it now.
-    pub holder: usize,
-    /// What the giver had.
-    pub giver_before: Holding,
-    /// What the taker had.
-    pub taker_before: Holding,
-    /// Never more than this.
-    pub most: Holding,
-}
-
-impl Kept {
-    /// How much it is when the giver and the taker have this.
-    #[must_use]
-    pub fn now(&self, giver: Holding, taker: Holding) -> Holding {
-        let between = |before: [u64; 2], now: [u64; 2], most: u64| {
-            let given = before[0].saturating_sub(now[0]).min(most);
-            given.saturating_sub(now[1].saturating_sub(before[1]))
-        };
-        let (giver_before, taker_before) = (self.giver_before, self.taker_before);
-        Holding {
-            pages: between(
-                [giver_before.pages, taker_before.pages],
-                [giver.pages, taker.pages],
-                self.most.pages,
-            ),
-            cpus: u32::try_from(between(
-                [giver_before.cpus.into(), taker_before.cpus.into()],
-                [giver.cpus.into(), taker.cpus.into()],
-                self.most.cpus.into(),
-            ))
-            .unwrap_or(0),
         }
     }
 }
