@@ -5,14 +5,18 @@
 //!
 //! None of these steps is done under the pool's lock, which is why they have types.
 
-use spin::mutex::TicketMutex;
+mod scrub;
+mod transit;
 
-use super::list::ListId;
+pub use scrub::{DirtyRun, ZeroRun};
+use spin::mutex::TicketMutex;
+pub use transit::{Copied, Still, Transit};
+
 use super::split::Taken;
-use super::{BLOCK_PAGES, Block, GuestId, Kind, Pool};
+use super::{BLOCK_PAGES, GuestId, Pool};
 use crate::addr::{PAGE_SIZE, PAGES_PER_BLOCK, Pa};
 use crate::balloon::hw::{Hardware, Window};
-use crate::stage2::{Descriptor, Memory};
+use crate::stage2::Descriptor;
 
 /// Words an [`Unmapped`] batch can hold.
 pub const BATCH_WORDS: usize = 512;
@@ -191,205 +195,6 @@ impl Unreachable<'_> {
             pool.count_given(frames, self.guest);
         }
         pool.lock().give_table(table, self.guest);
-    }
-}
-
-/// Dirty free frames that one core has claimed to scrub.
-#[must_use = "claimed frames are lost to everybody until they are scrubbed and put back"]
-#[derive(Debug)]
-pub struct DirtyRun {
-    block: u32,
-    first: u16,
-    pages: u16,
-    pa: Pa,
-}
-
-/// Frames that were scrubbed.
-#[must_use = "scrubbed frames are lost to everybody until they are put back"]
-#[derive(Debug)]
-pub struct ZeroRun {
-    run: DirtyRun,
-    /// Pages from the first on; the others are dirty still.
-    pages: u16,
-}
-
-impl ZeroRun {
-    /// Pages scrubbed.
-    #[must_use]
-    pub const fn pages(&self) -> u16 {
-        self.pages
-    }
-}
-
-impl DirtyRun {
-    /// Pages to scrub.
-    #[must_use]
-    pub const fn pages(&self) -> u16 {
-        self.pages
-    }
-
-    /// Whether the frames are the last of their block.
-    #[must_use]
-    pub const fn ends_block(&self) -> bool {
-        self.first + self.pages == BLOCK_PAGES
-    }
-
-    /// Zeroes the frames and cleans them to the point of coherency.
-    pub fn scrub(self, hw: &mut impl Hardware) -> ZeroRun {
-        hw.scrub(self.pa, usize::from(self.pages));
-        ZeroRun {
-            pages: self.pages,
-            run: self,
-        }
-    }
-
-    /// The same, but ends after a page if an interrupt waits for this core.
-    pub fn scrub_watching(self, hw: &mut impl Hardware) -> ZeroRun {
-        let pages = hw.scrub_watching(self.pa, self.pages).min(self.pages);
-        ZeroRun { pages, run: self }
-    }
-}
-
-impl Pool {
-    /// Claims up to `most` frames of a whole dirty block. What an earlier claim scrubbed of it is not
-    /// scrubbed again.
-    pub fn claim_dirty_block(&mut self, most: u16) -> Option<DirtyRun> {
-        let block = self.head(ListId::Dirty)?;
-        self.claim_dirty_part(block, most)
-    }
-
-    /// The same for the block at `pa`, if it is whole and dirty.
-    pub(crate) fn claim_dirty_block_at(&mut self, pa: Pa, most: u16) -> Option<DirtyRun> {
-        let block = self.block_at(pa).filter(|_| self.is_dirty_block(pa))?;
-        self.claim_dirty_part(block, most)
-    }
-
-    fn claim_dirty_part(&mut self, block: u32, most: u16) -> Option<DirtyRun> {
-        let dirty = self.update(block, |block| {
-            block.kind = Kind::Claimed;
-            block.dirty
-        })?;
-        self.claimed += u32::from(BLOCK_PAGES);
-        self.scrubbing += u32::from(BLOCK_PAGES);
-        let first = BLOCK_PAGES - dirty;
-        let pa = Pa(self.block_pa(block).0 + u64::from(first) * PAGE_SIZE);
-        Some(DirtyRun {
-            block,
-            first,
-            pages: dirty.min(most),
-            pa,
-        })
-    }
-
-    /// Claims up to `most` dirty frames, of a whole block first.
-    pub fn claim_dirty(&mut self, most: u16) -> Option<DirtyRun> {
-        if let Some(run) = self.claim_dirty_block(most) {
-            return Some(run);
-        }
-        let (block, first, pages) = self.claim_dirty_frames(most)?;
-        let pa = Pa(self.block_pa(block).0 + u64::from(first) * PAGE_SIZE);
-        Some(DirtyRun {
-            block,
-            first,
-            pages,
-            pa,
-        })
-    }
-
-    /// Puts scrubbed frames back, and what of the run was not.
-    pub fn put_zero(&mut self, zero: ZeroRun) {
-        let ZeroRun { run, pages } = zero;
-        let DirtyRun {
-            block: index,
-            first,
-            ..
-        } = run;
-        let Some(Block {
-            kind: Kind::Claimed,
-            ..
-        }) = self.blocks.get(index as usize)
-        else {
-            self.put_scrubbed_frames(index, first, [pages, run.pages - pages]);
-            return;
-        };
-        self.update(index, |block| {
-            block.kind = Kind::Free;
-            block.dirty -= pages;
-        });
-        self.claimed -= u32::from(BLOCK_PAGES);
-        self.scrubbing -= u32::from(BLOCK_PAGES);
-        self.counts.dirty -= u32::from(pages);
-        self.counts.zero += u32::from(pages);
-    }
-}
-
-/// Pages of one level-3 table whose entries say "in transition"; TLBs may still hold what they said.
-#[must_use = "the guest faults on these pages until their entries are made"]
-pub struct Transit {
-    table: Pa,
-    first: u16,
-    pages: u16,
-    from: Pa,
-}
-
-/// The same, and no TLB holds anything of them: the frames are nobody's to write.
-#[must_use = "the guest faults on these pages until their entries are made"]
-pub struct Still(Transit);
-
-/// The same, with their contents in frames from `to` on, at the point of coherency.
-#[must_use = "the guest faults on these pages until their entries are made"]
-pub struct Copied {
-    transit: Transit,
-    to: Pa,
-}
-
-impl Transit {
-    /// Breaks the entries of `pages` pages from number `first` on, which map the frames from `from` on.
-    pub(crate) fn begin(
-        table: Pa,
-        first: u16,
-        from: Pa,
-        pages: u16,
-        window: &mut impl Window,
-    ) -> Self {
-        let entry = Descriptor::IN_TRANSITION.0;
-        window.fill(table, usize::from(first), usize::from(pages), entry, 0);
-        Self {
-            table,
-            first,
-            pages,
-            from,
-        }
-    }
-
-    /// Invalidates the guest's translations on all cores.
-    pub(crate) fn invalidate(self, hw: &mut impl Hardware) -> Still {
-        hw.invalidate_guest();
-        Still(self)
-    }
-}
-
-impl Still {
-    /// Copies the pages to the frames from `to` on, which are the guest's and mapped nowhere.
-    pub(crate) fn copy(self, to: Pa, hw: &mut impl Hardware) -> Copied {
-        let Self(transit) = self;
-        for page in 0..u64::from(transit.pages) {
-            let offset = page * PAGE_SIZE;
-            hw.copy_page(Pa(transit.from.0 + offset), Pa(to.0 + offset));
-        }
-        hw.finish_copies();
-        Copied { transit, to }
-    }
-}
-
-impl Copied {
-    /// Makes the entries. The frames that the pages were in are to be given back.
-    pub(crate) fn make(self, hw: &mut impl Hardware) {
-        let Self { transit, to } = self;
-        let entry = Descriptor::page(to, Memory::Normal).0;
-        let (first, pages) = (usize::from(transit.first), usize::from(transit.pages));
-        hw.fill(transit.table, first, pages, entry, PAGE_SIZE);
-        hw.publish_tables();
     }
 }
 
