@@ -3,7 +3,8 @@
 //! The words are the monitor's, so a program needs to know one language and the hypervisor to check one.
 //! Nothing is echoed and there is no prompt. Text travels in registers: EL2 touches no memory of the guest's.
 
-use super::{LINE_BYTES, Operator, Runner};
+use super::runner::{Job, Runner};
+use super::{LINE_BYTES, Operator};
 use crate::console::{Labels, Stage};
 
 /// Why a command was not begun.
@@ -42,7 +43,7 @@ impl Session {
 
     /// Drops what was asked: the guest starts anew.
     pub fn reset(&mut self) {
-        self.runner.job = super::Job::Idle;
+        self.runner.job = Job::Idle;
         self.stage = Stage::default();
     }
 
