@@ -54,12 +54,14 @@
     )
 )]
 
+mod block;
 mod boot;
 pub mod budget;
 mod calls;
 mod gather;
 pub mod hw;
 mod idle;
+mod ledger;
 mod lifecycle;
 mod query;
 mod release;
@@ -78,7 +80,10 @@ use alloc::vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use ballast_abi::{LIST_ENTRIES, Order, Status};
+use block::Use;
 pub use idle::{Next, Pace, Scrubber, Step};
+pub(crate) use ledger::RECORD_BYTES;
+use ledger::{Driver, Ledger, TableRecord};
 pub use lifecycle::Progress;
 pub use relocate::Relocated;
 use span::Span;
@@ -86,8 +91,8 @@ use spin::mutex::SpinMutex;
 pub use target::{Calls, Counter, Fetched, Report, Reported, Stats, Target};
 
 use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGES_PER_BLOCK, Pa};
-use crate::frames::handover::{BATCH_WORDS, DirtyRun};
-use crate::frames::{GuestId, GuestSet, Pool};
+use crate::frames::handover::BATCH_WORDS;
+use crate::frames::{GuestId, GuestSet};
 use crate::limits::MAX_RAM_RANGES;
 use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
 use crate::timeline::Trace;
@@ -142,15 +147,6 @@ pub struct GuestMemory {
     ledger: SpinMutex<Ledger>,
 }
 
-/// What a block is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// RAM of the balloon.
-    Ram,
-    /// A bank, which never moves: no other guest's claim.
-    Bank,
-}
-
 /// One range of a guest's RAM.
 #[derive(Clone, Copy)]
 struct Chunk {
@@ -168,64 +164,12 @@ impl Chunk {
     }
 }
 
-/// What only the holder of the transaction sees.
-struct Ledger {
-    driver: Option<Driver>,
-    epoch: u32,
-    backed_pages: u64,
-    /// For each 2 MiB of RAM in filling order that has a level-3 table: what is in it.
-    tables: Box<[TableRecord]>,
-    /// The list, as copied in.
-    list: Box<[u64; LIST_ENTRIES]>,
-    /// Storage for the batch of unmapped pages, and for a table on its way.
-    batch: Box<[u64; BATCH_WORDS]>,
-    rebuild: Option<lifecycle::Rebuild>,
-    transfer: Option<relocate::Transfer>,
-    gather: gather::Gather,
-    round: sample::Round,
-}
-
-/// The driver that said HELLO last.
-#[derive(Clone, Copy)]
-struct Driver {
-    list_ipa: Ipa,
-    list: Pa,
-    /// The guest's own page.
-    granule: Order,
-}
-
-impl Driver {
-    /// It sends its lists in messages: no page is pinned.
-    const fn by_message(granule: Order) -> Self {
-        Self {
-            list_ipa: Ipa(u64::MAX),
-            list: Pa(u64::MAX),
-            granule,
-        }
-    }
-
-    const fn is_by_message(self) -> bool {
-        self.list.0 == u64::MAX
-    }
-}
-
 /// How a call came.
 enum Via<'a> {
     /// A hypercall: the list is in the driver's page.
     Page,
     /// A message with this list.
     Message(&'a mut [u64]),
-}
-
-/// What is in one level-3 table of RAM.
-#[derive(Clone, Copy, Default)]
-struct TableRecord {
-    /// Valid entries; never 0 while the table exists.
-    mapped: u16,
-    /// Those that are not the page's home frame.
-    away: u16,
-    /// The table lies in the home block of its 2 MiB: see [`crate::frames`].
-    home: bool,
 }
 
 /// What a hypercall comes to.
@@ -254,9 +198,6 @@ impl Outcome {
         Self::new(status, [0; 3])
     }
 }
-
-/// Heap for each 2 MiB of a guest's maximum, beside the stage-2 tables.
-pub(crate) const RECORD_BYTES: u64 = size_of::<TableRecord>() as u64;
 
 impl GuestMemory {
     /// The memory of a guest with this `layout`, nothing of it backed. `pa_of` as for [`Stage2::new`].
@@ -392,51 +333,6 @@ impl GuestMemory {
             Order::Block.pages() as u16
         } else {
             driver.granule.pages() as u16
-        }
-    }
-
-    /// A whole zero block for `ipa_block` out of the pool: the one at that address if IPA = PA.
-    #[inline]
-    fn take_block(&self, pool: &mut Pool, ipa_block: u32, use_for: Use) -> Option<Pa> {
-        match (self.home_block(ipa_block, use_for), use_for) {
-            (Some(pa), _) => pool.take_block_at(pa, self.guest(), ipa_block),
-            (None, Use::Ram) => pool.take_zero_block(self.guest(), ipa_block),
-            (None, Use::Bank) => {
-                let pa = pool.take_unclaimed_block(self.guest(), ipa_block)?;
-                pool.set_beside(self.guest(), PAGES_PER_BLOCK as u32);
-                Some(pa)
-            }
-        }
-    }
-
-    /// The one block that can be it, if there is only one.
-    const fn home_block(&self, ipa_block: u32, use_for: Use) -> Option<Pa> {
-        match use_for {
-            Use::Ram if self.config.identity => Some(Pa::from_block(ipa_block as u64)),
-            _ => None,
-        }
-    }
-
-    /// Whether a block that [`GuestMemory::take_block`] could give waits to be scrubbed.
-    fn has_dirty_block(&self, pool: &Pool, ipa_block: u32, use_for: Use) -> bool {
-        match (self.home_block(ipa_block, use_for), use_for) {
-            (Some(pa), _) => pool.is_dirty_block(pa),
-            (None, Use::Ram) => pool.has_dirty_block(self.guest()),
-            (None, Use::Bank) => pool.has_unclaimed_dirty(),
-        }
-    }
-
-    /// Claims up to `most` frames of such a block to scrub them.
-    fn claim_dirty_block(
-        &self,
-        pool: &mut Pool,
-        ipa_block: u32,
-        use_for: Use,
-        most: u16,
-    ) -> Option<DirtyRun> {
-        match self.home_block(ipa_block, use_for) {
-            Some(pa) => pool.claim_dirty_block_at(pa, most),
-            None => pool.claim_dirty_block(most),
         }
     }
 }
