@@ -5,7 +5,7 @@ use super::deliver::lr_bit;
 use super::fields::SGIS;
 use super::host::HostGic;
 use super::list_register::{Link, ListRegister};
-use super::state::Due;
+use super::vcpu::Due;
 use super::{IntId, Version, Vgic};
 
 /// The way of a linked PPI, or of an SGI that a vCPU sends to itself, back into the list register it had,

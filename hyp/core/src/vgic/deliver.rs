@@ -3,7 +3,8 @@
 use super::bank::{Bits, bit};
 use super::host::{HostGic, SHARED};
 use super::list_register::{Link, ListRegister};
-use super::state::{Due, vcpu_bit};
+use super::state::vcpu_bit;
+use super::vcpu::Due;
 use super::{IntId, Kicks, MAX_LIST_REGISTERS, Version, Vgic};
 
 /// Level of an emulated interrupt line.

@@ -3,7 +3,8 @@
 
 use super::bank::{Bits, bit};
 use super::host::{HostGic, Trigger};
-use super::state::{Due, vcpu_bit};
+use super::state::vcpu_bit;
+use super::vcpu::Due;
 use super::{IntId, Version, Vgic};
 
 /// Who accesses which banks. Registers of banks outside are RAZ/WI.

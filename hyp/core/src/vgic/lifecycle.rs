@@ -5,7 +5,8 @@ use super::deliver::lr_bit;
 use super::fields::SGIS;
 use super::host::{HostGic, Maintenance};
 use super::list_register::{Link, ListRegister, LrState};
-use super::state::{Due, Vcpu, vcpu_bit};
+use super::state::vcpu_bit;
+use super::vcpu::{Due, Vcpu};
 use super::{IntId, Kicks, Version, Vgic};
 use crate::limits::MAX_VCPUS;
 

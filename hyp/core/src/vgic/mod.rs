@@ -37,6 +37,7 @@ mod state;
 mod tests;
 mod v2;
 mod v3;
+mod vcpu;
 
 use crate::exit::Width;
 use bank::bit;

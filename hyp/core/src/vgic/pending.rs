@@ -4,7 +4,8 @@ use super::bank::{Bits, bit};
 use super::deliver::lr_bit;
 use super::fields::SGIS;
 use super::host::HostGic;
-use super::state::{Due, vcpu_bit};
+use super::state::vcpu_bit;
+use super::vcpu::Due;
 use super::{IntId, Version, Vgic};
 
 impl Vgic {

@@ -5,7 +5,8 @@ use super::bank::Bits;
 use super::deliver::{LR_MASK, lr_bit};
 use super::host::{HostGic, Maintenance};
 use super::list_register::{Link, ListRegister, LrState};
-use super::state::{Due, vcpu_bit};
+use super::state::vcpu_bit;
+use super::vcpu::Due;
 use super::{IntId, MAX_LIST_REGISTERS, Version, Vgic};
 
 impl Vgic {
