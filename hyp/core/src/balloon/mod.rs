@@ -81,6 +81,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use ballast_abi::{LIST_ENTRIES, Order, Status};
 use block::Use;
+use hw::Hardware;
 pub use idle::{Next, Pace, Scrubber, Step};
 pub(crate) use ledger::RECORD_BYTES;
 use ledger::{Driver, Ledger, TableRecord};
@@ -94,7 +95,7 @@ use crate::addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGES_PER_BLOCK, Pa};
 use crate::frames::handover::BATCH_WORDS;
 use crate::frames::{GuestId, GuestSet};
 use crate::limits::MAX_RAM_RANGES;
-use crate::stage2::{Bank, Layout, LayoutError, Stage2, Table};
+use crate::stage2::{Bank, Descriptor, Layout, LayoutError, Stage2, Table};
 use crate::timeline::Trace;
 
 /// What a guest's memory is to be. All sizes in 4 KiB pages, multiples of 512.
@@ -324,6 +325,29 @@ impl GuestMemory {
             .find(|chunk| chunk.before <= index)?;
         let offset = u64::from(index - chunk.before);
         (offset < chunk.bytes >> BLOCK_SHIFT).then(|| (chunk.start.block() + offset) as u32)
+    }
+
+    /// The level-3 table of the 2 MiB at `ipa_block` moves `from` a frame `to` another, through `copy`: what the guest
+    /// accesses there meanwhile faults and is done again. Nothing reaches the old frame then. False if there is no
+    /// table.
+    fn move_table(
+        &self,
+        hw: &mut impl Hardware,
+        copy: &mut [u64; BATCH_WORDS],
+        ipa_block: u32,
+        [from, to]: [Pa; 2],
+    ) -> bool {
+        let Some(broken) = self.stage2.break_entry(ipa_block) else {
+            return false;
+        };
+        hw.read_page(from, copy);
+        hw.write_page(to, copy);
+        let clean = broken.invalidate(hw);
+        self.stage2.retire_table();
+        clean.make(Descriptor::table(to), hw);
+        self.stats.table_moves.add(1);
+        self.stats.invalidations.add(1);
+        true
     }
 
     /// Pages of the smallest run that may move: none of the guest's own pages is ever backed in part.

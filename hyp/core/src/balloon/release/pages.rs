@@ -225,20 +225,15 @@ impl<H: Hardware> Release<'_, H> {
     }
 
     /// A page comes back whose home frame is the table, while others are still missing: the table
-    /// moves to the home frame of one of those. The old frame is out of reach then.
+    /// moves to the home frame of one of those.
     fn move_table(&mut self, span: Span, place: &mut Place, to: Pa) {
-        let from = place.table;
         self.budget.spend(budget::MOVE_TABLE);
-        let Some(broken) = self.memory.stage2.break_entry(span.ipa_block) else {
-            return;
-        };
-        self.hw.read_page(from, self.copy);
-        self.hw.write_page(to, self.copy);
-        let clean = broken.invalidate(self.hw);
-        self.memory.stage2.retire_table();
-        clean.make(Descriptor::table(to), self.hw);
-        place.table = to;
-        self.memory.stats.table_moves.add(1);
-        self.memory.stats.invalidations.add(1);
+        let way = [place.table, to];
+        if self
+            .memory
+            .move_table(self.hw, self.copy, span.ipa_block, way)
+        {
+            place.table = to;
+        }
     }
 }

@@ -81,18 +81,13 @@ impl<H: Hardware> Relocate<'_, H> {
     pub(in crate::balloon) fn move_table(&mut self, from: Pa, to: Pa, ipa_block: u32) {
         self.budget.spend(budget::MOVE_TABLE);
         let start = self.hw.counter();
-        let Some(broken) = self.memory.stage2.break_entry(ipa_block) else {
-            return;
-        };
-        self.hw.read_page(from, self.copy);
-        self.hw.write_page(to, self.copy);
-        let clean = broken.invalidate(self.hw);
-        self.memory.stage2.retire_table();
-        clean.make(Descriptor::table(to), self.hw);
-        self.end_pause(start);
-        self.pool.lock().give_moved_table(from, self.memory.guest());
-        self.memory.stats.table_moves.add(1);
-        self.memory.stats.invalidations.add(1);
+        if self
+            .memory
+            .move_table(self.hw, self.copy, ipa_block, [from, to])
+        {
+            self.end_pause(start);
+            self.pool.lock().give_moved_table(from, self.memory.guest());
+        }
     }
 
     /// Frames that are home to the pages of this 2 MiB, or were before its table moved out.
