@@ -143,8 +143,8 @@ static void wait_for_others(struct ballast *ballast, struct ballast_status *stat
 
 /*
  * The kernel is about to kill for memory: whatever Ballast gives back may save somebody. In the context of whoever
- * allocates, which may be the lock's holder itself: it is tried for, a quarter of a second. The kernel calls one at a
- * time.
+ * allocates, which may be the lock's holder itself: it is tried for, a second. The holder may have to wait for a CPU
+ * among those who want memory. The kernel calls one at a time.
  */
 static int out_of_memory_soon(struct notifier_block *block, unsigned long action, void *freed)
 {
@@ -152,7 +152,7 @@ static int out_of_memory_soon(struct notifier_block *block, unsigned long action
 	struct ballast_status status;
 	u64 wait_ns, released;
 
-	if (!lock_before(ballast, jiffies + HZ / 4))
+	if (!lock_before(ballast, jiffies + HZ))
 		return NOTIFY_OK;
 	ballast_core_status(ballast->core, &status);
 	released = status.total_released;
