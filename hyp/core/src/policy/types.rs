@@ -190,12 +190,14 @@ pub(super) struct Latitude {
 }
 
 impl Latitude {
-    /// What its direction has it keep, however little it pays for it. One that was given memory a moment ago gives a
-    /// guest in trouble what it does not use; and anybody, if it was given it for a trouble of its own.
+    /// What its direction has it keep, however little it pays for it: all, as a rule. To a guest in trouble it gives what
+    /// it does not use; and to anybody what it was given for a trouble of its own, if that is beyond a third of what it
+    /// uses: a guest that grows is to have that.
     pub(super) fn keeps(self, claim: &Claim, is_urgent: bool) -> u64 {
-        match (self.may_shrink, is_urgent || self.was_in_trouble) {
+        match (self.may_shrink, is_urgent) {
             (true, _) => 0,
             (false, true) => claim.active,
+            (false, false) if self.was_in_trouble => claim.active + claim.active / 3,
             (false, false) => claim.held,
         }
     }
