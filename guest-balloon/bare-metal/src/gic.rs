@@ -39,6 +39,8 @@ pub mod distributor {
     pub const ITARGETSR: usize = 0x800;
     /// Software-generated interrupts (GICv2).
     pub const SGIR: usize = 0xf00;
+    /// Trigger, two bits each.
+    pub const ICFGR: usize = 0xc00;
     /// Routing, eight bytes each (GICv3).
     pub const IROUTER: usize = 0x6000;
 }

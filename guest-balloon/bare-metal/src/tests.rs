@@ -99,6 +99,7 @@ pub fn run(machine: &'static Machine) -> ! {
         "hostile-p6" => hostile::calls::p6(),
         "hostile-g1" => hostile::registers::g1(machine),
         "hostile-s1" => hostile::registers::s1(),
+        "hostile-g9" => hostile::device::g9(machine),
         "hostile-interrupts" => hostile::interrupts::all(machine),
         "hostile-memory" => hostile::memory::all(machine),
         "hostile-m7" => hostile::reset::m7(machine),

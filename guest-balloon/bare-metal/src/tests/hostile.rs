@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod channel;
+pub mod device;
 pub mod interrupts;
 pub mod list;
 pub mod map;

@@ -3,7 +3,7 @@
 use super::bank::{Bank, Bits, Cold, bit};
 use super::deliver::lr_bit;
 use super::fields::SGIS;
-use super::host::{HostGic, Maintenance};
+use super::host::{HostGic, Maintenance, Trigger};
 use super::list_register::{Link, ListRegister, LrState};
 use super::state::vcpu_bit;
 use super::vcpu::{Due, Vcpu};
@@ -61,13 +61,16 @@ impl Vgic {
     }
 
     /// The whole guest is reset (or ends): all vCPUs are off. Links stay, everything else is as
-    /// new; no physical interrupt of the guest is left enabled, pending or active.
+    /// new; no physical interrupt of the guest is left enabled, pending, active or otherwise
+    /// triggered than the guest is shown. What that was before the first time is firmware's affair
+    /// (IHI 0048B.b, 4.3.13; IHI 0069H, 12.9.9).
     pub fn guest_reset<H: HostGic>(&mut self, host: &mut H) {
         for word in Bits(self.linked_words) {
             let bank = *self.bank(0, word);
             for n in Bits(bank.linked) {
                 let pintid = self.pintid_of(IntId::new(word, n));
                 host.disable(pintid);
+                host.set_trigger(pintid, Trigger::Level);
                 host.unpend(pintid);
                 if bank.pending & bit(n) != 0 {
                     host.deactivate(pintid);

@@ -35,6 +35,10 @@ const ATTACKS: [&str; 28] = [
     "hostile-m7",
 ];
 
+/// QEMU virt's PL031 clock, and its interrupt.
+const CLOCK: u32 = 0x901_0000;
+const CLOCK_INTID: u32 = 34;
+
 /// Every attack, on both interrupt controllers.
 pub fn scenarios() -> Vec<Scenario> {
     [2, 3]
@@ -46,6 +50,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 forged(gic),
                 falling(gic, 5),
                 falling(gic, 100).long(),
+                interrupted(gic),
             ];
             attacks.into_iter().chain(more)
         })
@@ -134,6 +139,37 @@ fn falling(gic: u8, times: u32) -> Scenario {
     } else {
         "seconds=3 bound-ms=1000"
     }))
+}
+
+/// The clock's interrupt is left in every state there is when a life of the attacker ends, and the next has it as new. Two
+/// of the lives end otherwise than by a reset: the operator begins the next.
+fn interrupted(gic: u8) -> Scenario {
+    Scenario::new(format!("hostile-g9-gic{gic}"), gic, |console| {
+        for (said, state) in [("g9: off", "off"), ("g9: hangs", "stopped")] {
+            console.expect(said)?;
+            if state == "stopped" {
+                console.monitor("stop attacker")?;
+            }
+            console.wait_for_status("the attacker to be down", |status| {
+                status.guest(1).get("state") == state
+            })?;
+            console.monitor("start attacker")?;
+            console.focus(1)?;
+        }
+        console.expect("PASS hostile-g9")?;
+        console.focus(2)?;
+        console.expect("PASS latency")?;
+        console.expect_never("FAIL")
+    })
+    .cores(3)
+    .ram(512)
+    .guest(
+        Guest::bare_metal("attacker", "hostile-g9")
+            .cpus(2)
+            .args(&format!("base={CLOCK} intid={CLOCK_INTID}"))
+            .property("devices = \"/pl031@9010000\""),
+    )
+    .guest(Guest::bare_metal("victim", "latency").args("seconds=4 bound-ms=1000"))
 }
 
 /// The attacker gets through its own test, the victim finds its memory as it left it, and Ballast

@@ -7,6 +7,7 @@ mod own;
 use core::sync::atomic::Ordering;
 
 use foreign::{g3, g4, g7, g8};
+pub use own::set_mode;
 use own::{g2, g5, g6, g10};
 
 use super::super::{Outcome, basic};

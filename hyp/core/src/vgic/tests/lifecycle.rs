@@ -225,6 +225,7 @@ fn a_reset_guest_is_new() {
     for version in [Version::V2, Version::V3] {
         let mut m = linked(version, 2);
         m.set_line(0, 33, Line::High);
+        m.write32(0, 0xc0c, 0xffff_ffff);
         assert!(m.fire_spi(121, 50));
         m.write32(0, 0x184, 1 << 18);
         assert!(
@@ -238,6 +239,7 @@ fn a_reset_guest_is_new() {
             Kicks::NONE
         });
         assert!(m.physical.active.is_empty() && m.physical.enabled.is_empty());
+        assert_eq!(m.physical.triggers[&121], Trigger::Level, "G9");
         on(&mut m, 0);
         for offset in (0x80..0xc00)
             .step_by(4)

@@ -44,7 +44,7 @@ pub(super) fn g10(machine: &Machine) -> Outcome {
         balloon.interrupt as usize / 32 * 4,
         1 << (balloon.interrupt % 32),
     );
-    let config = 0xc00 + balloon.interrupt as usize / 16 * 4;
+    let config = d::ICFGR + balloon.interrupt as usize / 16 * 4;
     let edge = 0b10 << (balloon.interrupt % 16 * 2);
     let before = cpu::this().interrupts.load(Ordering::Acquire);
     for round in 0..200 {
@@ -138,7 +138,7 @@ fn deactivate(intid: u32) {
 }
 
 /// Whether the end of an interrupt only drops its priority (EOImode).
-fn set_mode(drops_only: bool) {
+pub fn set_mode(drops_only: bool) {
     match gic::get() {
         gic::Gic::V2(gic) => gic.cpu.write32(0, 1 | u32::from(drops_only) << 9),
         gic::Gic::V3(_) => {
