@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod channel;
 pub mod device;
+mod features;
 pub mod interrupts;
 pub mod list;
 pub mod map;

@@ -51,6 +51,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 falling(gic, 5),
                 falling(gic, 100).long(),
                 interrupted(gic),
+                on_every_feature("hostile-system", format!("hostile-s8-gic{gic}"), gic),
+                on_every_feature("hostile-s1", format!("hostile-s8-s1-gic{gic}"), gic),
             ];
             attacks.into_iter().chain(more)
         })
@@ -139,6 +141,11 @@ fn falling(gic: u8, times: u32) -> Scenario {
     } else {
         "seconds=3 bound-ms=1000"
     }))
+}
+
+/// On a core with every extension that the emulator has: what Ballast hides is not there.
+fn on_every_feature(attack: &'static str, name: String, gic: u8) -> Scenario {
+    beside_a_victim(attack, gic).cpu("max").named(name)
 }
 
 /// The clock's interrupt is left in every state there is when a life of the attacker ends, and the next has it as new. Two

@@ -130,6 +130,12 @@ impl Scenario {
         self
     }
 
+    /// The same test in another place, by another name.
+    pub fn named(mut self, name: String) -> Self {
+        self.name = name;
+        self
+    }
+
     /// Physical cores.
     pub fn cores(mut self, cores: u8) -> Self {
         self.cores = cores;

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use aarch64_cpu::registers::{MDSCR_EL1, MIDR_EL1, MPIDR_EL1, Readable, Writeable};
 
 use super::super::{Outcome, basic};
+use super::features;
 use crate::machine::Machine;
 use crate::probe::{self, Encoding, syndrome};
 use crate::smccc::{self, psci};
@@ -16,14 +17,15 @@ pub fn all(machine: &Machine) -> Outcome {
     s2(machine)?;
     s3()?;
     s4()?;
-    s8()?;
+    features::s8()?;
     s9(machine)?;
     s13()?;
     s14()?;
     basic::timer()
 }
 
-fn register(register: Encoding) -> Result<u64, super::super::Why> {
+/// A register that is there.
+pub fn register(register: Encoding) -> Result<u64, super::super::Why> {
     probe::read_register(register)
         .map_err(|esr| super::super::why(format_args!("{register:?}: {esr:#x}")))
 }
@@ -187,68 +189,6 @@ fn s4() -> Outcome {
         "stepped to {stopped:#x}, not {expected:#x}"
     );
     println!("s4: watchpoints and steps stay here");
-    Ok(())
-}
-
-/// S8: what the ID registers do not announce is undefined: SVE, SME, pointer authentication, memory tags, RAS, regions
-/// of limited order. On a core that has all of that it is Ballast's traps that see to it.
-fn s8() -> Outcome {
-    // CRn, CRm, Op2 of S3_0: ZCR, TRFCR, SMPRI, SMCR; RGSR, GCR; keys; ERRIDR, ERRSELR, ERXFR; TFSR, TFSRE0; LORSA to
-    // LORC.
-    const REGISTERS: [(u32, u32, u32); 25] = [
-        (1, 2, 0),
-        (1, 2, 1),
-        (1, 2, 4),
-        (1, 2, 6),
-        (1, 0, 5),
-        (1, 0, 6),
-        (2, 1, 0),
-        (2, 1, 1),
-        (2, 1, 2),
-        (2, 1, 3),
-        (2, 2, 0),
-        (2, 2, 1),
-        (2, 2, 2),
-        (2, 2, 3),
-        (2, 3, 0),
-        (2, 3, 1),
-        (5, 3, 0),
-        (5, 3, 1),
-        (5, 4, 0),
-        (5, 6, 0),
-        (5, 6, 1),
-        (10, 4, 0),
-        (10, 4, 1),
-        (10, 4, 2),
-        (10, 4, 3),
-    ];
-    /// `cntb x0`, `rdsvl x0, #1`, `pacia x0, x0`, `pacga x0, x0, x0`, `smstart`.
-    const INSTRUCTIONS: [u32; 5] = [
-        0x0420_e3e0,
-        0x04bf_5820,
-        0xdac1_0000,
-        0x9ac0_3000,
-        0xd503_477f,
-    ];
-    /// Announced by bits 63:60 of ID_AA64ISAR0_EL1.
-    const RNDR: Encoding = Encoding::new(3, 3, 2, 4, 0);
-    let registers = REGISTERS.map(|(crn, crm, op2)| Encoding::new(3, 0, crn, crm, op2));
-    // SAFETY: should one be there, its value is nothing that this code rests on; zeroes turn off what is not used.
-    unsafe {
-        probe::all_undefined(registers.iter().map(|r| r.read()), 0)?;
-        probe::all_undefined(registers.iter().map(|r| r.write()), 0)?;
-        probe::all_undefined(INSTRUCTIONS.into_iter(), 0)?;
-    }
-    let isar0 = register(Encoding::new(3, 0, 0, 6, 0))?;
-    let random = probe::read_register(RNDR);
-    ensure!(
-        random.is_ok() == (isar0 >> 60 != 0),
-        "RNDR: {random:x?}, ISAR0 {isar0:#x}"
-    );
-    println!(
-        "s8: {} registers of hidden features undefined",
-        registers.len()
-    );
     Ok(())
 }
 
