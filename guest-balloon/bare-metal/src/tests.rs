@@ -99,6 +99,8 @@ pub fn run(machine: &'static Machine) -> ! {
         "hostile-p6" => hostile::calls::p6(),
         "hostile-g1" => hostile::registers::g1(machine),
         "hostile-s1" => hostile::registers::s1(),
+        "hostile-d3" => hostile::input::d3(machine),
+        "hostile-d6" => hostile::master::d6(machine),
         "hostile-g9" => hostile::device::g9(machine),
         "hostile-interrupts" => hostile::interrupts::all(machine),
         "hostile-memory" => hostile::memory::all(machine),

@@ -1,7 +1,10 @@
 //! Guests that try what they must not: calls, lists, races, the memory map, registers, PSCI. Each
 //! attack runs beside a victim that checks its own memory the whole time.
 
+use anyhow::{Result, ensure};
+
 use super::{Guest, Scenario};
+use crate::console::Console;
 
 /// What the bare-metal guest can try (`guest-balloon/bare-metal/src/tests/hostile`).
 const ATTACKS: [&str; 28] = [
@@ -39,6 +42,9 @@ const ATTACKS: [&str; 28] = [
 const CLOCK: u32 = 0x901_0000;
 const CLOCK_INTID: u32 = 34;
 
+/// The registers of QEMU virt's last virtio device.
+const ENTROPY: u32 = 0xa00_3e00;
+
 /// Every attack, on both interrupt controllers.
 pub fn scenarios() -> Vec<Scenario> {
     [2, 3]
@@ -51,6 +57,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 falling(gic, 5),
                 falling(gic, 100).long(),
                 interrupted(gic),
+                typed(gic),
+                left_writing(gic),
                 on_every_feature("hostile-system", format!("hostile-s8-gic{gic}"), gic),
                 on_every_feature("hostile-s1", format!("hostile-s8-s1-gic{gic}"), gic),
             ];
@@ -64,7 +72,7 @@ fn storm(gic: u8) -> Scenario {
     Scenario::new(format!("hostile-storm-gic{gic}"), gic, |console| {
         let said = console.expect("every guest is off")?;
         for needed in ["[attacker] PASS hostile-storm", "[victim] PASS latency"] {
-            anyhow::ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+            ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
         }
         Ok(())
     })
@@ -80,20 +88,20 @@ fn forged(gic: u8) -> Scenario {
     Scenario::new(format!("hostile-d1-gic{gic}"), gic, |console| {
         let said = console.expect("every guest is off")?;
         for needed in ["[attacker] PASS hostile-d1", "[victim] PASS counter"] {
-            anyhow::ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
+            ensure!(said.contains(needed), "no \"{needed}\" in:\n{said}");
         }
         let shown: Vec<&str> = said.lines().filter(|line| line.contains(FORGED)).collect();
-        anyhow::ensure!(
+        ensure!(
             shown.len() > 20,
             "of the forged lines {} were shown",
             shown.len()
         );
         for line in shown {
-            anyhow::ensure!(
+            ensure!(
                 line.starts_with("[attacker] "),
                 "it poses as another: {line}"
             );
-            anyhow::ensure!(
+            ensure!(
                 !line.trim_end().chars().any(char::is_control),
                 "the terminal would obey: {line:?}"
             );
@@ -119,7 +127,7 @@ fn falling(gic: u8, times: u32) -> Scenario {
             })?;
             let kib = status.total_kib();
             let first = *free.get_or_insert(kib);
-            anyhow::ensure!(
+            ensure!(
                 kib == first,
                 "{kib} KiB in all, {first} KiB after the first stop"
             );
@@ -143,6 +151,90 @@ fn falling(gic: u8, times: u32) -> Scenario {
     }))
 }
 
+/// One guest does not read what is typed for it, and another's receiver is masked, cleared and set up anew by its second
+/// vCPU all the while; neither that one nor the victim loses a byte of its own.
+fn typed(gic: u8) -> Scenario {
+    const BURST: usize = 61;
+    const BURSTS: usize = 20;
+    let listens = |name| {
+        let bytes = BURST * BURSTS;
+        Guest::bare_metal(name, "hostile-d3").args(&format!("bytes={bytes} burst={BURST}"))
+    };
+    Scenario::new(format!("hostile-d3-gic{gic}"), gic, |console| {
+        let alphabet: String = ('a'..='z').cycle().take(BURST * BURSTS).collect();
+        for guest in [2, 3] {
+            console.focus(guest)?;
+            console.expect("d3: listening")?;
+        }
+        console.focus(1)?;
+        console.send(&"deaf".repeat(1500))?;
+        console.expect("does not read its input; what is typed now is lost")?;
+        for burst in 0..BURSTS {
+            for guest in [1, 2, 3] {
+                console.focus(guest)?;
+                console.send(&alphabet[burst * BURST..][..BURST])?;
+                if guest != 1 {
+                    console.expect(&format!("d3: {} bytes.", (burst + 1) * BURST))?;
+                }
+                if guest != 1 && burst + 1 == BURSTS {
+                    console.expect("PASS hostile-d3")?;
+                }
+            }
+        }
+        console.expect_never("FAIL")
+    })
+    .cores(4)
+    .ram(512)
+    .guest(Guest::bare_metal("deaf", "counter").args("seconds=10000"))
+    .guest(listens("attacker").cpus(2))
+    .guest(listens("victim"))
+}
+
+/// A device writes memory when its guest's life ends: it is made to stop before the next begins. One that cannot be
+/// made to keeps its guest from starting, and that guest's memory from everybody.
+fn left_writing(gic: u8) -> Scenario {
+    Scenario::new(format!("hostile-d6-gic{gic}"), gic, |console| {
+        console.expect("loud: stays stopped and keeps its memory: ")?;
+        console.expect("d6: going")?;
+        console.monitor("stop attacker")?;
+        console.wait_for_status("the attacker to be down", |status| {
+            status.guest(1).get("state") == "stopped"
+        })?;
+        let answer = console.monitor("start loud")?;
+        ensure!(answer.contains("a device of the guest"), "{answer}");
+        let status = console.status()?;
+        ensure!(
+            status.guest(2).get("state") == "quarantined" && status.memory_mib(2) == 64,
+            "{status}"
+        );
+        console.monitor("start attacker")?;
+        console.focus(1)?;
+        console.expect("PASS hostile-d6")?;
+        still_counts(console, 3)
+    })
+    .cores(3)
+    .ram(512)
+    .device("virtio-rng-device,max-bytes=16,period=100,bus=virtio-mmio-bus.31")
+    .nodes(
+        "    silent@9048000 {
+        compatible = \"virtio,mmio\"; reg = <0 0x9048000 0 0x200>; interrupts = <0 90 1>;
+    };
+",
+    )
+    .guest(
+        Guest::bare_metal("attacker", "hostile-d6")
+            .args(&format!("base={ENTROPY}"))
+            .property("dma = \"trusted\"")
+            .property("devices = \"/virtio_mmio@a003e00\""),
+    )
+    .guest(
+        Guest::bare_metal("loud", "hello")
+            .property("dma = \"trusted\"")
+            .property("devices = \"/silent@9048000\""),
+    )
+    .guest(endless_victim())
+}
+
 /// On a core with every extension that the emulator has: what Ballast hides is not there.
 fn on_every_feature(attack: &'static str, name: String, gic: u8) -> Scenario {
     beside_a_victim(attack, gic).cpu("max").named(name)
@@ -164,9 +256,7 @@ fn interrupted(gic: u8) -> Scenario {
             console.focus(1)?;
         }
         console.expect("PASS hostile-g9")?;
-        console.focus(2)?;
-        console.expect("PASS latency")?;
-        console.expect_never("FAIL")
+        still_counts(console, 2)
     })
     .cores(3)
     .ram(512)
@@ -176,7 +266,22 @@ fn interrupted(gic: u8) -> Scenario {
             .args(&format!("base={CLOCK} intid={CLOCK_INTID}"))
             .property("devices = \"/pl031@9010000\""),
     )
-    .guest(Guest::bare_metal("victim", "latency").args("seconds=4 bound-ms=1000"))
+    .guest(endless_victim())
+}
+
+/// It counts and verifies for as long as the board is on, so that the board stays on.
+fn endless_victim() -> Guest {
+    Guest::bare_metal("victim", "counter").args("seconds=1000000")
+}
+
+/// The victim has found its memory as it left it to this moment, and no guest has failed.
+fn still_counts(console: &mut Console, guest: u8) -> Result<()> {
+    console.focus(guest)?;
+    // What is shown first may be of before.
+    for _ in 0..2 {
+        console.expect("counter second=")?;
+    }
+    console.expect_never("FAIL")
 }
 
 /// The attacker gets through its own test, the victim finds its memory as it left it, and Ballast
@@ -194,7 +299,7 @@ fn beside_a_victim(attack: &'static str, gic: u8) -> Scenario {
             format!("[attacker] PASS {attack}"),
             "[victim] PASS counter".to_owned(),
         ] {
-            anyhow::ensure!(said.contains(&needed), "no \"{needed}\" in:\n{said}");
+            ensure!(said.contains(&needed), "no \"{needed}\" in:\n{said}");
         }
         Ok(())
     })

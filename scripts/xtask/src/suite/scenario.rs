@@ -66,6 +66,7 @@ pub struct Scenario {
     global: String,
     nodes: &'static str,
     cpu: Option<&'static str>,
+    device: Option<&'static str>,
     refusal: Option<&'static str>,
     newer_qemu: bool,
     script: Script,
@@ -89,6 +90,7 @@ impl Scenario {
             global: String::new(),
             nodes: "",
             cpu: None,
+            device: None,
             refusal: None,
             newer_qemu: false,
             script: Box::new(script),
@@ -145,6 +147,12 @@ impl Scenario {
     /// The model of QEMU's `virt` board's cores, where that is not the usual one.
     pub fn cpu(mut self, model: &'static str) -> Self {
         self.cpu = Some(model);
+        self
+    }
+
+    /// A device that QEMU's `virt` board has besides the usual ones.
+    pub fn device(mut self, device: &'static str) -> Self {
+        self.device = Some(device);
         self
     }
 
@@ -246,6 +254,9 @@ impl Scenario {
         let mut extra = vec!["-no-reboot".to_owned()];
         if let Some(model) = self.cpu {
             extra.extend(["-cpu", model].map(str::to_owned));
+        }
+        if let Some(device) = self.device {
+            extra.extend(["-device", device].map(str::to_owned));
         }
         if self.has_medium() {
             let root = images.root.as_deref().context("no root filesystem")?;

@@ -155,6 +155,7 @@ const WAYS: [Way; 8] = [
 ];
 
 static CLOCK: spin::Once<Clock> = spin::Once::new();
+static IS_READY: AtomicBool = AtomicBool::new(false);
 static HAS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The interrupt goes to core 1, which does `work`, until it has been taken there.
@@ -169,6 +170,9 @@ fn elsewhere(clock: Clock, machine: &Machine, work: smp::Work) -> Outcome {
     gic::get().route(clock.intid, 1, second);
     let answer = smp::start(1, second, work);
     ensure!(answer == 0, "CPU_ON of core 1: {answer}");
+    // Not before its handler is out of the way.
+    let is_ready = cpu::wait_until_us(4_000_000, || IS_READY.load(Ordering::Acquire));
+    ensure!(is_ready, "core 1 does not start");
     clock.drive(true);
     let has = cpu::wait_until_us(4_000_000, || HAS_TAKEN.load(Ordering::Acquire));
     ensure!(has, "core 1 does not get the interrupt");
@@ -177,6 +181,7 @@ fn elsewhere(clock: Clock, machine: &Machine, work: smp::Work) -> Outcome {
 
 fn take_elsewhere() {
     cpu::mask_irqs();
+    IS_READY.store(true, Ordering::Release);
     let taken = CLOCK.get().is_some_and(|clock| clock.take().is_ok());
     HAS_TAKEN.store(taken, Ordering::Release);
 }
