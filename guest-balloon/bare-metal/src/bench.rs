@@ -128,7 +128,6 @@ impl Results {
 /// Measures traps and, with a second core, what goes between the two.
 pub fn run(machine: &Machine) -> Outcome {
     let mut results = Results::ticks();
-    results.add("first_instruction", crate::start::first_instruction_at());
     traps::measure(machine, &mut results)?;
     if let Some(&mpidr) = machine.cpus.get(1) {
         cores::measure(mpidr, &mut results)?;

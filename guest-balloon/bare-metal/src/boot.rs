@@ -33,7 +33,6 @@ _start:
     .long   0
 
 boot_entry:
-    mrs     x21, cntvct_el0
     mov     x19, x0
     bl      enable_mmu
     // Linked for the generic guest machine's RAM; elsewhere every address in the data is off by as much
@@ -90,7 +89,6 @@ enter_rust:
     mov     x30, xzr
     mov     x0, x20
     mov     x1, x19
-    mov     x2, x21
     b       {rust_main}
 
     // Clobbers x1, x2. Arm ARM DDI 0487 D8.2 (enabling stage 1): table, attributes, TLB clean, then M and C.
@@ -133,11 +131,10 @@ pub fn secondary_entry_address() -> u64 {
     secondary_entry as *const () as u64
 }
 
-/// First Rust function of each core: core 0 gets the DTB in `value` and the counter at its first instruction,
-/// the others what the registers that must be zero at their start held (ORed).
-extern "C" fn rust_main(cpu: u64, value: u64, counter: u64) -> ! {
+/// First Rust function of each core: core 0 gets the DTB in `value`, the others what the registers that must be zero at their start held (ORed).
+extern "C" fn rust_main(cpu: u64, value: u64) -> ! {
     if cpu == 0 {
-        crate::start(value, counter)
+        crate::start(value)
     } else {
         crate::smp::started(value)
     }

@@ -2,7 +2,6 @@
 
 use core::fmt;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use fdt::Fdt;
 use spin::Once;
@@ -14,16 +13,8 @@ use crate::{cpu, gic, println, tests, uart};
 
 static MACHINE: Once<Machine> = Once::new();
 
-static FIRST_INSTRUCTION_AT: AtomicU64 = AtomicU64::new(0);
-
-/// The counter at the guest's first instruction.
-pub fn first_instruction_at() -> u64 {
-    FIRST_INSTRUCTION_AT.load(Ordering::Relaxed)
-}
-
-/// The boot core's first Rust; `dtb` is the address of the device tree, `counter` CNTVCT at the first instruction.
-pub fn start(dtb: u64, counter: u64) -> ! {
-    FIRST_INSTRUCTION_AT.store(counter, Ordering::Relaxed);
+/// The boot core's first Rust; `dtb` is the address of the device tree.
+pub fn start(dtb: u64) -> ! {
     // SAFETY: the boot protocol: x0 is the device tree's address, in RAM, which is mapped; nobody writes it.
     let machine = unsafe { Fdt::from_ptr(dtb as *const u8) }
         .map_err(|_| "no device tree at x0")

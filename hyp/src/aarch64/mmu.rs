@@ -342,10 +342,9 @@ pub fn seal() {
     let (l1, ident) = unsafe { (&boot_l1, &boot_l2_ident) };
     let ident = ptr::from_ref(ident).expose_provenance() as u64;
     let pa = pa_of(ident).0;
-    for index in 0..512 {
-        if l1.entry(index).load(Ordering::Relaxed) & ADDRESS == pa {
-            l1.entry(index).store(0, Ordering::Release);
-        }
+    let maps_it = |index: &u64| l1.entry(*index).load(Ordering::Relaxed) & ADDRESS == pa;
+    if let Some(index) = (0..512).find(maps_it) {
+        l1.entry(index).store(0, Ordering::Release);
     }
     barrier::dsb(barrier::ISHST);
     crate::aarch64::tlb::invalidate_el2();

@@ -36,6 +36,10 @@ enum Section {
 
 impl Section {
     fn of(name: &[u8]) -> Self {
+        // By the first letter first: most nodes are none of these.
+        if !matches!(name.first(), Some(b'c' | b'm' | b'r')) {
+            return Self::Other;
+        }
         match name.split(|byte| *byte == b'@').next() {
             Some(b"memory") => Self::Memory,
             Some(b"reserved-memory") => Self::Reserved,
@@ -184,8 +188,9 @@ impl FirstLook {
                     *offset = at.checked_add(length)?.checked_add(15)? & !3;
                     let name = strings.get(name..)?;
                     node.read(name, value);
-                    if matches!(name.first_chunk(), Some(b"reg\0"))
-                        || matches!(name.first_chunk(), Some(b"ranges\0"))
+                    if name.first() == Some(&b'r')
+                        && (name.first_chunk() == Some(b"reg\0")
+                            || name.first_chunk() == Some(b"ranges\0"))
                     {
                         self.address_bytes = self.address_bytes.saturating_add(length);
                     }

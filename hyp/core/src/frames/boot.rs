@@ -7,6 +7,7 @@ use core::fmt;
 
 use super::list::{List, ListId, NONE};
 use super::moving::Waiting;
+use super::split::run_mask;
 use super::{
     BLOCK_PAGES, Block, Counts, GuestId, GuestSet, Kind, MAX_KEPT, MAX_REGIONS, NO_GUEST, Pool,
     Region, frame_in_block, map_word_mut,
@@ -191,14 +192,17 @@ impl Pool {
             return;
         };
         let (mut gone, mut gone_dirty) = (0, 0);
-        let first = frame_in_block(pa);
-        for frame in first..first + pages {
-            let bit = 1 << (frame & 63);
+        let mut frame = frame_in_block(pa);
+        let end = frame + pages;
+        while frame < end {
+            let next = end.min((frame | 63) + 1);
+            let mask = run_mask(frame, next - frame);
             let (free, dirty) = (map_word_mut(free, frame), map_word_mut(dirty, frame));
-            gone += u16::from(*free & bit != 0);
-            gone_dirty += u16::from(*dirty & bit != 0);
-            *free &= !bit;
-            *dirty &= !bit;
+            gone += (*free & mask).count_ones() as u16;
+            gone_dirty += (*dirty & mask).count_ones() as u16;
+            *free &= !mask;
+            *dirty &= !mask;
+            frame = next;
         }
         self.update(index, |block| {
             block.free -= gone;
