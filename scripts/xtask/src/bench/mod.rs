@@ -3,6 +3,7 @@
 //! QEMU counts instructions as time (`-icount shift=0` and a counter of 1 GHz), so the bare-metal guest's differences
 //! of CNTVCT are instruction counts: the same on every machine, and no cycles. See `docs/bench.md`.
 
+mod first;
 mod linux;
 mod relocation;
 mod table;
@@ -156,6 +157,7 @@ impl Bench {
     fn calls(&self, gic: u8) -> Result<Figures> {
         let guest = |cpus| Guest::bare_metal("guest", "bench").cpus(cpus);
         let mut figures = self.measured(gic, 1, &[guest(1)])?;
+        figures.insert("first_instruction".into(), self.first_instruction(gic)?);
         let large = Guest::bare_metal("guest", "bench-memory")
             .memory(256)
             .property("memory-min-mib = <16>");
@@ -175,6 +177,12 @@ impl Bench {
         let call = hardened.get("hvc_psci_version").copied();
         figures.extend(call.map(|value| ("hvc_hardened".to_owned(), value)));
         Ok(figures)
+    }
+
+    fn first_instruction(&self, gic: u8) -> Result<u64> {
+        let image = Image::new("first", first::image(&self.dir)?);
+        let guest = Guest::bare_metal("guest", "").kernel("first");
+        first::measure(&mut self.boot(gic, 1, &[image], &[guest], &COUNTED)?)
     }
 
     fn size(&self, gic: u8) -> Result<Figures> {
