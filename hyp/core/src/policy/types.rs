@@ -1,7 +1,7 @@
 //! What goes in and what comes out.
 
 use super::funding::{Claim, Tax};
-use super::{HalfLives, Seen};
+use super::{BLOCK, HalfLives, Seen};
 
 /// What a guest is entitled to. In pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,7 +197,9 @@ impl Latitude {
         match (self.may_shrink, is_urgent) {
             (true, _) => 0,
             (false, true) => claim.active,
-            (false, false) if self.was_in_trouble => claim.active + claim.active / 3,
+            (false, false) if self.was_in_trouble => {
+                (claim.active + claim.active / 3).next_multiple_of(BLOCK)
+            }
             (false, false) => claim.held,
         }
     }
