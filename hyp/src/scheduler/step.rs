@@ -115,8 +115,12 @@ impl Scheduler {
         // One asked a little early would leave the round out.
         let least = system.ticks(SAMPLE_US - SAMPLE_US / 8);
         let now = crate::boot::counter();
-        guest.memory.sample(&mut Machine(cpu), now, least);
+        let is_done = guest.memory.sample(&mut Machine(cpu), now, least);
         cpu.window.close();
+        if !is_done {
+            // When the call that is in progress has ended: none of a guest's takes long.
+            percpu::post(cpu.gic, cpu.index, request::SAMPLE);
+        }
     }
 
     /// What a guest did goes to the log.

@@ -136,8 +136,8 @@ pub struct GuestMemory {
     banks: Box<[Bank]>,
     /// Others want frames back that it holds.
     has_to_relocate: AtomicBool,
-    /// Calls that are told BUSY, at most, before the next piece of a relocation: it found a call in progress, and
-    /// has its turn now. Bounded, so that nobody waits for a core that does not come.
+    /// Calls that are told BUSY, at most, before the next piece of a relocation or round of sampling: it found a call in
+    /// progress, and has its turn now. Bounded, so that nobody waits for a core that does not come.
     relocation_turn: AtomicU32,
     /// It is being loaded: nothing moves.
     is_loading: AtomicBool,

@@ -32,7 +32,7 @@ use crate::frames::{GuestSet, Look, Part, Pool};
 pub(super) const LAST: u16 = PAGES_PER_BLOCK as u16 - 1;
 
 /// Calls that make way for one piece: some more than all cores can make while it rests.
-const TURN_CALLS: u32 = 1024;
+pub(super) const TURN_CALLS: u32 = 1024;
 
 /// A 2 MiB that is moving to a destination.
 #[derive(Clone, Copy)]

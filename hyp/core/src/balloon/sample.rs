@@ -12,6 +12,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::hw::{Hardware, Window};
+use super::relocate::TURN_CALLS;
 use super::target::Counter;
 use super::{GuestMemory, Ledger};
 use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
@@ -133,23 +134,28 @@ impl Round {
 
 impl GuestMemory {
     /// Ends a round and begins the next at tick `now`, if the last has lasted `least_ticks`. On a core that runs this
-    /// guest. Does nothing while a call is in progress or something moves: the next time will do.
-    pub fn sample(&self, hw: &mut impl Hardware, now: u64, least_ticks: u64) {
+    /// guest. Nothing is done while something moves: the next time will do. Nor while a call is in progress, but those
+    /// that follow make way: false if it is to be tried again at once, or a guest that calls without a pause would
+    /// never be sampled.
+    #[must_use]
+    pub fn sample(&self, hw: &mut impl Hardware, now: u64, least_ticks: u64) -> bool {
         let Some(mut ledger) = self.ledger.try_lock() else {
-            return;
+            self.relocation_turn.store(TURN_CALLS, Ordering::Relaxed);
+            return false;
         };
+        self.relocation_turn.store(0, Ordering::Relaxed);
         if self.config.realtime
             || ledger.rebuild.is_some()
             || ledger.transfer.is_some()
             || self.has_to_relocate()
             || self.is_loading()
         {
-            return;
+            return true;
         }
         let Ledger { round, .. } = &mut *ledger;
         let lasted = now.saturating_sub(round.began);
         if round.watched != 0 && lasted < least_ticks {
-            return;
+            return true;
         }
         let sample = &self.sample;
         // One that nobody ended for long says little of now.
@@ -187,6 +193,7 @@ impl GuestMemory {
         if round.watched != 0 {
             hw.invalidate_guest();
         }
+        true
     }
 
     /// A stage-2 access flag fault at `ipa`: afterwards the access is to be done again, whatever it was. Waits for no

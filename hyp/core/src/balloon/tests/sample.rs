@@ -1,6 +1,6 @@
 //! What a guest uses, estimated from a sample of accesses.
 
-use ballast_abi::{Entry, EntryStatus::*};
+use ballast_abi::{Entry, EntryStatus::*, Status, function};
 use proptest::prelude::*;
 
 use super::world::*;
@@ -19,7 +19,26 @@ fn of(blocks: u64) -> World {
 
 fn sample(world: &mut World, now: u64) {
     let Guest { memory, hw, .. } = &mut world.guests[0];
-    memory.sample(hw, now, ROUND);
+    assert!(memory.sample(hw, now, ROUND));
+}
+
+/// A guest that calls without a pause is sampled all the same: the calls behind one that was in the way make way.
+#[test]
+fn calls_leave_sampling_its_turn() {
+    let mut world = of(64);
+    let query = |world: &mut World| {
+        let ipa = world.guests[0].ipa(0);
+        status(world.call(0, function::QUERY, [ipa.0, 0, 0, 0]))
+    };
+    let Guest { memory, hw, .. } = &world.guests[0];
+    let call = memory.ledger.lock();
+    assert!(!memory.sample(&mut hw.clone(), ROUND, ROUND));
+    drop(call);
+    assert_eq!(query(&mut world), Status::Busy);
+    sample(&mut world, ROUND);
+    assert_eq!(query(&mut world), Status::Success);
+    let watched = (0..64).map(|block| access(&mut world, block * 512));
+    assert_ne!(watched.sum::<u32>(), 0);
 }
 
 fn touched(world: &World, now: u64) -> Option<u16> {
