@@ -178,7 +178,7 @@ pub fn leave(system: &'static System, cpu: &'static PerCpu) -> ! {
         system.put_back(cpu, guest);
         guest.psci.set_off(vcpu);
         guest.left(system, cpu);
-        if guest.memory.has_to_relocate() || messages::has_work(cpu, guest) {
+        if guest.memory.has_to_relocate() || guest.may_enter() && messages::has_work(cpu, guest) {
             // This core may have been the one that was to do it.
             guest.ask_to_relocate(system, cpu);
         }

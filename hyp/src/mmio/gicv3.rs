@@ -11,6 +11,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_structs;
 use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
 
+/// GICD_CTLR.RWP: a write that disables something has not taken effect yet.
+const RWP: u32 = 1 << 31;
+
 register_structs! {
     /// 12.9: distributor map.
     Distributor {
@@ -142,7 +145,7 @@ impl GicV3 {
             gicd.icactiver[word].set(u32::MAX);
             gicd.igroupr[word].set(u32::MAX);
         }
-        while gicd.ctlr.get() & (1 << 31) != 0 {}
+        while gicd.ctlr.get() & RWP != 0 {}
         // ARE_NS and EnableGrp1(A): the same bits in the single-state and the Non-secure view (12.9.4).
         gicd.ctlr.set((1 << 4) | (1 << 1));
     }
@@ -261,8 +264,13 @@ impl GicV3 {
         }
     }
 
-    /// Sets an SPI's trigger. The register has sixteen interrupts: one caller at a time.
+    /// Sets an SPI's trigger. The register has sixteen interrupts: one caller at a time. The interrupt has to be
+    /// disabled, and may be so a moment ago: that has taken effect when GICD_CTLR.RWP is clear (IHI 0069H, 12.9.4,
+    /// 12.9.9). Other cores' writes set it, too, so it is not waited for without end.
     pub fn set_edge(&self, intid: u32, edge: bool) {
+        const MOST_LOOKS: u32 = 64;
+        let is_pending = || self.distributor().ctlr.get() & RWP != 0;
+        let _ = (0..MOST_LOOKS).take_while(|_| is_pending()).count();
         if let Some(word) = self.distributor().icfgr.get((intid / 16) as usize) {
             let bit = 2 << ((intid % 16) * 2);
             let old = word.get();

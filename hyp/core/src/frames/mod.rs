@@ -97,7 +97,7 @@ pub struct Counts {
     pub zero: u32,
     /// Free and not scrubbed yet, those being scrubbed at this moment included.
     pub dirty: u32,
-    /// The guests' memory that comes and goes, each page once: never more than a guest's maximum.
+    /// The guests' memory that comes and goes, each page once: never more than its maximum while it runs.
     pub guests: [u32; MAX_GUESTS],
     /// What else the guests have: banks of `extra-ram`, and frames that pages are moving out of.
     pub beside: u32,

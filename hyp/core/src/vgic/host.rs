@@ -40,7 +40,7 @@ pub enum Trigger {
 ///
 /// Implemented by the shell. Every call is made with the guest's interrupt-controller lock held, so
 /// that two vCPUs' changes of one SPI reach the hardware in the order in which they were decided;
-/// none may wait for more than a register access.
+/// none may wait for more than a register access, [`HostGic::set_trigger`] excepted.
 pub trait HostGic {
     /// List registers this core has, 1 to 16.
     fn list_registers(&self) -> u32;
@@ -71,6 +71,6 @@ pub trait HostGic {
     fn deactivate(&mut self, pintid: u16);
     /// Routes an SPI to the core that runs `vcpu` of this guest.
     fn route(&mut self, pintid: u16, vcpu: usize);
-    /// Sets an SPI's trigger; it is disabled while this is called.
+    /// Sets an SPI's trigger; it has been disabled. May wait until that has taken effect, for some register accesses.
     fn set_trigger(&mut self, pintid: u16, trigger: Trigger);
 }
