@@ -332,7 +332,6 @@ impl System {
     /// Pages of memory that the guest has.
     pub fn pages_of(&self, guest: &Guest) -> u64 {
         let pool = self.pool.lock();
-        let pages = pool.counts().guests.get(guest.index).copied();
-        pages.unwrap_or(0).into()
+        pool.counts().of(guest.memory.guest()).into()
     }
 }

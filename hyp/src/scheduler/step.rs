@@ -40,14 +40,13 @@ impl Scheduler {
         // A round that a call was in the way of does not undo what was seen.
         let oldest = system.ticks(2 * SAMPLE_US);
         let counts = *system.pool.lock().counts();
-        let pages = |guest: usize| counts.guests.get(guest).copied().unwrap_or(0).into();
         let next_transfer_us = moves::look(system, transfers, now_us);
         tracks.look(system);
         let wake = moves::carry_out(system, cpu, transfers, tracks);
         let kept = system.pool.lock().kept();
         for (guest, seen) in system.guests.iter().zip(&mut *observed) {
             *seen = Observed {
-                memory_pages: pages(guest.index),
+                memory_pages: counts.of(guest.memory.guest()).into(),
                 target_pages: guest.target_pages(),
                 can_move: guest.phase() == Phase::Running && guest.memory.has_driver(),
                 cpus: system.cores.granted(guest.index).len() as u32,

@@ -87,8 +87,8 @@ impl GuestMemory {
                 let least = u64::from(self.least_pages.load(Ordering::Relaxed)).max(1);
                 let (free, backed) = {
                     let pool = pool.lock();
-                    let backed = pool.counts().guests.get(self.guest().index());
-                    (pool.free_for(self.guest()), backed.copied().unwrap_or(0))
+                    let guest = self.guest();
+                    (pool.free_for(guest), pool.counts().of(guest))
                 };
                 let whole = |pages: u64| pages - pages % least;
                 let need = x1.min(whole(free.into())).next_multiple_of(least);

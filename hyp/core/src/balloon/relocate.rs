@@ -18,7 +18,7 @@ mod moves;
 
 use core::sync::atomic::Ordering;
 
-use spin::mutex::TicketMutex;
+use spin::mutex::{SpinMutexGuard, TicketMutex};
 
 use super::budget::{self, Budget};
 use super::gather::{Gather, Gathered};
@@ -32,7 +32,7 @@ use crate::frames::{GuestSet, Look, Part, Pool};
 pub(super) const LAST: u16 = PAGES_PER_BLOCK as u16 - 1;
 
 /// Calls that make way for one piece: some more than all cores can make while it rests.
-pub(super) const TURN_CALLS: u32 = 1024;
+const TURN_CALLS: u32 = 1024;
 
 /// A 2 MiB that is moving to a destination.
 #[derive(Clone, Copy)]
@@ -70,7 +70,16 @@ impl GuestMemory {
         self.has_to_relocate.load(Ordering::Acquire)
     }
 
-    /// Whether a call that is about to begin leaves the ledger to a relocation whose turn it is.
+    /// The ledger, for a piece of relocation or a round of sampling. `None` if a call has it, or a mere look at it, which
+    /// asks nobody again when it ends: however fast the guest's cores call, the next try finds no call in its way.
+    pub(super) fn take_turn(&self) -> Option<SpinMutexGuard<'_, Ledger>> {
+        let ledger = self.ledger.try_lock();
+        let calls = if ledger.is_some() { 0 } else { TURN_CALLS };
+        self.relocation_turn.store(calls, Ordering::Relaxed);
+        ledger
+    }
+
+    /// Whether a call that is about to begin leaves the ledger to whose [turn](Self::take_turn) it is.
     #[inline]
     pub(super) fn yields_to_relocation(&self) -> bool {
         self.relocation_turn.load(Ordering::Relaxed) != 0
@@ -92,16 +101,12 @@ impl GuestMemory {
             wake: GuestSet::EMPTY,
             relocate: GuestSet::EMPTY,
         };
-        let Some(mut ledger) = self.ledger.try_lock() else {
-            // A call in progress, or a mere look at the ledger, which asks nobody again when it ends. However fast
-            // the guest's cores call, the next piece finds none.
-            self.relocation_turn.store(TURN_CALLS, Ordering::Relaxed);
+        let Some(mut ledger) = self.take_turn() else {
             return Relocated {
                 more: true,
                 ..nothing
             };
         };
-        self.relocation_turn.store(0, Ordering::Relaxed);
         if ledger.rebuild.is_some() || self.is_loading() {
             return nothing;
         }

@@ -12,7 +12,6 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::hw::{Hardware, Window};
-use super::relocate::TURN_CALLS;
 use super::target::Counter;
 use super::{GuestMemory, Ledger};
 use crate::addr::{Ipa, PAGES_PER_BLOCK, Pa};
@@ -139,11 +138,9 @@ impl GuestMemory {
     /// never be sampled.
     #[must_use]
     pub fn sample(&self, hw: &mut impl Hardware, now: u64, least_ticks: u64) -> bool {
-        let Some(mut ledger) = self.ledger.try_lock() else {
-            self.relocation_turn.store(TURN_CALLS, Ordering::Relaxed);
+        let Some(mut ledger) = self.take_turn() else {
             return false;
         };
-        self.relocation_turn.store(0, Ordering::Relaxed);
         if self.config.realtime
             || ledger.rebuild.is_some()
             || ledger.transfer.is_some()

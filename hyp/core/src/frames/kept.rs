@@ -64,9 +64,8 @@ impl Pool {
     }
 
     fn kept_now(&self, kept: &Kept) -> u32 {
-        let of = |guest: GuestId| self.counts.guests.get(guest.index()).copied().unwrap_or(0);
-        let given = kept.giver_pages.saturating_sub(of(kept.giver));
-        let taken = of(kept.taker).saturating_sub(kept.taker_pages);
+        let given = kept.giver_pages.saturating_sub(self.counts.of(kept.giver));
+        let taken = self.counts.of(kept.taker).saturating_sub(kept.taker_pages);
         given.min(kept.most_pages).saturating_sub(taken)
     }
 }

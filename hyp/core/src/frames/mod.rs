@@ -112,6 +112,12 @@ impl Counts {
         self.zero + self.dirty
     }
 
+    /// Pages of memory that `guest` has.
+    #[must_use]
+    pub fn of(&self, guest: GuestId) -> u32 {
+        self.guests.get(guest.index()).copied().unwrap_or(0)
+    }
+
     /// What is left for Ballast itself.
     #[must_use]
     pub fn hypervisor(&self) -> u32 {
