@@ -2,16 +2,26 @@
 
 use core::fmt::{self, Write};
 
+use pl011::{CR, CR_ON, DR, FR, FR_TXFF};
 use spin::{Once, mutex::TicketMutex};
 
 use crate::mmio::Mmio;
 
-const DR: usize = 0x00;
-const FR: usize = 0x18;
-const FR_TXFF: u32 = 1 << 5;
-const CR: usize = 0x30;
-/// UARTEN, TXE, RXE.
-const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
+/// Registers of a PL011, and bits of them (Arm DDI 0183, 3.3).
+pub mod pl011 {
+    pub const DR: usize = 0x00;
+    pub const FR: usize = 0x18;
+    pub const FR_RXFE: u32 = 1 << 4;
+    pub const FR_TXFF: u32 = 1 << 5;
+    pub const LCR_H: usize = 0x2c;
+    pub const LCR_H_FEN: u32 = 1 << 4;
+    pub const CR: usize = 0x30;
+    /// UARTEN, TXE, RXE.
+    pub const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
+    pub const IFLS: usize = 0x34;
+    pub const IMSC: usize = 0x38;
+    pub const ICR: usize = 0x44;
+}
 
 static UART: Once<TicketMutex<Uart>> = Once::new();
 

@@ -13,16 +13,11 @@ use crate::machine::Machine;
 use crate::mmio::Mmio;
 use crate::pages::State;
 use crate::tests::{Outcome, Why, why};
+use crate::uart::pl011::{CR, CR_ON, DR, FR, FR_RXFE, FR_TXFF, LCR_H, LCR_H_FEN};
 use crate::{ensure, ram};
 
 /// The second PL011 of a generic guest with `user-balloon`.
 const UART: u64 = 0x0904_0000;
-const DR: usize = 0x00;
-const FR: usize = 0x18;
-const LCRH: usize = 0x2c;
-const CR: usize = 0x30;
-const RECEIVE_EMPTY: u32 = 1 << 4;
-const TRANSMIT_FULL: u32 = 1 << 5;
 /// 2 MiB blocks moved, 128 MiB in all, often enough to use up what is zeroed.
 const BLOCKS: usize = 64;
 const ROUNDS: usize = 8;
@@ -45,8 +40,8 @@ impl Port {
         // SAFETY: the message port, by this guest's partition, which the caller is for.
         let uart = unsafe { Mmio::new(UART) };
         // FIFOs; UART, transmitter and receiver on.
-        uart.write32(LCRH, 1 << 4 | 3 << 5);
-        uart.write32(CR, 1 << 9 | 1 << 8 | 1);
+        uart.write32(LCR_H, LCR_H_FEN | 3 << 5);
+        uart.write32(CR, CR_ON);
         Self {
             uart,
             frame: Frame::new([0; FRAME_WORDS]),
@@ -71,7 +66,7 @@ impl Port {
     }
 
     fn send(&mut self, results: &Results, byte: u8) {
-        while self.read(results, FR) & TRANSMIT_FULL != 0 && self.accesses < MOST {}
+        while self.read(results, FR) & FR_TXFF != 0 && self.accesses < MOST {}
         self.uart.write32(DR, byte.into());
         self.accesses += 1;
         self.look(results);
@@ -103,7 +98,7 @@ impl Port {
         }
         let mut receiver = Receiver::new();
         while self.accesses < MOST {
-            if self.read(results, FR) & RECEIVE_EMPTY != 0 {
+            if self.read(results, FR) & FR_RXFE != 0 {
                 continue;
             }
             let byte = self.read(results, DR) as u8;

@@ -6,20 +6,11 @@ use super::super::Outcome;
 use crate::exception::{DEVICE_CALLS, DEVICE_INTERRUPT, DEVICE_QUIET};
 use crate::machine::Machine;
 use crate::mmio::Mmio;
+use crate::uart::pl011::{CR, CR_ON, DR, FR, FR_RXFE, ICR, IFLS, IMSC, LCR_H, LCR_H_FEN};
 use crate::{cpu, ensure, gic, println, smp};
 
-const DR: usize = 0x00;
-const FR: usize = 0x18;
-const FR_RXFE: u32 = 1 << 4;
-const LCR_H: usize = 0x2c;
-const LCR_H_FEN: u32 = 1 << 4;
-const CR: usize = 0x30;
-const IFLS: usize = 0x34;
-const IMSC: usize = 0x38;
-const ICR: usize = 0x44;
 /// Receive, and receive timeout.
 const RECEIVED: u32 = 1 << 4 | 1 << 6;
-const CR_ON: u32 = 1 | 1 << 8 | 1 << 9;
 /// Ballast's UART in a guest.
 const INTID: u32 = 33;
 
