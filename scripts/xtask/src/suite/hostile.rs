@@ -197,9 +197,7 @@ fn left_writing(gic: u8) -> Scenario {
         console.expect("loud: stays stopped and keeps its memory: ")?;
         console.expect("d6: going")?;
         console.monitor("stop attacker")?;
-        console.wait_for_status("the attacker to be down", |status| {
-            status.guest(1).get("state") == "stopped"
-        })?;
+        attacker_is(console, "stopped")?;
         let answer = console.monitor("start loud")?;
         ensure!(answer.contains("a device of the guest"), "{answer}");
         let status = console.status()?;
@@ -249,9 +247,7 @@ fn interrupted(gic: u8) -> Scenario {
             if state == "stopped" {
                 console.monitor("stop attacker")?;
             }
-            console.wait_for_status("the attacker to be down", |status| {
-                status.guest(1).get("state") == state
-            })?;
+            attacker_is(console, state)?;
             console.monitor("start attacker")?;
             console.focus(1)?;
         }
@@ -267,6 +263,13 @@ fn interrupted(gic: u8) -> Scenario {
             .property("devices = \"/pl031@9010000\""),
     )
     .guest(endless_victim())
+}
+
+/// The first guest is down, in this way.
+fn attacker_is(console: &mut Console, state: &str) -> Result<()> {
+    let what = format!("the attacker to be {state}");
+    console.wait_for_status(&what, |status| status.guest(1).get("state") == state)?;
+    Ok(())
 }
 
 /// It counts and verifies for as long as the board is on, so that the board stays on.
